@@ -1,0 +1,79 @@
+import { createPrivateKey, X509Certificate, type KeyObject } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { createSecureContext, type SecureContextOptions } from "node:tls";
+
+export type CertificateFiles = { certFile: string; keyFile: string; clientCaFile?: string | undefined };
+
+/** What the files held at one moment: not yet known to fit together. */
+export type CertificateBytes = { cert: Buffer; key: Buffer; ca?: Buffer };
+
+export type CheckedCertificates = { context: SecureContextOptions; leaf: X509Certificate };
+
+// A message names the variable that points to the file, and nothing of what the file holds.
+const VARIABLES = { certFile: "TLS_CERT_FILE", keyFile: "TLS_KEY_FILE", clientCaFile: "TLS_CLIENT_CA_FILE" } as const;
+
+const fault = (files: CertificateFiles, file: keyof CertificateFiles, what: string, cause?: unknown) =>
+  new Error(`${VARIABLES[file]} (${files[file]}) ${what}`, { cause });
+
+async function read(files: CertificateFiles, file: keyof CertificateFiles, path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
+    throw fault(files, file, `cannot be read: ${code}`, error);
+  }
+}
+
+export async function readCertificates(files: CertificateFiles): Promise<CertificateBytes> {
+  const [cert, key, ca] = await Promise.all([
+    read(files, "certFile", files.certFile),
+    read(files, "keyFile", files.keyFile),
+    files.clientCaFile === undefined ? undefined : read(files, "clientCaFile", files.clientCaFile),
+  ]);
+  return ca === undefined ? { cert, key } : { cert, key, ca };
+}
+
+export const sameBytes = (a: CertificateBytes, b: CertificateBytes) =>
+  a.cert.equals(b.cert) && a.key.equals(b.key) && (a.ca && b.ca ? a.ca.equals(b.ca) : a.ca === b.ca);
+
+// OpenSSL ends a CA list without a word at a block that was cut off, and takes a file without any block as a list that
+// trusts nobody: so each block is counted and parsed here.
+function parseCertificates(pem: Buffer): X509Certificate[] {
+  const text = pem.toString("latin1");
+  const blocks = text.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? [];
+  const begun = text.split("-----BEGIN CERTIFICATE-----").length - 1;
+  if (blocks.length === 0 || blocks.length !== begun) throw new Error("no complete PEM certificate");
+  return blocks.map((block) => new X509Certificate(block));
+}
+
+/** Throws unless the pair could serve at once: the former stays in use until a new one passes here. */
+export function checkCertificates(files: CertificateFiles, { cert, key, ca }: CertificateBytes): CheckedCertificates {
+  const parsed = (file: keyof CertificateFiles, pem: Buffer) => {
+    try {
+      return parseCertificates(pem);
+    } catch (error) {
+      throw fault(files, file, "holds no complete PEM certificate", error);
+    }
+  };
+  const [leaf] = parsed("certFile", cert);
+  if (ca) parsed("clientCaFile", ca);
+
+  let privateKey: KeyObject;
+  try {
+    privateKey = createPrivateKey(key);
+  } catch (error) {
+    throw fault(files, "keyFile", "holds no unencrypted PEM private key", error);
+  }
+  if (!leaf?.checkPrivateKey(privateKey)) {
+    throw fault(files, "keyFile", `does not belong to the certificate in TLS_CERT_FILE (${files.certFile})`);
+  }
+
+  // Said again at each renewal: Node forgets the minimum of a server whose context is set without it.
+  const context: SecureContextOptions = { cert, key, minVersion: "TLSv1.2", ...(ca && { ca }) };
+  try {
+    createSecureContext(context);
+  } catch (error) {
+    throw fault(files, "certFile", "is refused by OpenSSL", error);
+  }
+  return { context, leaf };
+}

@@ -1,0 +1,106 @@
+import { createHash } from "node:crypto";
+import type { SecureServerOptions } from "node:http2";
+import type { SecureContextOptions } from "node:tls";
+import { ServerCredentials } from "@grpc/grpc-js";
+import { checkCertificates, readCertificates, sameBytes, type CertificateFiles } from "./certificate-files.ts";
+
+export type CertificateLog = {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+};
+
+export type Certificates = {
+  /** For `Server.bindAsync`; follows every renewal by itself. */
+  grpcCredentials(): ServerCredentials;
+  /** For `http2.createSecureServer`; renewed by `onChange((context) => server.setSecureContext(context))`. */
+  secureServerOptions(): SecureServerOptions;
+  /** Returns what ends the listening. */
+  onChange(listener: (context: SecureContextOptions) => void): () => void;
+  /** Reads the files now; never throws, for a bad pair keeps the former. */
+  reload(): Promise<void>;
+  close(): void;
+};
+
+// grpc-js's own provider comes with no minimum version, has no certificate until its listeners ran, and applies a CA and
+// a pair one after the other: a subclass sets one whole context, and is checked against each upgrade by the compiler.
+class RenewableCredentials extends ServerCredentials {
+  renew(context: SecureContextOptions): void {
+    this.updateSecureContextOptions(context);
+  }
+
+  override _equals(other: ServerCredentials): boolean {
+    return this === other;
+  }
+}
+
+/** Reads the certificates, throws if they cannot serve, and reads them again every `pollMs`. */
+export async function watchCertificates(
+  files: CertificateFiles,
+  { pollMs, log }: { pollMs: number; log: CertificateLog },
+): Promise<Certificates> {
+  let bytes = await readCertificates(files);
+  let { context } = checkCertificates(files, bytes);
+  const listeners = new Set<(context: SecureContextOptions) => void>();
+  const handshake = files.clientCaFile === undefined ? {} : { requestCert: true, rejectUnauthorized: true };
+  let told: string | undefined;
+
+  // Once for each distinct content: a pair that stays broken for a week is one line, not one every poll.
+  const refuse = (content: string, error: unknown) => {
+    if (told !== content) log.warn({ reason: String(error) }, "certificates not renewed: the former stay in use");
+    told = content;
+  };
+
+  const poll = async () => {
+    let found;
+    try {
+      found = await readCertificates(files);
+    } catch (error) {
+      return refuse(String(error), error);
+    }
+    if (sameBytes(found, bytes)) return void (told = undefined);
+    try {
+      const checked = checkCertificates(files, found);
+      for (const listener of listeners) listener(checked.context);
+      ({ context } = checked);
+      bytes = found;
+      told = undefined;
+      const { subject, validTo, fingerprint256 } = checked.leaf;
+      log.info({ subject, validTo, fingerprint256 }, "certificates renewed");
+    } catch (error) {
+      const digest = createHash("sha256");
+      for (const part of [found.cert, found.key, found.ca]) digest.update(`${part?.length} `).update(part ?? "");
+      refuse(digest.digest("base64"), error);
+    }
+  };
+
+  // One poll after the other, so that an older reading is never applied over a newer one.
+  let running = Promise.resolve();
+  const reload = () => (running = running.then(poll));
+
+  // Content is polled, not watched: a mounted secret is a symlink that is swapped, which ends a watch on the file. The
+  // next poll is set when one has ended, so that a hanging disk gathers none.
+  let timer: NodeJS.Timeout | undefined;
+  let closed = false;
+  const schedule = () => {
+    if (!closed) timer = setTimeout(() => void reload().then(schedule), pollMs).unref();
+  };
+  schedule();
+
+  return {
+    grpcCredentials() {
+      const credentials = new RenewableCredentials(handshake, context);
+      listeners.add((renewed) => credentials.renew(renewed));
+      return credentials;
+    },
+    secureServerOptions: () => ({ ...context, ...handshake, allowHTTP1: true }),
+    onChange(listener) {
+      listeners.add(listener);
+      return () => listeners.delete(listener);
+    },
+    reload,
+    close() {
+      closed = true;
+      clearTimeout(timer);
+    },
+  };
+}
