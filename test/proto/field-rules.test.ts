@@ -1,0 +1,50 @@
+import { type DescField, type DescMessage, getOption, ScalarType } from "@bufbuild/protobuf";
+import { expect, test } from "vitest";
+import { type FieldRules, field as fieldOption } from "../../src/gen/buf/validate/validate_pb.ts";
+import { caller_rule } from "../../src/gen/caller/v1/caller_pb.ts";
+import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
+import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
+
+const methods = [OrgService, ServiceIdentityService].flatMap((service) => service.methods);
+
+/** The fields of a request and of the messages of ours within it. */
+function fieldsOf(message: DescMessage): DescField[] {
+  return message.fields.flatMap((field) =>
+    field.message && !field.message.typeName.startsWith("google.protobuf.")
+      ? [field, ...fieldsOf(field.message)]
+      : [field],
+  );
+}
+
+function unbounded(field: DescField): boolean {
+  const rules = getOption(field, fieldOption);
+  const { type } = rules;
+  switch (field.fieldKind) {
+    case "scalar":
+      return field.scalar === ScalarType.STRING && looseString(rules);
+    case "enum":
+      return type.case !== "enum" || !type.value.definedOnly;
+    case "list":
+      if (type.case !== "repeated" || type.value.maxItems === 0n) return true;
+      return field.scalar === ScalarType.STRING && looseString(type.value.items);
+    case "map":
+      return type.case !== "map" || type.value.maxPairs === 0n;
+    case "message":
+      return false;
+  }
+}
+
+/** It has no maximum length, or U+0000 may get through. */
+function looseString(rules: FieldRules | undefined): boolean {
+  if (rules?.type.case !== "string") return true;
+  const { maxLen, notContains, pattern, wellKnown } = rules.type.value;
+  if (wellKnown.case === "uuid") return !wellKnown.value;
+  const refusesNul = notContains === "\0" || (pattern !== "" && !new RegExp(pattern).test("\0"));
+  return maxLen === 0n || !refusesNul;
+}
+
+test.each(methods)("$parent.name.$name bounds every field of its request and names who may call it", (method) => {
+  const loose = fieldsOf(method.input).filter(unbounded);
+  expect(loose.map((field) => `${field.parent.name}.${field.name}`)).toEqual([]);
+  expect(getOption(method, caller_rule).rule.case).toBeDefined();
+});
