@@ -1,0 +1,57 @@
+import { pino, stdSerializers, type Logger } from "pino";
+
+export type Log = Logger;
+
+// PostgreSQL quotes the offending value in messages of these classes (data exception, integrity violation, syntax).
+const QUOTES_VALUES = /^(22|23|42)/;
+
+interface DatabaseFault {
+  readonly code?: unknown;
+  readonly constraint?: unknown;
+  readonly table?: unknown;
+  readonly column?: unknown;
+}
+
+const frames = (stack: string | undefined) => stack?.split("\n").filter((line) => /^\s+at /.test(line));
+
+/** Never `detail`, `values`, `row` or `where`: database errors carry what callers sent. */
+const errorSerializer = (error: unknown): unknown => {
+  if (!(error instanceof Error)) return { type: typeof error };
+  const { code, constraint, table, column } = error as Error & DatabaseFault;
+  const cause: unknown = error.cause;
+  const sqlState = typeof code === "string" ? code : ((cause as DatabaseFault | undefined)?.code ?? "");
+  const quotes = QUOTES_VALUES.test(String(sqlState)) || error.constructor.name === "InvalidInputError";
+  return {
+    type: error.constructor.name,
+    message: quotes ? undefined : error.message,
+    code,
+    constraint,
+    table,
+    column,
+    stack: frames(error.stack),
+    cause: cause === undefined ? undefined : errorSerializer(cause),
+  };
+};
+
+/**
+ * JSON lines on stdout, or readable ones where a terminal looks.
+ *
+ * Lines are gathered before they are written, since one write a call is a third of a call's cost; `flush` before exit.
+ */
+export const createLog = (level: string): Log => {
+  const options = {
+    level,
+    base: null,
+    timestamp: () => `,"time":"${new Date().toISOString()}"`,
+    formatters: { level: (label: string) => ({ level: label }) },
+    serializers: { ...stdSerializers, err: errorSerializer },
+  };
+  if (process.stdout.isTTY) {
+    try {
+      return pino({ ...options, transport: { target: "pino-pretty", options: { ignore: "time" } } });
+    } catch {
+      // pino-pretty is a development dependency: without it the lines stay JSON.
+    }
+  }
+  return pino(options, pino.destination({ dest: 1, sync: false, minLength: 4_096, periodicFlush: 200 }));
+};
