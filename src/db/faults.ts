@@ -1,0 +1,62 @@
+import {
+  BackendTerminatedError,
+  BackendTerminatedUnexpectedlyError,
+  ConnectionError,
+  IdleTransactionTimeoutError,
+  StatementCancelledError,
+  StatementTimeoutError,
+  UnexpectedStateError,
+} from "slonik";
+import { Refusal } from "../rpc/refusal.ts";
+
+/** A database that took a statement and has been silent since. */
+export class DatabaseSilent extends Error {
+  override readonly name = "DatabaseSilent";
+}
+
+const OUT_OF_REACH = [
+  DatabaseSilent,
+  ConnectionError,
+  BackendTerminatedError,
+  BackendTerminatedUnexpectedlyError,
+  IdleTransactionTimeoutError,
+  StatementTimeoutError,
+  StatementCancelledError,
+  UnexpectedStateError,
+];
+// Connection, resources, operator, system; 25006 is a primary that became a replica, 25P03 an ended idle transaction.
+const OUT_OF_REACH_STATES = /^(08|53|57|58|25006|25P03)/;
+const OUT_OF_REACH_ERRNO = /^E(CONNREFUSED|CONNRESET|PIPE|TIMEDOUT|HOSTUNREACH|NETUNREACH|AI_AGAIN|NOTFOUND)$/;
+// Node's pg and slonik's driver say these in words alone.
+const OUT_OF_REACH_WORDS = /^(Client (is|was|has)|Connection terminated|Connection pool|timeout expired)/i;
+
+/** The SQLSTATE of a database error, where it has one. */
+export const sqlStateOf = (error: unknown): string | undefined => {
+  const { code, cause } = error as { code?: unknown; cause?: { code?: unknown } };
+  return [code, cause?.code].find(
+    (value): value is string => typeof value === "string" && /^[0-9A-Z]{5}$/.test(value) && !/^E[A-Z]{4}$/.test(value),
+  );
+};
+
+/** Transaction rollback: serialization failure or deadlock, to be tried again. */
+export const isConflict = (error: unknown): boolean => sqlStateOf(error)?.startsWith("40") ?? false;
+
+/** A fault of the statement alone, after which the connection is as good as before; all else may have broken it. */
+export const sparesConnection = (error: unknown): boolean => {
+  if (error instanceof Refusal) return true;
+  const state = sqlStateOf(error);
+  return state !== undefined && !/^(08|57P|58|XX|25P03)/.test(state);
+};
+
+/** What a caller is told of a database error; what it should not be told stays an error, which is INTERNAL. */
+export const asRefusal = (error: unknown): unknown => {
+  if (error instanceof Refusal || !(error instanceof Error)) return error;
+  if (isConflict(error)) return new Refusal("CONFLICT", {}, { cause: error });
+  const { code } = error as NodeJS.ErrnoException;
+  const outOfReach =
+    OUT_OF_REACH.some((type) => error instanceof type) ||
+    OUT_OF_REACH_STATES.test(sqlStateOf(error) ?? "") ||
+    OUT_OF_REACH_ERRNO.test(code ?? "") ||
+    OUT_OF_REACH_WORDS.test(error.message);
+  return outOfReach ? new Refusal("DATABASE_UNAVAILABLE", {}, { cause: error }) : error;
+};

@@ -1,0 +1,74 @@
+import { refusal } from "../rpc/refusal.ts";
+
+export interface GateOptions {
+  /** How many may be inside at once. */
+  readonly size: number;
+  /** How many may wait outside before others are refused. */
+  readonly queueMax: number;
+  /** How long one may wait, in milliseconds. */
+  readonly waitMs: number;
+}
+
+/** A bounded queue before the pool: slonik's own has no limit and lets nobody leave. */
+export interface Gate {
+  /**
+   * Runs `work` when there is room, in order of arrival.
+   * @throws Refusal OVERLOADED when the queue is full or the wait too long, or the signal's reason when it aborts.
+   */
+  enter<T>(work: () => Promise<T>, signal: AbortSignal, onEnter?: (waitedSeconds: number) => void): Promise<T>;
+  load(): { inside: number; waiting: number };
+}
+
+export const createGate = ({ size, queueMax, waitMs }: GateOptions): Gate => {
+  // A Map keeps the order of arrival and lets one who gives up leave from the middle.
+  const queue = new Map<symbol, () => void>();
+  let inside = 0;
+
+  const admitNext = () => {
+    const next = queue.entries().next().value;
+    if (!next || inside >= size) return;
+    queue.delete(next[0]);
+    next[1]();
+  };
+
+  const room = async (signal: AbortSignal) => {
+    if (inside < size && queue.size === 0) {
+      inside++;
+      return;
+    }
+    if (queue.size >= queueMax) throw refusal("OVERLOADED");
+    const { promise, resolve, reject } = Promise.withResolvers<undefined>();
+    const place = Symbol();
+    const leave = (reason: unknown) => {
+      if (queue.delete(place)) reject(reason);
+    };
+    const aborted = () => leave(signal.reason);
+    const timer = setTimeout(() => leave(refusal("OVERLOADED")), waitMs);
+    signal.addEventListener("abort", aborted, { once: true });
+    queue.set(place, () => {
+      inside++;
+      resolve(undefined);
+    });
+    try {
+      await promise;
+    } finally {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", aborted);
+    }
+  };
+
+  return {
+    async enter(work, signal, onEnter) {
+      const arrived = performance.now();
+      await room(signal);
+      try {
+        onEnter?.((performance.now() - arrived) / 1_000);
+        return await work();
+      } finally {
+        inside--;
+        admitNext();
+      }
+    },
+    load: () => ({ inside, waiting: queue.size }),
+  };
+};

@@ -1,0 +1,62 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import type { CommonQueryMethods, DatabasePoolConnection, DatabaseTransactionConnection } from "slonik";
+import { sql } from "slonik";
+import { z } from "zod";
+import type { Waiting } from "../rpc/call.ts";
+import { Refusal } from "../rpc/refusal.ts";
+import { isConflict } from "./faults.ts";
+import type { Database } from "./pool.ts";
+
+/** A transaction: what writes takes this, so that nothing is written outside of one. */
+export type Tx = DatabaseTransactionConnection;
+
+const ATTEMPTS = 5;
+const BACKOFF_MS = 10;
+
+const setStatementTimeout = (ms: number) => sql.type(z.object({ set_config: z.string() }))`
+  SELECT set_config('statement_timeout', ${String(Math.ceil(ms))}, true)`;
+
+/** The statement timeout that a transaction needs: none where the connection's own is already short enough. */
+const ownTimeout = ({ statementTimeoutMs = Infinity, timeoutByTransaction }: Database, waiting: Waiting) => {
+  const ms = Math.min(statementTimeoutMs, waiting.remainingMs() + 1);
+  return Number.isFinite(ms) && (timeoutByTransaction || ms < statementTimeoutMs) ? ms : undefined;
+};
+
+const attempt = <T>(db: Database, waiting: Waiting, connection: DatabasePoolConnection, body: (tx: Tx) => Promise<T>) =>
+  connection.transaction(async (tx) => {
+    waiting.signal.throwIfAborted();
+    const timeoutMs = ownTimeout(db, waiting);
+    if (timeoutMs !== undefined) await tx.one(setStatementTimeout(timeoutMs));
+    return body(tx);
+  }, 0);
+
+/**
+ * Runs `body` in one READ COMMITTED transaction.
+ *
+ * A body locks, reads, decides, writes and records, in that order, and may run more than once: conflicts (SQLSTATE class
+ * 40) are tried again with a growing, random pause. A Refusal that it RETURNS is thrown after the commit, so what was
+ * written before stands; one that it throws rolls back.
+ * @throws Refusal CONFLICT when the tries are used up, DATABASE_UNAVAILABLE, OVERLOADED, or the body's own.
+ */
+export const transact = async <T>(
+  db: Database,
+  waiting: Waiting,
+  body: (tx: Tx) => Promise<T>,
+): Promise<Exclude<T, Refusal>> => {
+  for (let tries = 1; ; tries++) {
+    try {
+      const result = await db.use(waiting, (connection) => attempt(db, waiting, connection, body));
+      if (result instanceof Refusal) throw result;
+      return result as Exclude<T, Refusal>;
+    } catch (error) {
+      if (!(error instanceof Refusal && isConflict(error.cause)) || tries === ATTEMPTS) throw error;
+    }
+    await sleep(Math.random() * BACKOFF_MS * 2 ** tries, undefined, { signal: waiting.signal }).catch(() => {
+      waiting.signal.throwIfAborted();
+    });
+  }
+};
+
+/** Reads with single statements, each its own snapshot. */
+export const read = <T>(db: Database, waiting: Waiting, query: (db: CommonQueryMethods) => Promise<T>): Promise<T> =>
+  db.use(waiting, query);
