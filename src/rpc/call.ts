@@ -1,0 +1,91 @@
+import type { Caller } from "./caller.ts";
+import { type Refusal, refusal } from "./refusal.ts";
+
+/** What whoever waits for the database must know: when to stop waiting. */
+export interface Waiting {
+  /** Aborted with the Refusal to answer, when the caller cancels or the deadline passes. */
+  readonly signal: AbortSignal;
+  /** Milliseconds until the deadline, never negative. */
+  remainingMs(): number;
+}
+
+/** For work that belongs to no call alone: bounded by the database's own limits. */
+export const detached = (): Waiting => ({ signal: new AbortController().signal, remainingMs: () => Infinity });
+
+/** A user for whom the calling service acts, proven by `x-actor-token`. */
+export interface Actor {
+  readonly userId: string;
+  readonly tenantId: string;
+}
+
+/** One call, from its first header to its answer. Transports and the pipeline make it; handlers read it. */
+export class Call implements Waiting {
+  readonly requestId: string;
+  readonly #deadline: number;
+  #caller: Caller | undefined;
+  #actor: Actor | undefined;
+  #controller: AbortController | undefined;
+  #ended: Refusal | undefined;
+  #onEnd: ((reason: Refusal) => void) | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  /** @param timeoutMs life of the call, by its caller's deadline or CALL_TIMEOUT. */
+  constructor(requestId: string, timeoutMs: number) {
+    this.requestId = requestId;
+    this.#deadline = performance.now() + timeoutMs;
+    if (timeoutMs <= 0) this.#ended = refusal("DEADLINE");
+    else this.#timer = setTimeout(() => this.end(refusal("DEADLINE")), timeoutMs);
+  }
+
+  /** The calling service. Handlers of anonymous methods must not ask for it. */
+  get caller(): Caller {
+    if (!this.#caller) throw new Error("an anonymous call has no caller");
+    return this.#caller;
+  }
+
+  get callerIfAny(): Caller | undefined {
+    return this.#caller;
+  }
+
+  get actor(): Actor | undefined {
+    return this.#actor;
+  }
+
+  identify(caller: Caller, actor: Actor | undefined): void {
+    this.#caller = caller;
+    this.#actor = actor;
+  }
+
+  /** Made only when somebody asks: most calls are answered before anybody does. */
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    if (this.#ended && !this.#controller.signal.aborted) this.#controller.abort(this.#ended);
+    return this.#controller.signal;
+  }
+
+  remainingMs(): number {
+    return Math.max(0, this.#deadline - performance.now());
+  }
+
+  /** Ends the wait for this call's answer; only the first end counts. */
+  end(reason: Refusal): void {
+    if (this.#ended) return;
+    this.#ended = reason;
+    this.#controller?.abort(reason);
+    this.#onEnd?.(reason);
+  }
+
+  /** Settles as `work` does, or is rejected as soon as the call is cancelled or past its deadline. */
+  async outcome<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#ended) throw this.#ended;
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    this.#onEnd = reject;
+    work().then(resolve, reject);
+    return promise;
+  }
+
+  close(): void {
+    clearTimeout(this.#timer);
+    this.#onEnd = undefined;
+  }
+}

@@ -1,0 +1,60 @@
+import type { ServiceToken, ServiceTokens } from "../service-identity/service-tokens.ts";
+import type { Actor, Call } from "./call.ts";
+import { refusal } from "./refusal.ts";
+
+/** The calling service, as its token proved it. */
+export type Caller = ServiceToken;
+
+/** Reads a request header by its lower-case name. */
+export type HeaderReader = (name: string) => string | undefined;
+
+/** Proves an `x-actor-token`: the user it speaks for, or undefined for one that is not good now. */
+export type ActorVerifier = (token: string, call: Call) => Promise<Actor | undefined>;
+
+const TOKEN_MAX = 4_096;
+
+const bearerToken = (header: string | undefined) => {
+  if (header === undefined || header.length > TOKEN_MAX) return undefined;
+  return /^Bearer +([^\s]+)$/i.exec(header)?.[1];
+};
+
+/**
+ * The service behind `authorization: Bearer <service token>`.
+ * @throws CALLER_TOKEN_INVALID or TENANT_SUSPENDED
+ */
+export const authenticate = async (tokens: ServiceTokens, header: HeaderReader): Promise<Caller> => {
+  const token = bearerToken(header("authorization"));
+  const caller = token === undefined ? undefined : await tokens.verify(token);
+  if (!caller) throw refusal("CALLER_TOKEN_INVALID");
+  if (caller.suspended) throw refusal("TENANT_SUSPENDED", { tenant_id: caller.tenantId ?? "" });
+  return caller;
+};
+
+/**
+ * The user behind `x-actor-token`, where the caller sends one: never ignored when it is not good.
+ * @throws ACTOR_TOKEN_INVALID
+ */
+export const actorOf = async (verify: ActorVerifier, header: HeaderReader, call: Call): Promise<Actor | undefined> => {
+  const token = header("x-actor-token");
+  if (token === undefined) return undefined;
+  const actor = token.length > TOKEN_MAX ? undefined : await verify(token, call);
+  if (!actor) throw refusal("ACTOR_TOKEN_INVALID");
+  return actor;
+};
+
+/**
+ * Holds a tenant's service to its tenant, and an actor to the request's.
+ * @param tenantId what the request names: "" where it could and does not, undefined where its message has no such field.
+ * @throws TENANT_MISMATCH or ACTOR_TOKEN_INVALID
+ */
+export const checkTenant = (caller: Caller, actor: Actor | undefined, tenantId: string | undefined): void => {
+  if (tenantId === undefined) return;
+  const named = tenantId.toLowerCase();
+  if (caller.tenantId !== undefined && named !== caller.tenantId) throw refusal("TENANT_MISMATCH");
+  if (actor && named !== "" && named !== actor.tenantId) throw refusal("ACTOR_TOKEN_INVALID");
+};
+
+/** Refuses what only a service without tenant may do. */
+export const requireTenantless = ({ caller }: Call): void => {
+  if (caller.tenantId !== undefined) throw refusal("TENANT_MISMATCH");
+};

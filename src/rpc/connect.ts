@@ -1,0 +1,48 @@
+import type { DescMethodUnary } from "@bufbuild/protobuf";
+import { Code, ConnectError, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import type { HeaderReader } from "./caller.ts";
+import type { Method } from "./methods.ts";
+import type { Pipeline } from "./pipeline.ts";
+import { refusal } from "./refusal.ts";
+
+// What a timer can hold: a caller's own deadline is his business, as on gRPC.
+const TIMEOUT_MAX_MS = 2 ** 31 - 1;
+
+const headersOf =
+  ({ requestHeader }: HandlerContext): HeaderReader =>
+  (name) =>
+    requestHeader.get(name) ?? undefined;
+
+const endReason = ({ signal }: HandlerContext) =>
+  signal.reason instanceof ConnectError && signal.reason.code === Code.DeadlineExceeded
+    ? refusal("DEADLINE")
+    : refusal("CANCELLED");
+
+const register = (router: ConnectRouter, pipeline: Pipeline, method: Method) =>
+  router.rpc(method.desc as DescMethodUnary, async (request, context) => {
+    const header = headersOf(context);
+    const call = pipeline.receive(header, context.timeoutMs());
+    context.signal.addEventListener("abort", () => call.end(endReason(context)), { once: true });
+    const answer = await pipeline.answer(method, call, header, () => request);
+    if ("message" in answer) {
+      context.responseHeader.set("x-request-id", call.requestId);
+      return answer.message;
+    }
+    const { code, message, details } = answer.failure;
+    throw new ConnectError(message, code, { "x-request-id": call.requestId }, [...details]);
+  });
+
+/** Serves the methods over Connect, gRPC-Web and JSON; what is none of them goes to `fallback`. */
+export const createConnectHandler = (
+  pipeline: Pipeline,
+  methods: readonly Method[],
+  readMaxBytes: number,
+  fallback: NonNullable<Parameters<typeof connectNodeAdapter>[0]["fallback"]>,
+): ReturnType<typeof connectNodeAdapter> =>
+  connectNodeAdapter({
+    routes: (router) => methods.forEach((method) => register(router, pipeline, method)),
+    readMaxBytes,
+    maxTimeoutMs: TIMEOUT_MAX_MS,
+    fallback,
+  });

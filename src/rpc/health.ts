@@ -1,0 +1,129 @@
+import type { Server, ServerWritableStream } from "@grpc/grpc-js";
+import { HealthImplementation } from "grpc-health-check";
+import { sql } from "slonik";
+import { z } from "zod";
+import { sqlStateOf } from "../db/faults.ts";
+import { pendingMigrations } from "../db/migrations.ts";
+import type { Database } from "../db/pool.ts";
+import { read } from "../db/transact.ts";
+import type { Log } from "../log.ts";
+
+const INTERVAL_MS = 1_000;
+const PING_MS = 800;
+const FAILURES_TO_FALL = 2;
+const UNDEFINED_TABLE = "42P01";
+
+type WatchCall = ServerWritableStream<unknown, { status: string }>;
+
+/** What readiness depends on: the database answers, and is migrated. */
+export type Readiness = "ready" | "database unavailable" | "migrations pending" | "shutting down";
+
+export interface Health {
+  readonly readiness: () => Readiness;
+  /** Adds `grpc.health.v1.Health`, whose names `""`, `readiness` and the services' follow the database; `liveness` never does. */
+  addTo(server: Server): void;
+  /** Asks the database now, and then every second. Resolves after the first answer. */
+  start(): Promise<void>;
+  /** NOT_SERVING from now on; pollers and balancers turn away. */
+  leave(): void;
+  /** Ends the Watch streams, for which a drain would wait for ever. */
+  endWatches(): void;
+}
+
+export interface HealthOptions {
+  /** A connection of health's own: a full pool is not a dead database. */
+  readonly probe: Database;
+  readonly services: readonly string[];
+  readonly log: Log;
+  readonly onChange: (readiness: Readiness, pending: readonly string[]) => void;
+}
+
+const selectAppliedMigrations = () => sql.type(z.object({ filename: z.string() }))`
+  SELECT m.filename FROM graphile_migrate.migrations m ORDER BY m.filename`;
+
+export const createHealth = ({ probe, services, log, onChange }: HealthOptions): Health => {
+  const names = ["", "readiness", ...services];
+  const statuses = new HealthImplementation({ liveness: "SERVING" });
+  const watches = new Set<WatchCall>();
+  let readiness: Readiness = "database unavailable";
+  let failures = 0;
+  let timer: NodeJS.Timeout | undefined;
+  let left = false;
+  let ended = false;
+
+  const set = (next: Readiness, pending: readonly string[] = []) => {
+    if (left || next === readiness) return;
+    readiness = next;
+    for (const name of names) statuses.setStatus(name, next === "ready" ? "SERVING" : "NOT_SERVING");
+    log[next === "ready" ? "info" : "warn"]({ readiness, pending_migrations: pending }, "readiness changed");
+    onChange(readiness, pending);
+  };
+
+  const ask = async () => {
+    try {
+      const waiting = { signal: AbortSignal.timeout(PING_MS), remainingMs: () => PING_MS };
+      const applied = await read(probe, waiting, (db) => db.any(selectAppliedMigrations()));
+      failures = 0;
+      const pending = pendingMigrations(applied.map(({ filename }) => filename));
+      set(pending.length === 0 ? "ready" : "migrations pending", pending);
+    } catch (error) {
+      if (sqlStateOf(error) === UNDEFINED_TABLE) return set("migrations pending", pendingMigrations([]));
+      if (++failures === FAILURES_TO_FALL) {
+        log.warn({ err: error }, "the database does not answer");
+        set("database unavailable");
+      }
+    }
+  };
+
+  const schedule = (afterMs: number) => {
+    if (left) return;
+    timer = setTimeout(() => {
+      const asked = performance.now();
+      void ask().then(() => schedule(Math.max(0, INTERVAL_MS - (performance.now() - asked))));
+    }, afterMs);
+    timer.unref();
+  };
+
+  /** grpc-health-check's own Watch repeats equal statuses and never ends. */
+  const watchOnce = (watch: (call: WatchCall) => void) => (call: WatchCall) => {
+    let last: string | undefined;
+    const write = call.write.bind(call) as (message: { status: string }) => boolean;
+    call.write = (message: { status: string }) => {
+      if (message.status === last) return true;
+      last = message.status;
+      return write(message);
+    };
+    call.on("cancelled", () => watches.delete(call));
+    watch(call);
+    if (ended) call.end();
+    else watches.add(call);
+  };
+
+  for (const name of names) statuses.setStatus(name, "NOT_SERVING");
+
+  return {
+    readiness: () => readiness,
+    addTo(server) {
+      const shim = {
+        addService(service: Parameters<Server["addService"]>[0], handlers: Parameters<Server["addService"]>[1]) {
+          server.addService(service, { ...handlers, watch: watchOnce(handlers["watch"] as never) as never });
+        },
+      };
+      statuses.addToServer(shim as never);
+    },
+    async start() {
+      await ask();
+      schedule(INTERVAL_MS);
+    },
+    leave() {
+      set("shutting down");
+      left = true;
+      clearTimeout(timer);
+    },
+    endWatches() {
+      ended = true;
+      for (const call of watches) call.end();
+      watches.clear();
+    },
+  };
+};

@@ -1,0 +1,101 @@
+import { type IncomingMessage, type RequestListener, type Server, type ServerResponse, createServer } from "node:http";
+import { type Http2SecureServer, type ServerHttp2Session, createSecureServer } from "node:http2";
+import type { AddressInfo } from "node:net";
+import { cors as connectCors } from "@connectrpc/connect";
+import cors from "cors";
+import type { Config } from "../config.ts";
+import type { Metrics } from "./metrics.ts";
+import type { Certificates } from "./tls.ts";
+
+const OWN_HEADERS = ["authorization", "x-actor-token", "x-request-id"];
+
+/** The HTTP port. */
+export interface HttpServer {
+  /** Answers with the port that it listens on. */
+  listen(): Promise<number>;
+  /** Takes no new connection, lets what began end, and closes connections as they fall idle. */
+  drain(): Promise<void>;
+  /** Ends what has not ended. */
+  force(): void;
+}
+
+export interface HttpOptions {
+  readonly config: Config;
+  readonly handler: RequestListener;
+  readonly certificates: Certificates | undefined;
+}
+
+/** What the HTTP port serves beside RPCs. */
+export const createSideRoutes =
+  (metrics: Metrics, isReady: () => boolean): RequestListener =>
+  (request, response) => {
+    const path = request.url?.split("?", 1)[0];
+    if (request.method !== "GET" && request.method !== "HEAD") return end(response, 404, "not found\n");
+    if (path === "/healthz") return isReady() ? end(response, 200, "ok\n") : end(response, 503, "not ready\n");
+    if (path !== "/metrics") return end(response, 404, "not found\n");
+    void metrics.registry.metrics().then(
+      (text) => end(response, 200, text, metrics.registry.contentType),
+      () => end(response, 500, "metrics cannot be gathered\n"),
+    );
+  };
+
+const end = (response: ServerResponse, status: number, body: string, contentType = "text/plain; charset=utf-8") => {
+  response.writeHead(status, { "content-type": contentType, "cache-control": "no-store" }).end(body);
+};
+
+const withCors = (origins: readonly string[], handler: RequestListener): RequestListener => {
+  if (origins.length === 0) return handler;
+  const middleware = cors({
+    origin: [...origins],
+    methods: [...connectCors.allowedMethods],
+    allowedHeaders: [...connectCors.allowedHeaders, ...OWN_HEADERS],
+    exposedHeaders: [...connectCors.exposedHeaders, "x-request-id"],
+    maxAge: 3_600,
+  });
+  return (request, response) => middleware(request, response, () => handler(request, response));
+};
+
+const listening = (server: Server | Http2SecureServer, host: string, port: number): Promise<number> =>
+  new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(port, host, () => {
+      server.off("error", reject);
+      resolve((server.address() as AddressInfo).port);
+    });
+  });
+
+/** HTTP/1.1, and HTTP/2 beside it where TLS negotiates it. */
+export const createHttpServer = ({ config, handler, certificates }: HttpOptions): HttpServer => {
+  const sessions = new Set<ServerHttp2Session>();
+  let draining = false;
+
+  const listener = withCors(config.http.corsOrigins, (request: IncomingMessage, response: ServerResponse) => {
+    response.once("finish", () => {
+      if (draining && "closeIdleConnections" in server) setImmediate(() => server.closeIdleConnections());
+    });
+    handler(request, response);
+  });
+
+  const server: Server | Http2SecureServer = certificates
+    ? createSecureServer({ ...certificates.secureServerOptions(), allowHTTP1: true }, listener as never)
+    : createServer(listener);
+  certificates?.onChange((options) => (server as Http2SecureServer).setSecureContext(options));
+  server.on("session", (session: ServerHttp2Session) => {
+    sessions.add(session);
+    session.once("close", () => sessions.delete(session));
+  });
+
+  return {
+    listen: () => listening(server, config.http.host, config.http.port),
+    drain() {
+      draining = true;
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      for (const session of sessions) session.close();
+      return closed;
+    },
+    force() {
+      for (const session of sessions) session.destroy();
+      if ("closeAllConnections" in server) server.closeAllConnections();
+    },
+  };
+};

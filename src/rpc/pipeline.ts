@@ -1,0 +1,120 @@
+import { type Message, create } from "@bufbuild/protobuf";
+import { Code } from "@connectrpc/connect";
+import { v7 as uuidv7 } from "uuid";
+import type { Log } from "../log.ts";
+import { covers } from "../service-identity/permission-sets.ts";
+import type { ServiceTokens } from "../service-identity/service-tokens.ts";
+import type { Tracing } from "../tracing.ts";
+import { Call } from "./call.ts";
+import { type ActorVerifier, type HeaderReader, actorOf, authenticate, checkTenant } from "./caller.ts";
+import { type Failure, failureOf } from "./failure.ts";
+import type { Method } from "./methods.ts";
+import { codeName } from "./metrics.ts";
+import { Refusal, refusal } from "./refusal.ts";
+
+export interface PipelineOptions {
+  readonly tokens: ServiceTokens;
+  readonly verifyActor: ActorVerifier;
+  readonly log: Log;
+  /** The life of a call whose caller names no deadline. */
+  readonly callTimeoutMs: number;
+  readonly tracing?: Tracing | undefined;
+}
+
+export type Answer = { readonly message: Message } | { readonly failure: Failure };
+
+/** What every call goes through, whichever transport brought it. */
+export interface Pipeline {
+  /** Takes a call in. The transport ends it when its caller goes away. */
+  receive(header: HeaderReader, timeoutMs: number | undefined): Call;
+  /** Answers it; never throws. `decode` is asked only once the caller may call. */
+  answer(method: Method, call: Call, header: HeaderReader, decode: () => Message): Promise<Answer>;
+}
+
+const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
+
+const requestIdOf = (header: HeaderReader) => {
+  const sent = header("x-request-id");
+  return sent !== undefined && REQUEST_ID.test(sent) ? sent : uuidv7();
+};
+
+const mayCall = ({ rule }: Method, held: readonly string[]) => {
+  if (rule.case === "permission" && !covers(held, rule.value)) {
+    throw refusal("PERMISSION_MISSING", { permission: rule.value });
+  }
+};
+
+const decoded = (decode: () => Message) => {
+  try {
+    return decode();
+  } catch (cause) {
+    const violations = [{ field: "", description: "the message cannot be decoded" }];
+    throw new Refusal("INVALID_REQUEST", {}, { violations, cause });
+  }
+};
+
+export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracing }: PipelineOptions): Pipeline => {
+  const handle = async (method: Method, call: Call, header: HeaderReader, decode: () => Message) => {
+    if (method.rule.case === "anonymous") {
+      const request = decoded(decode);
+      method.validate(request);
+      return method.handle(request, call);
+    }
+    const caller = await authenticate(tokens, header);
+    call.identify(caller, undefined);
+    mayCall(method, caller.permissions);
+    const actor = await actorOf(verifyActor, header, call);
+    call.identify(caller, actor);
+    const request = decoded(decode);
+    checkTenant(caller, actor, method.tenantOf(request));
+    method.validate(request);
+    return method.handle(request, call);
+  };
+
+  const record = (method: Method, call: Call, startedAt: number, failure?: Failure, error?: unknown) => {
+    const milliseconds = performance.now() - startedAt;
+    const code = failure?.code ?? 0;
+    method.meter(code, milliseconds / 1_000);
+    const line = {
+      request_id: call.requestId,
+      rpc: method.name,
+      code: codeName(code),
+      reason: failure?.reason,
+      service: call.callerIfAny?.key,
+      actor_user_id: call.actor?.userId,
+      trace_id: tracing?.traceId(),
+      ms: Math.round(milliseconds * 100) / 100,
+    };
+    if (code === Code.Internal) log.error({ ...line, err: error }, "call failed");
+    else if (code === Code.Unavailable) log.warn({ ...line, err: (error as Error).cause }, "call unavailable");
+    else log.info(line, "call");
+  };
+
+  const answer: Pipeline["answer"] = async (method, call, header, decode) => {
+    const startedAt = performance.now();
+    try {
+      const response = await call.outcome(() => handle(method, call, header, decode));
+      const message = create(method.desc.output, response);
+      record(method, call, startedAt);
+      return { message };
+    } catch (error) {
+      const failure = failureOf(error, call.requestId);
+      record(method, call, startedAt, failure, error);
+      return { failure };
+    } finally {
+      call.close();
+    }
+  };
+
+  const traced = (tracer: Tracing): Pipeline["answer"] => (method, call, header, decode) =>
+    tracer.run(
+      { name: method.name, header },
+      () => answer(method, call, header, decode),
+      (result) => ("failure" in result ? result.failure.code : 0),
+    );
+
+  return {
+    receive: (header, timeoutMs = callTimeoutMs) => new Call(requestIdOf(header), timeoutMs),
+    answer: tracing ? traced(tracing) : answer,
+  };
+};

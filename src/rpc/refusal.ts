@@ -1,0 +1,69 @@
+import { Code } from "@connectrpc/connect";
+
+/**
+ * Every reason the service answers with: its one gRPC code, and what it says to people. README's table of errors is held equal to this by a test.
+ */
+export const REASONS = {
+  INVALID_REQUEST: { code: Code.InvalidArgument, message: "the request is not valid" },
+  CALLER_TOKEN_INVALID: { code: Code.Unauthenticated, message: "the call needs a valid service token in `authorization: Bearer <service token>`" },
+  ACTOR_TOKEN_INVALID: { code: Code.Unauthenticated, message: "x-actor-token is not a valid access token of the request's tenant" },
+  SERVICE_CREDENTIALS_INVALID: { code: Code.Unauthenticated, message: "the service key or secret is wrong, or the service is disabled" },
+  PERMISSION_MISSING: { code: Code.PermissionDenied, message: "the calling service lacks the permission" },
+  PERMISSION_ESCALATION: { code: Code.PermissionDenied, message: "the calling service would hand out what it lacks" },
+  TENANT_MISMATCH: { code: Code.PermissionDenied, message: "the calling service does not act in this tenant, or named none" },
+  TENANT_NOT_FOUND: { code: Code.NotFound, message: "no such tenant" },
+  SERVICE_NOT_FOUND: { code: Code.NotFound, message: "no such service" },
+  SERVICE_SECRET_NOT_FOUND: { code: Code.NotFound, message: "no such secret of this service" },
+  SERVICE_SESSION_NOT_FOUND: { code: Code.NotFound, message: "no such service session" },
+  TENANT_ID_TAKEN: { code: Code.AlreadyExists, message: "the tenant id is taken by another content" },
+  SERVICE_ID_TAKEN: { code: Code.AlreadyExists, message: "the service id is taken by another content" },
+  SERVICE_KEY_TAKEN: { code: Code.AlreadyExists, message: "the service key is taken" },
+  TENANT_SUSPENDED: { code: Code.FailedPrecondition, message: "the tenant is suspended" },
+  LAST_ROOT_SERVICE: { code: Code.FailedPrecondition, message: "this is the last active service that may do everything" },
+  CONFLICT: { code: Code.Aborted, message: "the call conflicted with others too often; try again" },
+  CANCELLED: { code: Code.Canceled, message: "the caller cancelled the call" },
+  DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: "the database is out of reach; try again" },
+  OVERLOADED: { code: Code.Unavailable, message: "the service sheds load; try again" },
+  DEADLINE: { code: Code.DeadlineExceeded, message: "the deadline passed" },
+  INTERNAL: { code: Code.Internal, message: "an internal error; its cause stands in the service's log under the request id" },
+} as const satisfies Record<string, { code: Code; message: string }>;
+
+export type Reason = keyof typeof REASONS;
+
+/** One broken field: `field` is its path in the request's proto names, such as `permissions[2]`. */
+export interface FieldViolation {
+  readonly field: string;
+  readonly description: string;
+}
+
+/** What the service says no with. The pipeline alone turns it into a status, the same for both transports. */
+export class Refusal extends Error {
+  override readonly name = "Refusal";
+  readonly reason: Reason;
+  /** Ids and names that help the caller; never a secret, a token or what a person typed. */
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly violations: readonly FieldViolation[];
+
+  constructor(
+    reason: Reason,
+    metadata: Readonly<Record<string, string>>,
+    options: { violations?: readonly FieldViolation[]; cause?: unknown } = {},
+  ) {
+    super(reason, options.cause === undefined ? undefined : { cause: options.cause });
+    this.reason = reason;
+    this.metadata = metadata;
+    this.violations = options.violations ?? [];
+    // A refusal is an answer, not a fault: nobody reads its stack, and gathering one is most of what a refusal costs.
+    if (options.cause === undefined) delete this.stack;
+  }
+
+  get code(): Code {
+    return REASONS[this.reason].code;
+  }
+}
+
+export const refusal = (reason: Reason, metadata: Readonly<Record<string, string>> = {}): Refusal =>
+  new Refusal(reason, metadata);
+
+export const invalid = (...violations: readonly FieldViolation[]): Refusal =>
+  new Refusal("INVALID_REQUEST", {}, { violations });
