@@ -1,0 +1,130 @@
+import { type JsonObject, type MessageInitShape } from "@bufbuild/protobuf";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { sql } from "slonik";
+import { z } from "zod";
+import type { Database } from "../db/pool.ts";
+import { read } from "../db/transact.ts";
+import {
+  type AuditEventSchema,
+  type ListAuditEventsRequest,
+  ListAuditEventsRequestSchema,
+  type OrgService,
+} from "../gen/org/v1/org_pb.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { type Page, microseconds, readPage } from "../rpc/page.ts";
+
+// Events that a page looks through. Filters that no index serves are applied after, so that a page costs the same
+// however rare what it looks for is: it may be short, and only its token says whether there is more.
+const WINDOW = 2_000;
+
+const eventRow = z.object({
+  audit_id: z.string(),
+  tenant_id: z.string().nullable(),
+  actor_user_id: z.string().nullable(),
+  actor_svc_id: z.string().nullable(),
+  action_key: z.string(),
+  entity_kind_code: z.string(),
+  entity_id: z.string().nullable(),
+  occurred_us: z.bigint(),
+  payload_json: z.unknown(),
+  matches: z.boolean(),
+  position: z.bigint(),
+});
+type EventRow = z.output<typeof eventRow>;
+
+const eventKey = z.tuple([microseconds, z.uuid()]);
+type EventKey = z.output<typeof eventKey>;
+
+interface Filter {
+  readonly tenantId: string | null;
+  readonly entityId: string | null;
+  readonly actorUserId: string | null;
+  readonly action: string | null;
+  readonly entityKind: string | null;
+  readonly after: string | null;
+  readonly before: string | null;
+}
+
+const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null], limit: number) => sql.type(eventRow)`
+  WITH candidates AS (
+    SELECT a.audit_id, a.tenant_id, a.actor_user_id, a.actor_svc_id, a.action_key, a.entity_kind_code, a.entity_id,
+      a.occurred_utc, a.payload_json
+    FROM audit_events a
+    WHERE (${filter.tenantId}::uuid IS NULL OR a.tenant_id = ${filter.tenantId}::uuid)
+      AND (${filter.entityId}::uuid IS NULL OR a.entity_id = ${filter.entityId}::uuid)
+      AND (${filter.entityId}::uuid IS NOT NULL OR ${filter.actorUserId}::uuid IS NULL
+        OR a.actor_user_id = ${filter.actorUserId}::uuid)
+      AND (${filter.after}::bigint IS NULL
+        OR a.occurred_utc >= 'epoch'::timestamptz + ${filter.after}::bigint * interval '1 microsecond')
+      AND (${filter.before}::bigint IS NULL
+        OR a.occurred_utc < 'epoch'::timestamptz + ${filter.before}::bigint * interval '1 microsecond')
+      AND (${afterId}::uuid IS NULL OR (a.occurred_utc, a.audit_id) <
+        ('epoch'::timestamptz + ${afterUs}::bigint * interval '1 microsecond', ${afterId}::uuid))
+    ORDER BY a.occurred_utc DESC, a.audit_id DESC
+    LIMIT ${WINDOW}
+  ), numbered AS (
+    SELECT c.audit_id, c.tenant_id, c.actor_user_id, c.actor_svc_id, c.action_key, c.entity_kind_code, c.entity_id,
+      c.occurred_utc, c.payload_json,
+      (${filter.action}::text IS NULL OR c.action_key = ${filter.action}::text)
+        AND (${filter.entityKind}::text IS NULL OR c.entity_kind_code = ${filter.entityKind}::text)
+        AND (${filter.actorUserId}::uuid IS NULL OR coalesce(c.actor_user_id = ${filter.actorUserId}::uuid, false))
+        AS matches,
+      row_number() OVER (ORDER BY c.occurred_utc DESC, c.audit_id DESC) AS position
+    FROM candidates c
+  )
+  SELECT n.audit_id, n.tenant_id, n.actor_user_id, n.actor_svc_id, n.action_key, n.entity_kind_code, n.entity_id,
+    (extract(epoch FROM n.occurred_utc) * 1000000)::bigint AS occurred_us, n.payload_json, n.matches, n.position
+  FROM numbered n
+  WHERE n.matches OR n.position = ${WINDOW}
+  ORDER BY n.position
+  LIMIT ${limit}`;
+
+/** Rounded up: to microseconds, which events have, both `>=` and `<` then mean what nanoseconds would. */
+const microsecondsOf = (time: Timestamp | undefined): string | null =>
+  time ? String(time.seconds * 1_000_000n + BigInt(Math.ceil(time.nanos / 1_000))) : null;
+
+const timestampOf = (us: bigint): MessageInitShape<typeof AuditEventSchema>["occurTime"] => {
+  const micros = ((us % 1_000_000n) + 1_000_000n) % 1_000_000n;
+  return { seconds: (us - micros) / 1_000_000n, nanos: Number(micros) * 1_000 };
+};
+
+const eventMessage = (row: EventRow): MessageInitShape<typeof AuditEventSchema> => ({
+  auditId: row.audit_id,
+  ...(row.tenant_id !== null && { tenantId: row.tenant_id }),
+  ...(row.actor_user_id !== null && { actorUserId: row.actor_user_id }),
+  ...(row.actor_svc_id !== null && { actorServiceId: row.actor_svc_id }),
+  action: row.action_key,
+  entityKind: row.entity_kind_code,
+  ...(row.entity_id !== null && { entityId: row.entity_id }),
+  occurTime: timestampOf(row.occurred_us),
+  payload: (row.payload_json ?? {}) as JsonObject,
+});
+
+const filterOf = (request: ListAuditEventsRequest): Filter => ({
+  tenantId: request.tenantId ?? null,
+  entityId: request.entityId ?? null,
+  actorUserId: request.actorUserId ?? null,
+  action: request.action ?? null,
+  entityKind: request.entityKind ?? null,
+  after: microsecondsOf(request.after),
+  before: microsecondsOf(request.before),
+});
+
+const keyOf = (row: EventRow): EventKey => [String(row.occurred_us), row.audit_id];
+
+/** A full page goes on after its last event, a short one after the last that it looked at. */
+const cutWindow = (page: Page<EventKey>, rows: readonly EventRow[]) => {
+  const found = rows.filter(({ matches }) => matches);
+  const last = found.length > page.size ? found[page.size - 1] : rows.find(({ position }) => position === BigInt(WINDOW));
+  return { events: found.slice(0, page.size), nextPageToken: last ? page.tokenAfter(keyOf(last)) : "" };
+};
+
+export const auditEventHandlers = (db: Database) =>
+  ({
+    async listAuditEvents(request, call) {
+      const page = readPage(ListAuditEventsRequestSchema, request, eventKey);
+      const list = selectEvents(filterOf(request), page.after ?? [null, null], page.size + 1);
+      const { events, nextPageToken } = cutWindow(page, await read(db, call, (connection) => connection.any(list)));
+      return { events: events.map(eventMessage), nextPageToken };
+    },
+  }) satisfies Partial<Handlers<typeof OrgService>>;

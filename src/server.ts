@@ -1,0 +1,162 @@
+import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Server, ServerCredentials } from "@grpc/grpc-js";
+import type { Interceptor } from "slonik";
+import type { Config, Pepper } from "./config.ts";
+import { type Database, openDatabase } from "./db/pool.ts";
+import { schedulePurge } from "./db/purge.ts";
+import { OrgService } from "./gen/org/v1/org_pb.ts";
+import { ServiceIdentityService } from "./gen/service_identity/v1/service_identity_pb.ts";
+import type { Log } from "./log.ts";
+import { auditEventHandlers } from "./org/audit-events.ts";
+import { tenantHandlers } from "./org/tenants.ts";
+import { createConnectHandler } from "./rpc/connect.ts";
+import { createGrpcServer } from "./rpc/grpc.ts";
+import { type Health, createHealth } from "./rpc/health.ts";
+import { type HttpServer, createHttpServer, createSideRoutes } from "./rpc/http.ts";
+import { type Implementation, bindMethods, implementation } from "./rpc/methods.ts";
+import { createMetrics } from "./rpc/metrics.ts";
+import { createPipeline } from "./rpc/pipeline.ts";
+import { addReflection } from "./rpc/reflection.ts";
+import { watchCertificates } from "./rpc/tls.ts";
+import { createCredentialHasher } from "./service-identity/credentials.ts";
+import { permissionHandlers } from "./service-identity/permissions.ts";
+import { secretHandlers } from "./service-identity/secrets.ts";
+import { serviceSessionHandlers } from "./service-identity/service-sessions.ts";
+import { createServiceTokens } from "./service-identity/service-tokens.ts";
+import { serviceHandlers } from "./service-identity/services.ts";
+import { signInHandlers } from "./service-identity/sign-in.ts";
+import { startTracing } from "./tracing.ts";
+
+/** A server that takes calls. */
+export interface RunningServer {
+  readonly grpcPort: number;
+  /** Undefined where the HTTP port is off. */
+  readonly httpPort: number | undefined;
+  readonly readiness: Health["readiness"];
+  /** Drains: turns pollers away, waits for them to notice, lets calls end, then ends everything. */
+  stop(): Promise<void>;
+}
+
+export interface ServerOptions {
+  readonly config: Config;
+  readonly databaseUrl: string;
+  readonly peppers: readonly Pepper[];
+  readonly log: Log;
+  /** Watches every statement; tests hold row schemas against the database with it. */
+  readonly interceptors?: readonly Interceptor[];
+  /** Stands in for the handlers of a service; benchmarks measure the pipeline alone with it. */
+  readonly replace?: (implementations: readonly Implementation[]) => readonly Implementation[];
+}
+
+const VERSION = (
+  JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { readonly version: string }
+).version;
+
+// Health must see the database, not our own queue before it, and be told within its poll.
+const probeSettings = (database: Config["database"]): Config["database"] => ({
+  ...database,
+  poolMax: 2,
+  poolWaitMs: 1_000,
+  connectTimeoutMs: 800,
+  statementTimeoutMs: 800,
+});
+
+const bindGrpc = (server: Server, address: string, credentials: ServerCredentials): Promise<number> =>
+  new Promise((resolve, reject) => {
+    server.bindAsync(address, credentials, (error, port) => (error ? reject(error) : resolve(port)));
+  });
+
+const drainGrpc = (server: Server): Promise<void> => new Promise((resolve) => server.tryShutdown(() => resolve()));
+
+interface Drained {
+  readonly config: Config;
+  readonly health: Health;
+  readonly grpc: Server;
+  readonly http: HttpServer | undefined;
+  readonly databases: readonly Database[];
+}
+
+/** NOT_SERVING, wait for endpoints to notice, take no new call, drain, force what stays, close the pool. */
+const shutDown = async ({ config, health, grpc, http, databases }: Drained): Promise<void> => {
+  health.leave();
+  await sleep(config.shutdown.delayMs);
+  health.endWatches();
+  const force = setTimeout(() => {
+    grpc.forceShutdown();
+    http?.force();
+  }, config.shutdown.graceMs);
+  await Promise.all([drainGrpc(grpc), http?.drain()]);
+  clearTimeout(force);
+  await Promise.all(databases.map((database) => database.end()));
+};
+
+/** Puts everything together: the one place where parts meet. */
+export const startServer = async (options: ServerOptions): Promise<RunningServer> => {
+  const { config, databaseUrl, peppers, log, interceptors = [], replace = (all) => all } = options;
+  const metrics = createMetrics(VERSION);
+  const tracing = await startTracing(config.tracing, log);
+  const certificates = config.tls && (await watchCertificates(config.tls, { pollMs: config.tls.pollMs, log }));
+  const database = { url: databaseUrl, log, interceptors };
+  const db = openDatabase({ ...database, settings: config.database, onWait: metrics.observePoolWait, tracing });
+  const probe = openDatabase({ ...database, settings: probeSettings(config.database) });
+  metrics.watchPool(db.load);
+
+  const hasher = createCredentialHasher(peppers);
+  const tokens = createServiceTokens(db, hasher);
+  const parts = { db, hasher, tokens };
+  const implementations = replace([
+    implementation(OrgService, { ...tenantHandlers(db, tokens.forget), ...auditEventHandlers(db) }),
+    implementation(ServiceIdentityService, {
+      ...serviceHandlers(parts),
+      ...secretHandlers(parts),
+      ...permissionHandlers(parts),
+      ...signInHandlers(parts, config.serviceTokenTtlMs),
+      ...serviceSessionHandlers(parts),
+    }),
+  ]);
+  const services = implementations.map(({ service }) => service);
+  const methods = bindMethods(implementations, metrics.meter);
+  const pipeline = createPipeline({
+    tokens,
+    // No service issues access tokens yet: none is valid, and a caller that sends one is told so.
+    verifyActor: () => Promise.resolve(undefined),
+    log,
+    callTimeoutMs: config.callTimeoutMs,
+    tracing,
+  });
+
+  const health = createHealth({
+    probe,
+    services: services.map(({ typeName }) => typeName),
+    log,
+    onChange(readiness) {
+      metrics.setHealthy(readiness === "ready");
+      db.setDown(readiness === "database unavailable" || readiness === "migrations pending");
+    },
+  });
+  const grpc = createGrpcServer(config, pipeline, methods);
+  health.addTo(grpc);
+  if (config.grpc.reflection) addReflection(grpc, services);
+  const sideRoutes = createSideRoutes(metrics, () => health.readiness() === "ready");
+  const handler = createConnectHandler(pipeline, methods, config.messageMaxBytes, sideRoutes as never);
+  const http = config.http.enabled ? createHttpServer({ config, handler: handler as never, certificates }) : undefined;
+
+  await health.start();
+  const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
+  const grpcPort = await bindGrpc(grpc, `${config.grpc.host}:${config.grpc.port}`, credentials);
+  const httpPort = await http?.listen();
+  const stopPurge = schedulePurge(db, config.purge, log);
+
+  return {
+    grpcPort,
+    httpPort,
+    readiness: health.readiness,
+    async stop() {
+      stopPurge();
+      await shutDown({ config, health, grpc, http, databases: [db, probe] });
+      certificates?.close();
+      await tracing?.shutdown();
+    },
+  };
+};

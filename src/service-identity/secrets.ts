@@ -1,0 +1,127 @@
+import { durationMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { sql } from "slonik";
+import { v7 as uuidv7 } from "uuid";
+import { z } from "zod";
+import { recordEvent } from "../audit/record.ts";
+import { type Tx, read, transact } from "../db/transact.ts";
+import type { ServiceIdentityService } from "../gen/service_identity/v1/service_identity_pb.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { Refusal, refusal } from "../rpc/refusal.ts";
+import { type CredentialHasher, makeCredential } from "./credentials.ts";
+import { endSecretSessions } from "./service-sessions.ts";
+import { type ServiceHandlerOptions, lockTarget, serviceEvent, visibleService } from "./services.ts";
+
+const secretRow = z.object({
+  secret_id: z.string(),
+  svc_id: z.string(),
+  created_utc: z.number(),
+  revoked_utc: z.number().nullable(),
+  last_used_utc: z.number().nullable(),
+});
+const secretIdRow = z.object({ secret_id: z.string() });
+
+const insertSecret = (secretId: string, serviceId: string, hash: string) => sql.type(secretIdRow)`
+  INSERT INTO service_secrets (secret_id, svc_id, secret_hash_text)
+  VALUES (${secretId}::uuid, ${serviceId}::uuid, ${hash}) RETURNING secret_id`;
+
+/** The one that the service was registered with. */
+export const selectFirstSecret = (serviceId: string) => sql.type(secretIdRow)`
+  SELECT x.secret_id FROM service_secrets x WHERE x.svc_id = ${serviceId}::uuid
+  ORDER BY x.created_utc, x.secret_id LIMIT 1`;
+
+const selectSecrets = (serviceId: string) => sql.type(secretRow)`
+  SELECT x.secret_id, x.svc_id, x.created_utc, x.revoked_utc, x.last_used_utc
+  FROM service_secrets x WHERE x.svc_id = ${serviceId}::uuid ORDER BY x.created_utc, x.secret_id`;
+
+/** Those that would end earlier keep their time. */
+const updateOtherSecretsEnd = (serviceId: string, secretId: string, overlapMs: number) => sql.type(secretIdRow)`
+  UPDATE service_secrets SET revoked_utc = now() + ${overlapMs}::float8 * interval '1 millisecond'
+  WHERE svc_id = ${serviceId}::uuid AND secret_id <> ${secretId}::uuid
+    AND (revoked_utc IS NULL OR revoked_utc > now() + ${overlapMs}::float8 * interval '1 millisecond')
+  RETURNING secret_id`;
+
+const selectSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow)`
+  SELECT x.secret_id FROM service_secrets x
+  WHERE x.svc_id = ${serviceId}::uuid AND x.secret_id = ${secretId}::uuid`;
+
+const revokeSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow)`
+  UPDATE service_secrets SET revoked_utc = now()
+  WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND (revoked_utc IS NULL OR revoked_utc > now())
+  RETURNING secret_id`;
+
+/** Makes a secret and stores its hash; the secret itself is in the answer alone. */
+export const createSecret = async (tx: Tx, hasher: CredentialHasher, serviceId: string) => {
+  const secretId = uuidv7();
+  const secret = makeCredential("sks", secretId);
+  await tx.one(insertSecret(secretId, serviceId, hasher.hash(secret)));
+  return { secretId, secret };
+};
+
+const optionalTime = (ms: number | null) => (ms === null ? undefined : timestampFromMs(ms));
+
+const secretMessage = (row: z.output<typeof secretRow>) => {
+  const revokeTime = optionalTime(row.revoked_utc);
+  const lastUsedTime = optionalTime(row.last_used_utc);
+  return {
+    secretId: row.secret_id,
+    serviceId: row.svc_id,
+    createTime: timestampFromMs(row.created_utc),
+    ...(revokeTime && { revokeTime }),
+    ...(lastUsedTime && { lastUsedTime }),
+  };
+};
+
+export const secretHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =>
+  ({
+    createServiceSecret: ({ serviceId }, call) =>
+      transact(db, call, async (tx) => {
+        const target = await lockTarget(tx, call, serviceId);
+        if (target instanceof Refusal) return target;
+        const made = await createSecret(tx, hasher, serviceId);
+        const payload = { secret_id: made.secretId };
+        await recordEvent(tx, call, { ...serviceEvent("service.secret.create", target), payload });
+        return made;
+      }),
+
+    rotateServiceSecret: ({ serviceId, overlap }, call) =>
+      transact(db, call, async (tx) => {
+        const target = await lockTarget(tx, call, serviceId);
+        if (target instanceof Refusal) return target;
+        const made = await createSecret(tx, hasher, serviceId);
+        const overlapMs = overlap ? durationMs(overlap) : 0;
+        const ended = await tx.any(updateOtherSecretsEnd(serviceId, made.secretId, overlapMs));
+        const payload = {
+          secret_id: made.secretId,
+          ended_secret_ids: ended.map((row) => row.secret_id),
+          overlap_ms: overlapMs,
+        };
+        await recordEvent(tx, call, { ...serviceEvent("service.secret.rotate", target), payload });
+        return made;
+      }),
+
+    async revokeServiceSecret({ serviceId, secretId }, call) {
+      await transact(db, call, async (tx) => {
+        const target = await lockTarget(tx, call, serviceId);
+        if (target instanceof Refusal) return target;
+        if (!(await tx.maybeOne(selectSecret(serviceId, secretId)))) {
+          return refusal("SERVICE_SECRET_NOT_FOUND", { secret_id: secretId });
+        }
+        const revoked = await tx.maybeOne(revokeSecret(serviceId, secretId));
+        const endedSessions = await endSecretSessions(tx, serviceId, secretId);
+        if (!revoked && endedSessions === 0) return undefined;
+        const payload = { secret_id: secretId, ended_sessions: endedSessions };
+        await recordEvent(tx, call, { ...serviceEvent("service.secret.revoke", target), payload });
+        return undefined;
+      }).finally(tokens.forget);
+      return {};
+    },
+
+    async listServiceSecrets({ serviceId }, call) {
+      const secrets = await read(db, call, async (connection) => {
+        const service = await visibleService(connection, call, serviceId);
+        return service instanceof Refusal ? service : connection.any(selectSecrets(serviceId));
+      });
+      if (secrets instanceof Refusal) throw secrets;
+      return { secrets: secrets.map(secretMessage) };
+    },
+  }) satisfies Partial<Handlers<typeof ServiceIdentityService>>;

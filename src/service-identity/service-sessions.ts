@@ -1,0 +1,167 @@
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { sql } from "slonik";
+import { z } from "zod";
+import { recordEvent } from "../audit/record.ts";
+import { type Tx, read, transact } from "../db/transact.ts";
+import {
+  ListServiceSessionsRequestSchema,
+  type RevokeServiceSessionRequest,
+  type ServiceIdentityService,
+} from "../gen/service_identity/v1/service_identity_pb.ts";
+import type { Call } from "../rpc/call.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { type Page, cutPage, microseconds, readPage } from "../rpc/page.ts";
+import { Refusal, refusal } from "../rpc/refusal.ts";
+import { type CredentialHasher, credentialId } from "./credentials.ts";
+import { covers } from "./permission-sets.ts";
+import { type ServiceHandlerOptions, ownTenant, serviceEvent, visibleService } from "./services.ts";
+
+const sessionRow = z.object({
+  svc_session_id: z.string(),
+  svc_id: z.string(),
+  created_utc: z.number(),
+  expiry_utc: z.number(),
+  revoked_utc: z.number().nullable(),
+  expiry_us: z.bigint(),
+});
+type SessionRow = z.output<typeof sessionRow>;
+
+const ownedSessionRow = z.object({
+  svc_session_id: z.string(),
+  token_hash_text: z.string(),
+  svc_id: z.string(),
+  tenant_id: z.string().nullable(),
+});
+const sessionIdRow = z.object({ svc_session_id: z.string() });
+
+const liveKey = z.tuple([microseconds, z.uuid()]);
+type LiveKey = z.output<typeof liveKey>;
+
+/** Latest end first, from an index that has only those not revoked: what has ended costs a page nothing. */
+const selectLiveSessions = (serviceId: string, [afterUs, afterId]: LiveKey | [null, null], limit: number) =>
+  sql.type(sessionRow)`
+  SELECT x.svc_session_id, x.svc_id, x.created_utc, x.expiry_utc, x.revoked_utc,
+    (extract(epoch FROM x.expiry_utc) * 1000000)::bigint AS expiry_us
+  FROM service_sessions x
+  WHERE x.svc_id = ${serviceId}::uuid AND x.revoked_utc IS NULL AND x.expiry_utc > now()
+    AND (${afterId}::uuid IS NULL OR (x.expiry_utc, x.svc_session_id) <
+      ('epoch'::timestamptz + ${afterUs}::bigint * interval '1 microsecond', ${afterId}::uuid))
+  ORDER BY x.expiry_utc DESC, x.svc_session_id DESC
+  LIMIT ${limit}`;
+
+/** Newest first, since ids are by time. */
+const selectSessions = (serviceId: string, afterId: string | null, limit: number) => sql.type(sessionRow)`
+  SELECT x.svc_session_id, x.svc_id, x.created_utc, x.expiry_utc, x.revoked_utc,
+    (extract(epoch FROM x.expiry_utc) * 1000000)::bigint AS expiry_us
+  FROM service_sessions x
+  WHERE x.svc_id = ${serviceId}::uuid AND (${afterId}::uuid IS NULL OR x.svc_session_id < ${afterId}::uuid)
+  ORDER BY x.svc_session_id DESC
+  LIMIT ${limit}`;
+
+const selectOwnedSession = (sessionId: string, own: string | null) => sql.type(ownedSessionRow)`
+  SELECT x.svc_session_id, x.token_hash_text, s.svc_id, s.tenant_id
+  FROM service_sessions x
+  JOIN services s ON s.svc_id = x.svc_id AND (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid)
+  WHERE x.svc_session_id = ${sessionId}::uuid`;
+
+const revokeSession = (sessionId: string) => sql.type(sessionIdRow)`
+  UPDATE service_sessions SET revoked_utc = now()
+  WHERE svc_session_id = ${sessionId}::uuid AND revoked_utc IS NULL AND expiry_utc > now()
+  RETURNING svc_session_id`;
+
+const revokeSessionsOfService = (serviceId: string) => sql.type(sessionIdRow)`
+  UPDATE service_sessions SET revoked_utc = now()
+  WHERE svc_id = ${serviceId}::uuid AND revoked_utc IS NULL AND expiry_utc > now()
+  RETURNING svc_session_id`;
+
+const revokeSessionsOfSecret = (serviceId: string, secretId: string) => sql.type(sessionIdRow)`
+  UPDATE service_sessions SET revoked_utc = now()
+  WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND revoked_utc IS NULL AND expiry_utc > now()
+  RETURNING svc_session_id`;
+
+/** Ends every session of a service, whose row is locked; answers with how many. */
+export const endServiceSessions = async (tx: Tx, serviceId: string): Promise<number> =>
+  (await tx.any(revokeSessionsOfService(serviceId))).length;
+
+/** Ends the sessions that a secret opened; the service's row is locked. Answers with how many. */
+export const endSecretSessions = async (tx: Tx, serviceId: string, secretId: string): Promise<number> =>
+  (await tx.any(revokeSessionsOfSecret(serviceId, secretId))).length;
+
+const sessionMessage = (row: SessionRow) => ({
+  sessionId: row.svc_session_id,
+  serviceId: row.svc_id,
+  createTime: timestampFromMs(row.created_utc),
+  expireTime: timestampFromMs(row.expiry_utc),
+  ...(row.revoked_utc !== null && { revokeTime: timestampFromMs(row.revoked_utc) }),
+});
+
+/** The session that a request names: by its id, or by a token that must be the session's own. */
+const namedSession = async (
+  tx: Tx,
+  call: Call,
+  hasher: CredentialHasher,
+  selector: RevokeServiceSessionRequest["selector"],
+) => {
+  const token = selector.case === "serviceToken" ? selector.value : undefined;
+  const sessionId = token === undefined ? selector.value : credentialId("skt", token);
+  const session = sessionId ? await tx.maybeOne(selectOwnedSession(sessionId, ownTenant(call))) : null;
+  const proven = session && (token === undefined || hasher.matches(token, session.token_hash_text));
+  return proven ? session : refusal("SERVICE_SESSION_NOT_FOUND");
+};
+
+export const serviceSessionHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =>
+  ({
+    async revokeServiceSession({ selector }, call) {
+      await transact(db, call, async (tx) => {
+        const session = await namedSession(tx, call, hasher, selector);
+        if (session instanceof Refusal) return session;
+        const isOwn = session.svc_id === call.caller.serviceId;
+        if (!isOwn && !covers(call.caller.permissions, "service.write")) {
+          return refusal("PERMISSION_MISSING", { permission: "service.write" });
+        }
+        const revoked = await tx.maybeOne(revokeSession(session.svc_session_id));
+        if (!revoked) return undefined;
+        const payload = { session_id: session.svc_session_id };
+        await recordEvent(tx, call, { ...serviceEvent("service.session.revoke", session), payload });
+        return undefined;
+      }).finally(tokens.forget);
+      return {};
+    },
+
+    async verifyServiceToken({ serviceToken, permission, tenantId }, call) {
+      const token = await tokens.verify(serviceToken);
+      const visible = token && (call.caller.tenantId === undefined || call.caller.tenantId === token.tenantId);
+      if (!visible || token.suspended) return { active: false, allowed: false };
+      const mayActThere =
+        tenantId === undefined || token.tenantId === undefined || token.tenantId === tenantId.toLowerCase();
+      return {
+        active: true,
+        serviceId: token.serviceId,
+        key: token.key,
+        ...(token.tenantId !== undefined && { tenantId: token.tenantId }),
+        permissions: [...token.permissions],
+        expireTime: timestampFromMs(token.expireTimeMs),
+        allowed: mayActThere && (permission === undefined || covers(token.permissions, permission)),
+      };
+    },
+
+    async listServiceSessions(request, call) {
+      const { serviceId, includeEnded = false } = request;
+      const ended: Page<string> | undefined = includeEnded
+        ? readPage(ListServiceSessionsRequestSchema, request, z.uuid())
+        : undefined;
+      const live = ended ? undefined : readPage(ListServiceSessionsRequestSchema, request, liveKey);
+      const statement = live
+        ? selectLiveSessions(serviceId, live.after ?? [null, null], live.size + 1)
+        : selectSessions(serviceId, ended?.after ?? null, (ended?.size ?? 0) + 1);
+      const found = await read(db, call, async (connection) => {
+        const service = await visibleService(connection, call, serviceId);
+        return service instanceof Refusal ? service : connection.any(statement);
+      });
+      if (found instanceof Refusal) throw found;
+      const { rows, nextPageToken } = live
+        ? cutPage(live, found, (row): LiveKey => [String(row.expiry_us), row.svc_session_id])
+        : cutPage(ended as Page<string>, found, (row) => row.svc_session_id);
+      return { sessions: rows.map(sessionMessage), nextPageToken };
+    },
+  }) satisfies Partial<Handlers<typeof ServiceIdentityService>>;

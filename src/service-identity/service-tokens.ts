@@ -1,0 +1,139 @@
+import { hash as digest } from "node:crypto";
+import { sql } from "slonik";
+import { z } from "zod";
+import type { Database } from "../db/pool.ts";
+import { read } from "../db/transact.ts";
+import { detached } from "../rpc/call.ts";
+import { type CredentialHasher, credentialId } from "./credentials.ts";
+import { intersection } from "./permission-sets.ts";
+
+// What another replica revokes takes hold here within this time.
+const MEMORY_MS = 1_000;
+const MEMORY_ENTRIES = 100_000;
+
+const tokenRow = z.object({
+  svc_session_id: z.string(),
+  token_hash_text: z.string(),
+  perm_keys: z.array(z.string()),
+  expiry_utc: z.number(),
+  remaining_ms: z.number(),
+  svc_id: z.string(),
+  svc_key: z.string(),
+  tenant_id: z.string().nullable(),
+  tenant_state_code: z.string().nullable(),
+  service_perm_keys: z.array(z.string()),
+});
+type TokenRow = z.output<typeof tokenRow>;
+
+const selectToken = (sessionId: string) => sql.type(tokenRow)`
+  SELECT x.svc_session_id, x.token_hash_text, x.perm_keys, x.expiry_utc,
+    (extract(epoch FROM x.expiry_utc - now()) * 1000)::float8 AS remaining_ms,
+    s.svc_id, s.svc_key, s.tenant_id, t.tenant_state_code,
+    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id) AS service_perm_keys
+  FROM service_sessions x
+  JOIN services s ON s.svc_id = x.svc_id AND s.svc_state_code = 'active'
+  LEFT JOIN tenants t ON t.tenant_id = s.tenant_id
+  WHERE x.svc_session_id = ${sessionId}::uuid AND x.revoked_utc IS NULL AND x.expiry_utc > now()`;
+
+/** A service token that is good now. */
+export interface ServiceToken {
+  readonly sessionId: string;
+  readonly serviceId: string;
+  readonly key: string;
+  readonly tenantId: string | undefined;
+  /** The service's tenant is suspended: proven, and refused all the same. */
+  readonly suspended: boolean;
+  /** What the token's own set and its service's present set both cover. */
+  readonly permissions: readonly string[];
+  readonly expireTimeMs: number;
+}
+
+export interface ServiceTokens {
+  /** The token's service, or undefined for a token that is malformed, unknown, expired, revoked or of a disabled service. */
+  verify(token: string): Promise<ServiceToken | undefined>;
+  /** Forgets what was read before now. Whoever ends a session or takes a right calls it once that is committed. */
+  forget(): void;
+}
+
+interface Remembered {
+  token: Promise<ServiceToken | undefined>;
+  /** By the monotonic clock: one second after the query was sent, or the token's own end; without end until it is sent. */
+  goodUntil: number;
+}
+
+const serviceToken = (row: TokenRow): ServiceToken => ({
+  sessionId: row.svc_session_id,
+  serviceId: row.svc_id,
+  key: row.svc_key,
+  tenantId: row.tenant_id ?? undefined,
+  suspended: row.tenant_state_code === "suspended",
+  permissions: intersection(row.perm_keys, row.service_perm_keys),
+  expireTimeMs: row.expiry_utc,
+});
+
+/**
+ * Verifies service tokens with one query, remembered for a second from its sending.
+ *
+ * Calls with the same token share a query under way. A revocation here swaps the whole memory, so that what was read
+ * before it, answered or not, serves nobody who asks later.
+ */
+export const createServiceTokens = (db: Database, hasher: CredentialHasher): ServiceTokens => {
+  let memory = new Map<string, Remembered>();
+
+  const query = async (token: string, sessionId: string, entry: Remembered) => {
+    // Not under the first asker's deadline: others share the answer, and its end must not be theirs.
+    const row = await read(db, detached(), (connection) => {
+      entry.goodUntil = performance.now() + MEMORY_MS;
+      return connection.maybeOne(selectToken(sessionId));
+    });
+    if (!row || !hasher.matches(token, row.token_hash_text)) return undefined;
+    entry.goodUntil = Math.min(entry.goodUntil, performance.now() + row.remaining_ms);
+    return serviceToken(row);
+  };
+
+  // Entries stand in the order of their sending, so the stale ones are in front.
+  const dropStale = (now: number) => {
+    for (const [key, { goodUntil }] of memory) {
+      if (goodUntil > now && memory.size < MEMORY_ENTRIES) return;
+      memory.delete(key);
+    }
+  };
+
+  const ask = (token: string, sessionId: string, key: string) => {
+    const entry: Remembered = { goodUntil: Infinity, token: Promise.resolve(undefined) };
+    const home = memory;
+    home.set(key, entry);
+    const forgetEntry = () => {
+      if (home.get(key) === entry) home.delete(key);
+    };
+    entry.token = query(token, sessionId, entry).then(
+      (verified) => {
+        // Only good tokens are remembered: guesses must not fill the memory.
+        if (!verified) forgetEntry();
+        return verified;
+      },
+      (error: unknown) => {
+        forgetEntry();
+        throw error;
+      },
+    );
+    return entry.token;
+  };
+
+  return {
+    verify(token) {
+      const sessionId = credentialId("skt", token);
+      if (!sessionId) return Promise.resolve(undefined);
+      const key = digest("sha256", token, "base64");
+      const now = performance.now();
+      const known = memory.get(key);
+      if (known && known.goodUntil > now) return known.token;
+      memory.delete(key);
+      dropStale(now);
+      return ask(token, sessionId, key);
+    },
+    forget() {
+      memory = new Map();
+    },
+  };
+};

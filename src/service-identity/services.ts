@@ -1,0 +1,219 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { type CommonQueryMethods, sql } from "slonik";
+import { v7 as uuidv7 } from "uuid";
+import { z } from "zod";
+import { recordEvent } from "../audit/record.ts";
+import type { Database } from "../db/pool.ts";
+import { type Tx, read, transact } from "../db/transact.ts";
+import {
+  ListServicesRequestSchema,
+  type RegisterServiceRequest,
+  type ServiceIdentityService,
+  type ServiceSchema,
+  ServiceState,
+} from "../gen/service_identity/v1/service_identity_pb.ts";
+import type { Call } from "../rpc/call.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { cutPage, readPage } from "../rpc/page.ts";
+import { Refusal, refusal } from "../rpc/refusal.ts";
+import { maskedFields } from "../rpc/update-mask.ts";
+import type { CredentialHasher } from "./credentials.ts";
+import { coversAll, sameSet } from "./permission-sets.ts";
+import { insertPermissions } from "./permissions.ts";
+import { isLastRoot, lockRoots } from "./roots.ts";
+import { createSecret, selectFirstSecret } from "./secrets.ts";
+import { endServiceSessions } from "./service-sessions.ts";
+import type { ServiceTokens } from "./service-tokens.ts";
+
+const serviceRow = z.object({
+  svc_id: z.string(),
+  tenant_id: z.string().nullable(),
+  svc_key: z.string(),
+  svc_label: z.string(),
+  svc_state_code: z.enum(["active", "disabled"]),
+  created_utc: z.number(),
+  perm_keys: z.array(z.string()),
+});
+export type ServiceRow = z.output<typeof serviceRow>;
+type StateCode = ServiceRow["svc_state_code"];
+
+/** By id, key or both; `own` is the tenant beyond which the caller sees nothing. */
+const selectService = (serviceId: string | null, key: string | null, own: string | null) => sql.type(serviceRow)`
+  SELECT s.svc_id, s.tenant_id, s.svc_key, s.svc_label, s.svc_state_code, s.created_utc,
+    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key) AS perm_keys
+  FROM services s
+  WHERE (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid)
+    AND (${serviceId}::uuid IS NULL OR s.svc_id = ${serviceId}::uuid)
+    AND (${key}::text IS NULL OR s.svc_key = ${key}::text)
+  LIMIT 1`;
+
+const selectServices = (tenantId: string | null, state: StateCode | null, after: string | null, limit: number) =>
+  sql.type(serviceRow)`
+  SELECT s.svc_id, s.tenant_id, s.svc_key, s.svc_label, s.svc_state_code, s.created_utc,
+    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key) AS perm_keys
+  FROM services s
+  WHERE (${tenantId}::uuid IS NULL OR s.tenant_id = ${tenantId}::uuid)
+    AND (${state}::text IS NULL OR s.svc_state_code = ${state}::text)
+    AND (${after}::uuid IS NULL OR s.svc_id > ${after}::uuid)
+  ORDER BY s.svc_id
+  LIMIT ${limit}`;
+
+const lockService = (serviceId: string, own: string | null) => sql.type(z.object({ svc_id: z.string() }))`
+  SELECT s.svc_id FROM services s
+  WHERE s.svc_id = ${serviceId}::uuid AND (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid)
+  FOR NO KEY UPDATE`;
+
+const selectTenantId = (tenantId: string) => sql.type(z.object({ tenant_id: z.string() }))`
+  SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
+
+export const insertService = (serviceId: string, tenantId: string | null, key: string, label: string) =>
+  sql.type(z.object({ svc_id: z.string() }))`
+  INSERT INTO services (svc_id, tenant_id, svc_key, svc_label, svc_state_code)
+  VALUES (${serviceId}::uuid, ${tenantId}::uuid, ${key}, ${label}, 'active')
+  ON CONFLICT DO NOTHING
+  RETURNING svc_id`;
+
+const updateServiceLabel = (serviceId: string, label: string) => sql.type(z.object({ svc_id: z.string() }))`
+  UPDATE services SET svc_label = ${label} WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
+
+export const updateServiceState = (serviceId: string, state: StateCode) => sql.type(z.object({ svc_id: z.string() }))`
+  UPDATE services SET svc_state_code = ${state} WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
+
+const STATES = { active: ServiceState.ACTIVE, disabled: ServiceState.DISABLED } as const;
+
+const stateCode = (state: ServiceState | undefined): StateCode | null =>
+  state === undefined ? null : state === ServiceState.ACTIVE ? "active" : "disabled";
+
+export const serviceMessage = (row: ServiceRow): MessageInitShape<typeof ServiceSchema> => ({
+  serviceId: row.svc_id,
+  ...(row.tenant_id !== null && { tenantId: row.tenant_id }),
+  key: row.svc_key,
+  label: row.svc_label,
+  state: STATES[row.svc_state_code],
+  permissions: row.perm_keys,
+  createTime: timestampFromMs(row.created_utc),
+});
+
+/** The event of a change to a service; its tenant is the service's. */
+export const serviceEvent = (action: string, row: Pick<ServiceRow, "svc_id" | "tenant_id">) =>
+  ({ action, tenantId: row.tenant_id ?? undefined, entityKind: "service", entityId: row.svc_id }) as const;
+
+/** The tenant beyond which the caller sees no service. */
+export const ownTenant = ({ caller }: Call): string | null => caller.tenantId ?? null;
+
+const notFound = (metadata: Record<string, string>) => refusal("SERVICE_NOT_FOUND", metadata);
+
+/** Reads a service that the caller can see. */
+export const visibleService = async (db: CommonQueryMethods, call: Call, serviceId: string) =>
+  (await db.maybeOne(selectService(serviceId, null, ownTenant(call)))) ?? notFound({ service_id: serviceId });
+
+/**
+ * Locks the service that a mutation is about, and holds the caller to it: it must see the service, and its token must
+ * cover every permission that the service has and would get.
+ */
+export const lockTarget = async (
+  tx: Tx,
+  call: Call,
+  serviceId: string,
+  granted: readonly string[] = [],
+): Promise<ServiceRow | Refusal> => {
+  const locked = await tx.maybeOne(lockService(serviceId, ownTenant(call)));
+  if (!locked) return notFound({ service_id: serviceId });
+  const target = await tx.one(selectService(serviceId, null, ownTenant(call)));
+  if (!coversAll(call.caller.permissions, [...target.perm_keys, ...granted])) return refusal("PERMISSION_ESCALATION");
+  return target;
+};
+
+/** Whether a repeated registration says nothing else than the first: what it leaves out is not compared. */
+const isSameContent = (row: ServiceRow, request: RegisterServiceRequest) =>
+  row.svc_key === request.key &&
+  row.svc_label === request.label &&
+  (request.tenantId === undefined || row.tenant_id === request.tenantId.toLowerCase()) &&
+  (request.permissions.length === 0 || sameSet(row.perm_keys, request.permissions));
+
+export interface ServiceHandlerOptions {
+  readonly db: Database;
+  readonly hasher: CredentialHasher;
+  readonly tokens: ServiceTokens;
+}
+
+export const serviceHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) => {
+  /** The answer to a registration whose id or key is there already. */
+  const registered = async (tx: Tx, call: Call, request: RegisterServiceRequest) => {
+    const { serviceId = null, key } = request;
+    const present = serviceId ? await tx.maybeOne(selectService(serviceId, null, ownTenant(call))) : null;
+    if (present && isSameContent(present, request)) {
+      const first = await tx.one(selectFirstSecret(present.svc_id));
+      return { service: present, secretId: first.secret_id, secret: "" };
+    }
+    const idTaken = serviceId && (await tx.maybeOne(selectService(serviceId, null, null)));
+    return idTaken ? refusal("SERVICE_ID_TAKEN", { service_id: serviceId }) : refusal("SERVICE_KEY_TAKEN", { key });
+  };
+
+  const setState = async (serviceId: string, state: StateCode, call: Call) => {
+    const service = await transact(db, call, async (tx) => {
+      if (state === "disabled") await lockRoots(tx);
+      const target = await lockTarget(tx, call, serviceId);
+      if (target instanceof Refusal || target.svc_state_code === state) return target;
+      if (state === "disabled" && (await isLastRoot(tx, serviceId))) return refusal("LAST_ROOT_SERVICE");
+      await tx.one(updateServiceState(serviceId, state));
+      if (state === "disabled") await endServiceSessions(tx, serviceId);
+      await recordEvent(tx, call, serviceEvent(state === "disabled" ? "service.disable" : "service.enable", target));
+      return { ...target, svc_state_code: state };
+    }).finally(tokens.forget);
+    return { service: serviceMessage(service) };
+  };
+
+  return {
+    async registerService(request, call) {
+      const { serviceId = uuidv7(), tenantId = null, key, label, permissions } = request;
+      if (!coversAll(call.caller.permissions, permissions)) throw refusal("PERMISSION_ESCALATION");
+      const { service, secretId, secret } = await transact(db, call, async (tx) => {
+        if (tenantId && !(await tx.maybeOne(selectTenantId(tenantId)))) {
+          return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+        }
+        const created = await tx.maybeOne(insertService(serviceId, tenantId, key, label));
+        if (!created) return registered(tx, call, request);
+        await tx.any(insertPermissions(serviceId, permissions));
+        const made = await createSecret(tx, hasher, serviceId);
+        const row = await tx.one(selectService(serviceId, null, ownTenant(call)));
+        const payload = { key, permissions: row.perm_keys, secret_id: made.secretId };
+        await recordEvent(tx, call, { ...serviceEvent("service.register", row), payload });
+        return { service: row, ...made };
+      });
+      return { service: serviceMessage(service), secretId, secret };
+    },
+
+    async getService({ selector }, call) {
+      const serviceId = selector.case === "serviceId" ? selector.value : null;
+      const key = selector.case === "key" ? selector.value : null;
+      const row = await read(db, call, (connection) => connection.maybeOne(selectService(serviceId, key, ownTenant(call))));
+      if (!row) throw notFound(serviceId === null ? { key: key ?? "" } : { service_id: serviceId });
+      return { service: serviceMessage(row) };
+    },
+
+    async listServices(request, call) {
+      const page = readPage(ListServicesRequestSchema, request, z.uuid());
+      const list = selectServices(request.tenantId ?? null, stateCode(request.state), page.after ?? null, page.size + 1);
+      const found = await read(db, call, (connection) => connection.any(list));
+      const { rows, nextPageToken } = cutPage(page, found, (row) => row.svc_id);
+      return { services: rows.map(serviceMessage), nextPageToken };
+    },
+
+    async updateService({ serviceId, label, updateMask }, call) {
+      const fields = maskedFields(updateMask, { label }, ["label"]);
+      const service = await transact(db, call, async (tx) => {
+        const target = await lockTarget(tx, call, serviceId);
+        if (target instanceof Refusal || !fields.has("label") || target.svc_label === label) return target;
+        await tx.one(updateServiceLabel(serviceId, label));
+        await recordEvent(tx, call, { ...serviceEvent("service.update", target), payload: { fields: ["label"] } });
+        return { ...target, svc_label: label };
+      });
+      return { service: serviceMessage(service) };
+    },
+
+    disableService: ({ serviceId }, call) => setState(serviceId, "disabled", call),
+    enableService: ({ serviceId }, call) => setState(serviceId, "active", call),
+  } satisfies Partial<Handlers<typeof ServiceIdentityService>>;
+};

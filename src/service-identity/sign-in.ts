@@ -1,0 +1,89 @@
+import { durationMs, timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { sql } from "slonik";
+import { v7 as uuidv7 } from "uuid";
+import { z } from "zod";
+import { read, transact } from "../db/transact.ts";
+import type { ServiceIdentityService } from "../gen/service_identity/v1/service_identity_pb.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { refusal } from "../rpc/refusal.ts";
+import { credentialId, makeCredential } from "./credentials.ts";
+import { coversAll } from "./permission-sets.ts";
+import type { ServiceHandlerOptions } from "./services.ts";
+
+const credentialRow = z.object({
+  secret_hash_text: z.string(),
+  svc_key: z.string(),
+  svc_state_code: z.enum(["active", "disabled"]),
+  tenant_state_code: z.string().nullable(),
+  perm_keys: z.array(z.string()),
+  use_is_stale: z.boolean(),
+});
+
+const selectCredential = (secretId: string) => sql.type(credentialRow)`
+  SELECT x.secret_hash_text, s.svc_key, s.svc_state_code, t.tenant_state_code,
+    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key) AS perm_keys,
+    coalesce(x.last_used_utc < now() - interval '1 minute', true) AS use_is_stale
+  FROM service_secrets x
+  JOIN services s ON s.svc_id = x.svc_id
+  LEFT JOIN tenants t ON t.tenant_id = s.tenant_id
+  WHERE x.secret_id = ${secretId}::uuid AND (x.revoked_utc IS NULL OR x.revoked_utc > now())`;
+
+const updateLastUsed = (secretId: string) => sql.type(z.object({ secret_id: z.string() }))`
+  UPDATE service_secrets SET last_used_utc = now()
+  WHERE secret_id = ${secretId}::uuid AND coalesce(last_used_utc < now() - interval '1 minute', true)
+  RETURNING secret_id`;
+
+interface NewSession {
+  readonly sessionId: string;
+  readonly secretId: string;
+  readonly tokenHash: string;
+  readonly permissions: readonly string[];
+  readonly ttlMs: number;
+}
+
+/**
+ * Looks again while it locks: a service disabled or a secret revoked meanwhile makes no session, and who disables or
+ * revokes later waits for this one and ends it. Service before secret, the order in which those who revoke lock.
+ */
+const insertSession = (session: NewSession) => sql.type(z.object({ expiry_utc: z.number() }))`
+  INSERT INTO service_sessions (svc_session_id, svc_id, secret_id, token_hash_text, perm_keys, expiry_utc)
+  SELECT ${session.sessionId}::uuid, s.svc_id, x.secret_id, ${session.tokenHash}, ${sql.array(session.permissions, "text")},
+    now() + ${session.ttlMs}::float8 * interval '1 millisecond'
+  FROM services s
+  JOIN service_secrets x ON x.svc_id = s.svc_id
+  WHERE x.secret_id = ${session.secretId}::uuid AND s.svc_state_code = 'active'
+    AND (x.revoked_utc IS NULL OR x.revoked_utc > now())
+  FOR SHARE OF s, x
+  RETURNING expiry_utc`;
+
+/** @param defaultTtlMs the life of a token whose caller names none. */
+export const signInHandlers = ({ db, hasher }: ServiceHandlerOptions, defaultTtlMs: number) =>
+  ({
+    async authenticateService({ key, secret, ttl, permissions }, call) {
+      const secretId = credentialId("sks", secret);
+      const found = secretId && (await read(db, call, (connection) => connection.maybeOne(selectCredential(secretId))));
+      // One answer for all of these: a difference would tell which services exist.
+      const proven =
+        found && hasher.matches(secret, found.secret_hash_text) && found.svc_key === key && found.svc_state_code === "active";
+      if (!proven) throw refusal("SERVICE_CREDENTIALS_INVALID");
+      if (found.tenant_state_code === "suspended") throw refusal("TENANT_SUSPENDED");
+      if (!coversAll(found.perm_keys, permissions)) throw refusal("PERMISSION_ESCALATION");
+
+      const sessionId = uuidv7();
+      const serviceToken = makeCredential("skt", sessionId);
+      const granted = permissions.length > 0 ? permissions : found.perm_keys;
+      // By itself, not in the session's transaction: two that share the secret's lock would wait for each other.
+      if (found.use_is_stale) await transact(db, call, (tx) => tx.any(updateLastUsed(secretId)));
+      const { expiry_utc: expiry } = await transact(db, call, async (tx) => {
+        const session = {
+          sessionId,
+          secretId,
+          tokenHash: hasher.hash(serviceToken),
+          permissions: granted,
+          ttlMs: ttl ? durationMs(ttl) : defaultTtlMs,
+        };
+        return (await tx.maybeOne(insertSession(session))) ?? refusal("SERVICE_CREDENTIALS_INVALID");
+      });
+      return { serviceToken, expireTime: timestampFromMs(expiry), permissions: [...granted] };
+    },
+  }) satisfies Partial<Handlers<typeof ServiceIdentityService>>;
