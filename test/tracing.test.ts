@@ -1,0 +1,237 @@
+import { execFile } from "node:child_process";
+import { once } from "node:events";
+import { createServer } from "node:http";
+import { buffer } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { status } from "@grpc/grpc-js";
+import { afterEach, expect, onTestFinished, test, vi } from "vitest";
+import { startTracing, type TracedCall } from "../src/tracing.ts";
+
+const CALL = "org.v1.OrgService/CheckAccess";
+const TRACE = "0af7651916cd43dd8448eb211c80319c";
+const PARENT = "b7ad6b7169203331";
+const SERVER = 2;
+const CLIENT = 3;
+const ERROR = 2;
+
+type Value = { stringValue?: string; intValue?: number };
+type Attributes = { key: string; value: Value }[];
+type Span = {
+  name: string;
+  kind: number;
+  traceId: string;
+  spanId: string;
+  parentSpanId?: string;
+  attributes: Attributes;
+  status: { code?: number; message?: string };
+};
+type Export = { resourceSpans: { resource: { attributes: Attributes }; scopeSpans: { spans: Span[] }[] }[] };
+type Received = { url: string | undefined; type: string | undefined; body: Buffer };
+
+const plain = (attributes: Attributes) =>
+  Object.fromEntries(attributes.map(({ key, value }) => [key, value.stringValue]));
+
+/** What a collector is: it takes what is posted to /v1/traces. */
+async function startCollector() {
+  const received: Received[] = [];
+  const server = createServer(async (request, response) => {
+    const body = await buffer(request);
+    received.push({ url: request.url, type: request.headers["content-type"], body });
+    response.end("{}");
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => void server.close());
+  const address = server.address();
+  const port = typeof address === "object" && address ? address.port : 0;
+  vi.stubEnv("OTEL_EXPORTER_OTLP_ENDPOINT", `http://127.0.0.1:${port}`);
+  vi.stubEnv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
+  const exported = () => received.flatMap(({ body }) => (JSON.parse(String(body)) as Export).resourceSpans);
+  return {
+    received,
+    spans: () => exported().flatMap(({ scopeSpans }) => scopeSpans.flatMap(({ spans }) => spans)),
+    resource: () => plain(exported()[0]!.resource.attributes),
+  };
+}
+
+async function started(log?: Parameters<typeof startTracing>[1]) {
+  const tracing = await startTracing(true, log);
+  if (!tracing) throw new Error("tracing is off");
+  onTestFinished(() => tracing.shutdown());
+  return tracing;
+}
+
+const call = (headers: Record<string, string> = {}): TracedCall => ({ name: CALL, header: (name) => headers[name] });
+const ok = () => status.OK;
+
+afterEach(() => void vi.unstubAllEnvs());
+
+test("a call is a server span below its caller's, and its statement a span below the call's", async () => {
+  const collector = await startCollector();
+  vi.stubEnv("OTEL_NODE_EXPERIMENTAL_SDK_METRICS", "true");
+  const tracing = await started();
+  let during: string | undefined;
+  const handle = async () => {
+    during = tracing.traceId();
+    return tracing.query("transact", () => tracing.query("selectDecisions", async () => "allowed"));
+  };
+  const caller = call({ traceparent: `00-${TRACE}-${PARENT}-01` });
+  expect(await tracing.run(caller, handle, ok)).toBe("allowed");
+  expect(during).toBe(TRACE);
+  expect(tracing.traceId()).toBeUndefined();
+  await tracing.shutdown();
+
+  expect(collector.received).toMatchObject([{ url: "/v1/traces" }]);
+  const server = collector.spans().find(({ kind }) => kind === SERVER)!;
+  expect(server).toMatchObject({ name: CALL, traceId: TRACE, parentSpanId: PARENT });
+  expect(plain(server.attributes)).toEqual({ "rpc.system.name": "grpc", "rpc.method": CALL, "rpc.status_code": "OK" });
+  const [statement, transaction] = collector.spans().filter(({ kind }) => kind === CLIENT);
+  expect(transaction).toMatchObject({ name: "transact", traceId: TRACE, parentSpanId: server.spanId });
+  expect(statement).toMatchObject({ name: "selectDecisions", traceId: TRACE, parentSpanId: transaction!.spanId });
+  expect(plain(statement!.attributes)).toEqual({
+    "db.system.name": "postgresql",
+    "db.query.summary": "selectDecisions",
+  });
+});
+
+test("calls at once do not mix, and one without a caller's trace begins its own", async () => {
+  const collector = await startCollector();
+  const tracing = await started();
+  const one = async () => {
+    await new Promise(setImmediate);
+    await tracing.query("selectNode", () => new Promise(setImmediate));
+  };
+  await Promise.all(Array.from({ length: 20 }, () => tracing.run(call(), one, ok)));
+  await tracing.shutdown();
+
+  const servers = collector.spans().filter(({ kind }) => kind === SERVER);
+  const statements = collector.spans().filter(({ kind }) => kind === CLIENT);
+  expect(new Set(servers.map(({ traceId }) => traceId)).size).toBe(20);
+  expect(servers.map(({ parentSpanId }) => parentSpanId ?? "")).toEqual(Array(20).fill(""));
+  const above = servers.map(({ traceId, spanId }) => `${traceId} ${spanId}`);
+  expect(statements.map(({ traceId, parentSpanId }) => `${traceId} ${parentSpanId}`).sort()).toEqual(above.sort());
+});
+
+test.each([
+  [status.NOT_FOUND, undefined],
+  [status.PERMISSION_DENIED, undefined],
+  [status.UNAVAILABLE, ERROR],
+  [status.INTERNAL, ERROR],
+])("a call answered with code %i has its name, and is an error where the fault is ours", async (code, expected) => {
+  const collector = await startCollector();
+  const tracing = await started();
+  await tracing.run(
+    { ...call(), system: "connectrpc" },
+    async () => code,
+    (answer) => answer,
+  );
+  await tracing.shutdown();
+
+  const [span] = collector.spans();
+  expect(span!.status.code || undefined).toBe(expected);
+  expect(plain(span!.attributes)).toEqual({
+    "rpc.system.name": "connectrpc",
+    "rpc.method": CALL,
+    "rpc.status_code": status[code],
+    ...(expected && { "error.type": status[code] }),
+  });
+});
+
+test("a statement that fails tells its SQLSTATE, never its message, and the error goes on", async () => {
+  const collector = await startCollector();
+  const tracing = await started();
+  const cause = Object.assign(new Error("duplicate key: ann@example.com"), { code: "23505" });
+  const error = new Error("Query failed for ann@example.com", { cause });
+  const failing = () => tracing.query("insertUser", () => Promise.reject(error));
+  await expect(tracing.run(call(), failing, ok)).rejects.toBe(error);
+  await tracing.shutdown();
+
+  const statement = collector.spans().find(({ kind }) => kind === CLIENT)!;
+  expect(statement.status).toEqual({ code: ERROR });
+  expect(plain(statement.attributes)).toMatchObject({ "error.type": "23505", "db.response.status_code": "23505" });
+  const server = collector.spans().find(({ kind }) => kind === SERVER)!;
+  expect(plain(server.attributes)).toMatchObject({ "rpc.status_code": "INTERNAL" });
+  expect(String(collector.received[0]!.body)).not.toContain("ann@");
+});
+
+test("a statement outside of any call is no trace", async () => {
+  const collector = await startCollector();
+  const tracing = await started();
+  expect(await tracing.query("selectOne", async () => 1)).toBe(1);
+  await tracing.shutdown();
+  expect(collector.received).toEqual([]);
+});
+
+test("the standard variables are honoured", async () => {
+  const collector = await startCollector();
+  vi.stubEnv("OTEL_SERVICE_NAME", "auth-eu");
+  vi.stubEnv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=staging");
+  vi.stubEnv("OTEL_TRACES_SAMPLER", "parentbased_always_off");
+  const tracing = await started();
+  await tracing.run(call(), async () => undefined, ok);
+  await tracing.run(call({ traceparent: `00-${TRACE}-${PARENT}-01` }), async () => undefined, ok);
+  await tracing.shutdown();
+  expect(collector.spans()).toMatchObject([{ traceId: TRACE }]);
+  expect(collector.resource()).toMatchObject({ "service.name": "auth-eu", "deployment.environment.name": "staging" });
+});
+
+test("without a variable the spans go as protobuf, in this service's name", async () => {
+  const collector = await startCollector();
+  vi.stubEnv("OTEL_EXPORTER_OTLP_PROTOCOL", undefined);
+  const tracing = await started();
+  await tracing.run(call(), async () => undefined, ok);
+  await tracing.shutdown();
+  expect(collector.received).toMatchObject([{ type: "application/x-protobuf" }]);
+  expect(String(collector.received[0]!.body)).toContain(CALL);
+  expect(String(collector.received[0]!.body)).toContain("auth-service");
+});
+
+test("a collector that is away is logged, and fails neither a call nor the shutdown", async () => {
+  vi.stubEnv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+  vi.stubEnv("OTEL_EXPORTER_OTLP_TIMEOUT", "200");
+  vi.stubEnv("OTEL_BSP_SCHEDULE_DELAY", "1");
+  const { promise: logged, resolve: warn } = Promise.withResolvers<object>();
+  const tracing = await started({ warn });
+  expect(await tracing.run(call(), async () => "answer", ok)).toBe("answer");
+  expect(await logged).toMatchObject({ reason: expect.stringContaining("ECONNREFUSED") });
+  await tracing.shutdown();
+});
+
+test("a collector that never answers holds the shutdown no longer than it may", async () => {
+  const lines: object[] = [];
+  const server = createServer(() => {}).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => server.closeAllConnections());
+  onTestFinished(() => void server.close());
+  const address = server.address();
+  vi.stubEnv("OTEL_EXPORTER_OTLP_ENDPOINT", `http://127.0.0.1:${typeof address === "object" && address?.port}`);
+  const tracing = await started({ warn: (fields) => void lines.push(fields) });
+  await tracing.run(call(), async () => undefined, ok);
+  await tracing.shutdown(20);
+  await tracing.shutdown();
+  expect(lines).toEqual([{ reason: "Error: no answer" }]);
+});
+
+/** Which OpenTelemetry modules a fresh process has loaded once tracing was started. */
+async function loadedWhen(enabled: boolean): Promise<string[]> {
+  const script = `
+    import { registerHooks } from "node:module";
+    const loaded = [];
+    registerHooks({ load: (url, context, next) => (loaded.push(url), next(url, context)) });
+    const { startTracing } = await import(${JSON.stringify(new URL("../src/tracing.ts", import.meta.url))});
+    const tracing = await startTracing(${enabled});
+    console.log(JSON.stringify([tracing === undefined, ...loaded.filter((url) => url.includes("@opentelemetry"))]));
+    await tracing?.shutdown();`;
+  const cwd = fileURLToPath(new URL("..", import.meta.url));
+  const env = { ...process.env, OTEL_TRACES_EXPORTER: "console" };
+  const { stdout } = await promisify(execFile)(process.execPath, ["--input-type=module", "-e", script], { cwd, env });
+  const [off, ...urls] = JSON.parse(stdout) as [boolean, ...string[]];
+  expect(off).toBe(!enabled);
+  return urls;
+}
+
+test("when off, nothing of OpenTelemetry is loaded", { timeout: 20_000 }, async () => {
+  expect(await loadedWhen(false)).toEqual([]);
+  expect((await loadedWhen(true)).some((url) => url.includes("/sdk-node/"))).toBe(true);
+});
