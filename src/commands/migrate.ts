@@ -1,0 +1,65 @@
+import { fork } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { setTimeout as sleep } from "node:timers/promises";
+import { committedMigrations } from "../db/migrations.ts";
+import { runCommand } from "./run.ts";
+
+/** How long one waits for others that migrate the same database. */
+const LOCK_WAIT_MS = 120_000;
+const RETRY_MIN_MS = 50;
+const RETRY_MAX_MS = 1_000;
+
+const CHILD = fileURLToPath(new URL("../db/migrate-process.ts", import.meta.url));
+
+export interface Migrated {
+  /** The files that this run applied, in their order. */
+  readonly applied: readonly string[];
+}
+
+/** What the child process says once; `busy` where another migrates the same database. */
+export type MigrateAnswer = Migrated | { readonly failure: string; readonly busy: boolean };
+
+// A process of its own, since graphile-migrate ends the process when it loses its connection. The URL goes over the
+// channel: arguments and environments can be read by others.
+const attempt = async (databaseUrl: string): Promise<MigrateAnswer> => {
+  const child = fork(CHILD, { execArgv: [] });
+  const exited = once(child, "exit");
+  child.send(databaseUrl);
+  const lost = { failure: "the connection to the database was lost", busy: false };
+  const [answer] = (await Promise.race([once(child, "message"), exited.then(() => [lost])])) as [MigrateAnswer];
+  await exited;
+  return answer;
+};
+
+/**
+ * Applies the committed migrations that the database lacks; any number may do so at once.
+ *
+ * @throws Error whose message is one line that says why, without the URL's password.
+ */
+export const migrate = async (databaseUrl: string): Promise<Migrated> => {
+  const until = Date.now() + LOCK_WAIT_MS;
+  for (let delayMs = RETRY_MIN_MS; ; delayMs = Math.min(delayMs * 2, RETRY_MAX_MS)) {
+    const answer = await attempt(databaseUrl);
+    if ("applied" in answer) return answer;
+    if (!answer.busy || Date.now() > until)
+      throw new Error(`cannot migrate: ${answer.failure.replaceAll(/\s+/g, " ")}`);
+    // Not all at the same moment again.
+    await sleep(delayMs * (0.5 + Math.random()));
+  }
+};
+
+const migrations = (count: number) => `${count} ${count === 1 ? "migration" : "migrations"}`;
+
+/** `npm run migrate`: one line on stdout. */
+if (import.meta.main) {
+  await runCommand(async ({ database }) => {
+    if (!database.url) throw new Error("DATABASE_URL is not set; the embedded database is migrated by `npm start`");
+    const { applied } = await migrate(database.url);
+    const line =
+      applied.length > 0
+        ? `applied ${migrations(applied.length)}: ${applied.join(", ")}`
+        : `nothing to do: ${migrations(committedMigrations().length)} already applied`;
+    process.stdout.write(`${line}\n`);
+  });
+}

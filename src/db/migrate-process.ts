@@ -1,0 +1,57 @@
+import { once } from "node:events";
+import { connect } from "node:net";
+import { fileURLToPath } from "node:url";
+import { Logger, migrate } from "graphile-migrate";
+import type { MigrateAnswer } from "../commands/migrate.ts";
+
+/** How long the database's host may take to answer: graphile-migrate itself would wait for as long as TCP does. */
+const CONNECT_MS = 10_000;
+
+const reach = async ({ hostname, port }: URL): Promise<void> => {
+  // Without a host the URL names a socket file, which answers at once or never.
+  if (!hostname) return;
+  const host = hostname.replace(/^\[|\]$/g, "");
+  const socket = connect({ host, port: Number(port || 5432) });
+  try {
+    await once(socket, "connect", { signal: AbortSignal.timeout(CONNECT_MS) });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    const why = code === "ABORT_ERR" ? `no answer within ${CONNECT_MS} ms` : code;
+    throw new Error(`the database at ${host}:${port || 5432} is out of reach: ${why}`, { cause: error });
+  } finally {
+    socket.destroy();
+  }
+};
+
+const answer = (value: MigrateAnswer): Promise<void> =>
+  new Promise((resolve) => (process.connected && process.send ? process.send(value, () => resolve()) : resolve()));
+
+const applied: string[] = [];
+let running: string | undefined;
+// graphile-migrate tells what it did in its log alone.
+const logger = new Logger(() => (_level, message) => {
+  const [, file] = /Running migration '([^']+)'/.exec(message) ?? [];
+  if (!file) return;
+  if (running) applied.push(running);
+  running = file;
+});
+
+const [url] = (await once(process, "message")) as [string];
+try {
+  await reach(new URL(url));
+  await migrate({
+    connectionString: url,
+    // Used to recreate databases, which applying migrations never does; named, so that no variable of the environment is.
+    rootConnectionString: "template1",
+    migrationsFolder: fileURLToPath(new URL("../../migrations", import.meta.url)),
+    logger,
+  });
+  if (running) applied.push(running);
+  await answer({ applied });
+} catch (error) {
+  const { message } = error as Error;
+  const busy = message === "Failed to get exclusive lock";
+  await answer({ failure: running ? `${running}: ${message}` : message, busy });
+}
+// graphile-migrate keeps its pool for a while, in case that somebody migrates again.
+process.exit();

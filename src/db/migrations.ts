@@ -1,0 +1,20 @@
+import { readdirSync } from "node:fs";
+
+const FOLDER = new URL("../../migrations/committed/", import.meta.url);
+let files: readonly string[] | undefined;
+
+/** The files of the committed migrations in their order, read once. */
+export const committedMigrations = (): readonly string[] =>
+  (files ??= readdirSync(FOLDER)
+    .filter((file) => /^\d{6}.*\.sql$/.test(file))
+    .sort());
+
+/**
+ * The files that are not applied yet.
+ *
+ * @param applied `filename` of `graphile_migrate.migrations`, which leaves the message out: `000001.sql`.
+ */
+export const pendingMigrations = (applied: readonly string[]): readonly string[] => {
+  const done = new Set(applied);
+  return committedMigrations().filter((file) => !done.has(`${file.slice(0, 6)}.sql`));
+};
