@@ -34,7 +34,7 @@ const DB_STATUS = "db.response.status_code";
 const ERROR_TYPE = "error.type";
 
 // Of a server's span only these are errors by the conventions: a refusal is an answer, and the caller's fault.
-const FAULTS = new Set([
+const FAULTS = new Set<number>([
   status.UNKNOWN,
   status.DEADLINE_EXCEEDED,
   status.UNIMPLEMENTED,

@@ -35,10 +35,11 @@ const plain = (attributes: Attributes) =>
 /** What a collector is: it takes what is posted to /v1/traces. */
 async function startCollector() {
   const received: Received[] = [];
-  const server = createServer(async (request, response) => {
-    const body = await buffer(request);
-    received.push({ url: request.url, type: request.headers["content-type"], body });
-    response.end("{}");
+  const server = createServer((request, response) => {
+    void buffer(request).then((body) => {
+      received.push({ url: request.url, type: request.headers["content-type"], body });
+      response.end("{}");
+    });
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
@@ -194,7 +195,7 @@ test("a collector that is away is logged, and fails neither a call nor the shutd
   const { promise: logged, resolve: warn } = Promise.withResolvers<object>();
   const tracing = await started({ warn });
   expect(await tracing.run(call(), async () => "answer", ok)).toBe("answer");
-  expect(await logged).toMatchObject({ reason: expect.stringContaining("ECONNREFUSED") });
+  expect(JSON.stringify(await logged)).toContain("ECONNREFUSED");
   await tracing.shutdown();
 });
 

@@ -55,9 +55,13 @@ export async function watchCertificates(
     try {
       found = await readCertificates(files);
     } catch (error) {
-      return refuse(String(error), error);
+      refuse(String(error), error);
+      return;
     }
-    if (sameBytes(found, bytes)) return void (told = undefined);
+    if (sameBytes(found, bytes)) {
+      told = undefined;
+      return;
+    }
     try {
       const checked = checkCertificates(files, found);
       for (const listener of listeners) listener(checked.context);

@@ -42,15 +42,18 @@ async function watched(files: Parameters<typeof watchCertificates>[0], pollMs = 
   return certificates;
 }
 
-const [formerCa, renewedCa, clientCa, foreignCa] = (await Promise.all(
-  ["former CA", "renewed CA", "client CA", "foreign CA"].map(makeAuthority),
-)) as [Identity, Identity, Identity, Identity];
-const [former, renewed, client, foreigner] = (await Promise.all([
+const [formerCa, renewedCa, clientCa, foreignCa] = await Promise.all([
+  makeAuthority("former CA"),
+  makeAuthority("renewed CA"),
+  makeAuthority("client CA"),
+  makeAuthority("foreign CA"),
+]);
+const [former, renewed, client, foreigner] = await Promise.all([
   makeIdentity("former", formerCa),
   makeIdentity("renewed", renewedCa),
   makeIdentity("client", clientCa),
   makeIdentity("foreigner", foreignCa),
-])) as [Identity, Identity, Identity, Identity];
+]);
 
 test.each(ports)("%s: new connections get the renewed certificate, an open one goes on", async (_name, listen) => {
   const { files, write } = await mounted(former);
@@ -94,7 +97,7 @@ test.each(ports)("%s: what cannot serve keeps the former, told once for each con
     await certificates.reload();
     expect((await handshake(port)).name, what).toBe("CN=former");
     expect(warnings(), what).toHaveLength(index + 1);
-    expect(warnings().at(-1), what).toMatchObject({ fields: { reason: expect.stringContaining(variable) } });
+    expect(JSON.stringify(warnings().at(-1)), what).toContain(variable);
   }
   await rm(files.keyFile);
   await certificates.reload();
@@ -141,7 +144,7 @@ test.each(ports)("%s: a renewed client CA takes hold, of resumed sessions too", 
     // In TLS 1.3 the client's side is done before the server accepts or refuses: only its first bytes tell.
     const accepted = await Promise.race([
       once(socket, "data"),
-      once(socket, "close").then(() => Promise.reject()),
+      once(socket, "close").then(() => Promise.reject(new Error("closed"))),
     ]).then(
       () => true,
       () => false,
@@ -156,7 +159,7 @@ test.each(ports)("%s: a renewed client CA takes hold, of resumed sessions too", 
     await writeClientCa(list);
     await certificates.reload();
     expect(await connect(formerCa, client).call()).toBe("pong");
-    expect(warnings().at(-1)).toMatchObject({ fields: { reason: expect.stringContaining("TLS_CLIENT_CA_FILE") } });
+    expect(JSON.stringify(warnings().at(-1))).toContain("TLS_CLIENT_CA_FILE");
   }
 
   await writeClientCa(foreignCa.cert);
@@ -204,8 +207,7 @@ test("closing ends the poll, and an open one keeps no process alive", async () =
   expect(timers()).toBe(before);
 
   // Closed while a poll is under way, which would set the next one.
-  const [tick] = set.mock.calls[0]!;
-  (tick as () => void)();
+  set.mock.calls[0]![0]();
   certificates.close();
   await certificates.reload();
   expect(set).toHaveBeenCalledOnce();

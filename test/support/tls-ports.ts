@@ -72,16 +72,16 @@ export async function httpPort(certificates: Certificates): Promise<Port> {
     port,
     connect(trusted, identity) {
       const session = http2.connect(`https://localhost:${port}`, { ca: trusted.cert, ...identity });
-      let failed: Error | undefined;
-      session.on("error", (error) => (failed = error));
+      const errors: Error[] = [];
+      session.on("error", (error: Error) => errors.push(error));
       onTestFinished(() => session.destroy());
       return {
         async call() {
-          if (failed) throw failed;
+          for (const error of errors) throw error;
           const stream = session.request({ ":path": "/" });
           let body = "";
           for await (const chunk of stream.setEncoding("utf8")) body += String(chunk);
-          if (!body) throw failed ?? new Error("the connection was refused");
+          if (!body) throw errors.at(-1) ?? new Error("the connection was refused");
           return body;
         },
       };
