@@ -1,5 +1,5 @@
 import type { Caller } from "./caller.ts";
-import { type Refusal, refusal } from "./refusal.ts";
+import { type Reason, type Refusal, refusal } from "./refusal.ts";
 
 /** What whoever waits for the database must know: when to stop waiting. */
 export interface Waiting {
@@ -28,13 +28,14 @@ export class Call implements Waiting {
   #ended: Refusal | undefined;
   #onEnd: ((reason: Refusal) => void) | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #closed = false;
 
   /** @param timeoutMs life of the call, by its caller's deadline or CALL_TIMEOUT. */
   constructor(requestId: string, timeoutMs: number) {
     this.requestId = requestId;
     this.#deadline = performance.now() + timeoutMs;
     if (timeoutMs <= 0) this.#ended = refusal("DEADLINE");
-    else this.#timer = setTimeout(() => this.end(refusal("DEADLINE")), timeoutMs);
+    else this.#timer = setTimeout(() => this.end("DEADLINE"), timeoutMs);
   }
 
   /** The calling service. Handlers of anonymous methods must not ask for it. */
@@ -67,12 +68,12 @@ export class Call implements Waiting {
     return Math.max(0, this.#deadline - performance.now());
   }
 
-  /** Ends the wait for this call's answer; only the first end counts. */
-  end(reason: Refusal): void {
-    if (this.#ended) return;
-    this.#ended = reason;
-    this.#controller?.abort(reason);
-    this.#onEnd?.(reason);
+  /** Ends the wait for this call's answer, where there is one still: transports also say so of calls that are answered. */
+  end(reason: Extract<Reason, "CANCELLED" | "DEADLINE">): void {
+    if (this.#ended || this.#closed) return;
+    this.#ended = refusal(reason);
+    this.#controller?.abort(this.#ended);
+    this.#onEnd?.(this.#ended);
   }
 
   /** Settles as `work` does, or is rejected as soon as the call is cancelled or past its deadline. */
@@ -87,5 +88,6 @@ export class Call implements Waiting {
   close(): void {
     clearTimeout(this.#timer);
     this.#onEnd = undefined;
+    this.#closed = true;
   }
 }

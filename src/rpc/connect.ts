@@ -4,7 +4,6 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import type { HeaderReader } from "./caller.ts";
 import type { Method } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
-import { refusal } from "./refusal.ts";
 
 // What a timer can hold: a caller's own deadline is his business, as on gRPC.
 const TIMEOUT_MAX_MS = 2 ** 31 - 1;
@@ -15,9 +14,7 @@ const headersOf =
     requestHeader.get(name) ?? undefined;
 
 const endReason = ({ signal }: HandlerContext) =>
-  signal.reason instanceof ConnectError && signal.reason.code === Code.DeadlineExceeded
-    ? refusal("DEADLINE")
-    : refusal("CANCELLED");
+  signal.reason instanceof ConnectError && signal.reason.code === Code.DeadlineExceeded ? "DEADLINE" : "CANCELLED";
 
 const register = (router: ConnectRouter, pipeline: Pipeline, method: Method) =>
   router.rpc(method.desc as DescMethodUnary, async (request, context) => {

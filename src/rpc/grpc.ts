@@ -13,7 +13,6 @@ import type { HeaderReader } from "./caller.ts";
 import { type Failure, statusBinary } from "./failure.ts";
 import type { Method } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
-import { refusal } from "./refusal.ts";
 
 type Bytes = Uint8Array<ArrayBufferLike>;
 type RawCall = ServerUnaryCall<Buffer, Buffer>;
@@ -62,7 +61,7 @@ const failWith = (callback: sendUnaryData<Buffer>, failure: Failure, requestId: 
 const handlerOf = (pipeline: Pipeline, method: Method) => (raw: RawCall, callback: sendUnaryData<Buffer>) => {
   const header = headersOf(raw.metadata);
   const call = pipeline.receive(header, timeoutOf(raw));
-  raw.on("cancelled", () => call.end(refusal("CANCELLED")));
+  raw.on("cancelled", () => call.end("CANCELLED"));
   const decode = () => fromBinary(method.desc.input, raw.request);
   void pipeline.answer(method, call, header, decode).then((answer) => {
     if ("failure" in answer) return failWith(callback, answer.failure, call.requestId);

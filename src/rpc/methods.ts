@@ -57,7 +57,8 @@ const PERMISSION = /^[a-z0-9_]+(\.[a-z0-9_]+)*$/;
 const ruleOf = (desc: DescMethod, name: string): CallerRule["rule"] => {
   const rule = hasOption(desc, caller_rule) ? getOption(desc, caller_rule).rule : undefined;
   const named = rule?.case === "permission" ? PERMISSION.test(rule.value) : rule?.value === true;
-  if (!rule || !named) throw new Error(`${name} does not say who may call it: it needs the option caller.v1.caller_rule`);
+  if (!rule || !named)
+    throw new Error(`${name} does not say who may call it: it needs the option caller.v1.caller_rule`);
   return rule;
 };
 
@@ -101,7 +102,8 @@ export const bindMethods = (
         handle: handle as Method["handle"],
         meter: meter(service.typeName, desc.name),
         validate: validateOf(desc),
-        tenantOf: (request) => (namesTenant ? ((request as Message & { tenantId?: string }).tenantId ?? "") : undefined),
+        tenantOf: (request) =>
+          namesTenant ? ((request as Message & { tenantId?: string }).tenantId ?? "") : undefined,
       };
     }),
   );

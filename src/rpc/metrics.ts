@@ -43,7 +43,11 @@ export const createMetrics = (version: string): Metrics => {
     buckets: SECONDS,
     registers,
   });
-  const healthy = new Gauge({ name: "database_healthy", help: "1 while the database answers and is migrated.", registers });
+  const healthy = new Gauge({
+    name: "database_healthy",
+    help: "1 while the database answers and is migrated.",
+    registers,
+  });
   new Gauge({
     name: "build_info",
     help: "Always 1; the labels say what runs.",

@@ -25,7 +25,11 @@ const filtersOf = <Desc extends DescMessage>(schema: Desc, request: PageRequest<
   const filters = clone(schema, request) as PageRequest<Desc>;
   filters.pageSize = 0;
   filters.pageToken = "";
-  return createHash("sha256").update(schema.typeName).update(toBinary(schema, filters)).digest("base64url").slice(0, 16);
+  return createHash("sha256")
+    .update(schema.typeName)
+    .update(toBinary(schema, filters))
+    .digest("base64url")
+    .slice(0, 16);
 };
 
 /**

@@ -1,6 +1,6 @@
+import { randomUUID } from "node:crypto";
 import { type Message, create } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
-import { v7 as uuidv7 } from "uuid";
 import type { Log } from "../log.ts";
 import { covers } from "../service-identity/permission-sets.ts";
 import type { ServiceTokens } from "../service-identity/service-tokens.ts";
@@ -35,7 +35,7 @@ const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
 
 const requestIdOf = (header: HeaderReader) => {
   const sent = header("x-request-id");
-  return sent !== undefined && REQUEST_ID.test(sent) ? sent : uuidv7();
+  return sent !== undefined && REQUEST_ID.test(sent) ? sent : randomUUID();
 };
 
 const mayCall = ({ rule }: Method, held: readonly string[]) => {
@@ -106,12 +106,14 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     }
   };
 
-  const traced = (tracer: Tracing): Pipeline["answer"] => (method, call, header, decode) =>
-    tracer.run(
-      { name: method.name, header },
-      () => answer(method, call, header, decode),
-      (result) => ("failure" in result ? result.failure.code : 0),
-    );
+  const traced =
+    (tracer: Tracing): Pipeline["answer"] =>
+    (method, call, header, decode) =>
+      tracer.run(
+        { name: method.name, header },
+        () => answer(method, call, header, decode),
+        (result) => ("failure" in result ? result.failure.code : 0),
+      );
 
   return {
     receive: (header, timeoutMs = callTimeoutMs) => new Call(requestIdOf(header), timeoutMs),

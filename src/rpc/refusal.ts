@@ -5,12 +5,24 @@ import { Code } from "@connectrpc/connect";
  */
 export const REASONS = {
   INVALID_REQUEST: { code: Code.InvalidArgument, message: "the request is not valid" },
-  CALLER_TOKEN_INVALID: { code: Code.Unauthenticated, message: "the call needs a valid service token in `authorization: Bearer <service token>`" },
-  ACTOR_TOKEN_INVALID: { code: Code.Unauthenticated, message: "x-actor-token is not a valid access token of the request's tenant" },
-  SERVICE_CREDENTIALS_INVALID: { code: Code.Unauthenticated, message: "the service key or secret is wrong, or the service is disabled" },
+  CALLER_TOKEN_INVALID: {
+    code: Code.Unauthenticated,
+    message: "the call needs a valid service token in `authorization: Bearer <service token>`",
+  },
+  ACTOR_TOKEN_INVALID: {
+    code: Code.Unauthenticated,
+    message: "x-actor-token is not a valid access token of the request's tenant",
+  },
+  SERVICE_CREDENTIALS_INVALID: {
+    code: Code.Unauthenticated,
+    message: "the service key or secret is wrong, or the service is disabled",
+  },
   PERMISSION_MISSING: { code: Code.PermissionDenied, message: "the calling service lacks the permission" },
   PERMISSION_ESCALATION: { code: Code.PermissionDenied, message: "the calling service would hand out what it lacks" },
-  TENANT_MISMATCH: { code: Code.PermissionDenied, message: "the calling service does not act in this tenant, or named none" },
+  TENANT_MISMATCH: {
+    code: Code.PermissionDenied,
+    message: "the calling service does not act in this tenant, or named none",
+  },
   TENANT_NOT_FOUND: { code: Code.NotFound, message: "no such tenant" },
   SERVICE_NOT_FOUND: { code: Code.NotFound, message: "no such service" },
   SERVICE_SECRET_NOT_FOUND: { code: Code.NotFound, message: "no such secret of this service" },
@@ -19,13 +31,19 @@ export const REASONS = {
   SERVICE_ID_TAKEN: { code: Code.AlreadyExists, message: "the service id is taken by another content" },
   SERVICE_KEY_TAKEN: { code: Code.AlreadyExists, message: "the service key is taken" },
   TENANT_SUSPENDED: { code: Code.FailedPrecondition, message: "the tenant is suspended" },
-  LAST_ROOT_SERVICE: { code: Code.FailedPrecondition, message: "this is the last active service that may do everything" },
+  LAST_ROOT_SERVICE: {
+    code: Code.FailedPrecondition,
+    message: "this is the last active service that may do everything",
+  },
   CONFLICT: { code: Code.Aborted, message: "the call conflicted with others too often; try again" },
   CANCELLED: { code: Code.Canceled, message: "the caller cancelled the call" },
   DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: "the database is out of reach; try again" },
   OVERLOADED: { code: Code.Unavailable, message: "the service sheds load; try again" },
   DEADLINE: { code: Code.DeadlineExceeded, message: "the deadline passed" },
-  INTERNAL: { code: Code.Internal, message: "an internal error; its cause stands in the service's log under the request id" },
+  INTERNAL: {
+    code: Code.Internal,
+    message: "an internal error; its cause stands in the service's log under the request id",
+  },
 } as const satisfies Record<string, { code: Code; message: string }>;
 
 export type Reason = keyof typeof REASONS;

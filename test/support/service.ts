@@ -1,0 +1,164 @@
+import { randomBytes } from "node:crypto";
+import { type Client, type Interceptor as ClientInterceptor, createClient } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
+import { type DatabasePool, createPool } from "slonik";
+import { afterAll } from "vitest";
+import { type Config, parseConfig } from "../../src/config.ts";
+import { openDatabase } from "../../src/db/pool.ts";
+import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
+import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
+import { type Log, createLog } from "../../src/log.ts";
+import { type RunningServer, startServer } from "../../src/server.ts";
+import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
+import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
+import { createDatabase } from "./database.ts";
+import { statementSchemas } from "./statement-schemas.ts";
+
+/** Each RPC test runs on both: a handler never knows which one called it. */
+export const transports = ["grpc", "connect"] as const;
+export type TransportName = (typeof transports)[number];
+
+/** Typed clients that send one service token. */
+export interface Clients {
+  readonly org: Client<typeof OrgService>;
+  readonly services: Client<typeof ServiceIdentityService>;
+}
+
+export interface TestService extends RunningServer, Clients {
+  readonly databaseUrl: string;
+  readonly config: Config;
+  /** A pool of the test's own, to look behind the API. */
+  readonly pool: DatabasePool;
+  readonly rootSecret: string;
+  readonly rootToken: string;
+  /** Clients with another token, or none; `headers` go with every call. */
+  as(token: string | undefined, headers?: Readonly<Record<string, string>>): Clients;
+  /** A service with these permissions, signed in. Without `tenantId` it has no tenant. */
+  addService(permissions: readonly string[], tenantId?: string): Promise<SignedInService>;
+  addTenant(label?: string): Promise<string>;
+}
+
+export interface SignedInService extends Clients {
+  readonly serviceId: string;
+  readonly key: string;
+  readonly secretId: string;
+  readonly secret: string;
+  readonly token: string;
+}
+
+export interface StartOptions {
+  /** Variables of the environment, beside those that every test server has. */
+  readonly env?: Readonly<Record<string, string>>;
+  readonly log?: Log;
+  readonly databaseUrl?: string;
+}
+
+const PEPPERS = [{ version: 1, key: Buffer.alloc(32, 7) }];
+
+const withHeaders =
+  (headers: Readonly<Record<string, string>>): ClientInterceptor =>
+  (next) =>
+  (request) => {
+    for (const [name, value] of Object.entries(headers)) request.header.set(name, value);
+    return next(request);
+  };
+
+/** A key that no other test has. */
+export const uniqueKey = (): string => `svc-${randomBytes(8).toString("hex")}`;
+
+const clientsOf = (transport: TransportName, { grpcPort, httpPort }: RunningServer) => {
+  return (headers: Readonly<Record<string, string>>): Clients => {
+    const interceptors = [withHeaders(headers)];
+    const channel =
+      transport === "grpc"
+        ? createGrpcTransport({ baseUrl: `http://127.0.0.1:${grpcPort}`, interceptors })
+        : createConnectTransport({
+            baseUrl: `http://127.0.0.1:${httpPort}`,
+            httpVersion: "1.1",
+            useBinaryFormat: false,
+            interceptors,
+          });
+    return { org: createClient(OrgService, channel), services: createClient(ServiceIdentityService, channel) };
+  };
+};
+
+const bootstrap = async (url: string, config: Config, log: Log) => {
+  const db = openDatabase({ url, settings: config.database, log });
+  try {
+    return (await bootstrapRoot(db, createCredentialHasher(PEPPERS))) ?? "";
+  } finally {
+    await db.end();
+  }
+};
+
+/** A server of the test's own on a database of its own, on free ports. The test stops it. */
+export const launchService = async (transport: TransportName, options: StartOptions = {}): Promise<TestService> => {
+  const database = options.databaseUrl
+    ? { url: options.databaseUrl, drop: () => Promise.resolve() }
+    : await createDatabase();
+  const parsed = parseConfig({
+    NODE_ENV: "test",
+    LOG_LEVEL: "silent",
+    GRPC_HOST: "127.0.0.1",
+    GRPC_PORT: "0",
+    ...options.env,
+  });
+  const config: Config = { ...parsed, http: { ...parsed.http, enabled: true, host: "127.0.0.1", port: 0 } };
+  const log = options.log ?? createLog(config.logLevel);
+  const rootSecret = await bootstrap(database.url, config, log);
+  const server = await startServer({
+    config,
+    databaseUrl: database.url,
+    peppers: PEPPERS,
+    log,
+    interceptors: [statementSchemas],
+  });
+  const pool = await createPool(database.url, { maxPoolSize: 2 });
+  const connect = clientsOf(transport, server);
+  const as = (token: string | undefined, headers: Readonly<Record<string, string>> = {}) =>
+    connect(token === undefined ? headers : { authorization: `Bearer ${token}`, ...headers });
+  const { serviceToken: rootToken } = rootSecret
+    ? await as(undefined).services.authenticateService({ key: "root", secret: rootSecret })
+    : { serviceToken: "" };
+  const root = as(rootToken);
+
+  return {
+    ...server,
+    ...root,
+    databaseUrl: database.url,
+    config,
+    pool,
+    rootSecret,
+    rootToken,
+    as,
+    async addService(permissions, tenantId) {
+      const key = uniqueKey();
+      const registration = { key, label: key, permissions: [...permissions], ...(tenantId && { tenantId }) };
+      const { service, secret, secretId } = await root.services.registerService(registration);
+      const { serviceToken: token } = await root.services.authenticateService({ key, secret });
+      return { serviceId: service?.serviceId ?? "", key, secret, secretId, token, ...as(token) };
+    },
+    async addTenant(label = "Tenant") {
+      const { tenant } = await root.org.createTenant({ label });
+      return tenant?.tenantId ?? "";
+    },
+    async stop() {
+      await server.stop();
+      await pool.end();
+      await database.drop();
+    },
+  };
+};
+
+const started = new Map<TransportName, Promise<TestService>>();
+
+/** The server that a file's tests share, one for each transport; stopped when the file has ended. */
+export const startService = (transport: TransportName): Promise<TestService> => {
+  let service = started.get(transport);
+  if (!service) {
+    service = launchService(transport);
+    started.set(transport, service);
+    afterAll(async () => (await service)?.stop());
+  }
+  return service;
+};
