@@ -37,7 +37,10 @@ const answer = (value: EmbeddedPostgresAnswer): void => {
   if (process.connected) process.send?.(value);
 };
 
-const serve = async ({ dataDir, durable }: EmbeddedPostgresOrder, parentGone: Promise<unknown>): Promise<void> => {
+const serve = async (
+  { dataDir, durable, removeAtEnd }: EmbeddedPostgresOrder,
+  parentGone: Promise<unknown>,
+): Promise<void> => {
   let binaries: Binaries | undefined;
   try {
     const home = join(dataDir, "postgres");
@@ -53,6 +56,7 @@ const serve = async ({ dataDir, durable }: EmbeddedPostgresOrder, parentGone: Pr
     answer({ url: `postgresql://postgres:${password}@127.0.0.1:${running.port}/postgres` });
     await Promise.race([parentGone, once(running.process, "exit")]);
     await stop(running, durable);
+    if (removeAtEnd) rmSync(dataDir, { recursive: true, force: true });
     held.exec("ROLLBACK");
   } finally {
     if (binaries?.copy) rmSync(binaries.copy, { recursive: true, force: true });

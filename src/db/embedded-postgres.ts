@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url";
 export interface EmbeddedPostgresOrder {
   readonly dataDir: string;
   readonly durable: boolean;
+  readonly removeAtEnd: boolean;
 }
 
 /** What the child process answers, once. */
@@ -24,6 +25,8 @@ export interface EmbeddedPostgresOptions {
   readonly dataDir: string;
   /** False for throw-away data: nothing is synced to disk, so a crash of the machine loses it. */
   readonly durable?: boolean;
+  /** Removes the whole `dataDir` once PostgreSQL has ended, however we end: tests leave nothing behind. */
+  readonly removeAtEnd?: boolean;
 }
 
 const CHILD = fileURLToPath(new URL("./embedded-postgres-process.ts", import.meta.url));
@@ -39,7 +42,11 @@ const CHILD = fileURLToPath(new URL("./embedded-postgres-process.ts", import.met
 export const startEmbeddedPostgres = async (options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> => {
   const child = spawn(process.execPath, [CHILD], { detached: true, stdio: ["ignore", "ignore", "inherit", "ipc"] });
   const ended = once(child, "exit");
-  const order: EmbeddedPostgresOrder = { dataDir: resolve(options.dataDir), durable: options.durable ?? true };
+  const order: EmbeddedPostgresOrder = {
+    dataDir: resolve(options.dataDir),
+    durable: options.durable ?? true,
+    removeAtEnd: options.removeAtEnd ?? false,
+  };
   child.send(order);
   const [answer] = (await Promise.race([
     once(child, "message"),

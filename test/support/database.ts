@@ -1,0 +1,30 @@
+import { randomUUID } from "node:crypto";
+import { inject } from "vitest";
+import { TEMPLATE, administer, databaseUrl } from "./admin.ts";
+
+export interface TestDatabase {
+  readonly url: string;
+  /** Ends whatever is still connected. A run's databases go with its PostgreSQL, so dropping one only saves space. */
+  drop(): Promise<void>;
+}
+
+const create = async (template: string): Promise<TestDatabase> => {
+  const postgresUrl = inject("postgresUrl");
+  const name = `test_${randomUUID()}`;
+  // Without syncing, a copy of the files takes 40 ms, and 20 ms when eight are made at once; by WAL it is 160 and 90.
+  await administer(
+    postgresUrl,
+    (sql) =>
+      sql.unsafe`CREATE DATABASE ${sql.identifier([name])} TEMPLATE ${sql.identifier([template])} STRATEGY = FILE_COPY`,
+  );
+  return {
+    url: databaseUrl(postgresUrl, name),
+    drop: () => administer(postgresUrl, (sql) => sql.unsafe`DROP DATABASE ${sql.identifier([name])} WITH (FORCE)`),
+  };
+};
+
+/** A copy of the migrated database, for one test or file alone. */
+export const createDatabase = (): Promise<TestDatabase> => create(TEMPLATE);
+
+/** A database with nothing in it. */
+export const createEmptyDatabase = (): Promise<TestDatabase> => create("template0");
