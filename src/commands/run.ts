@@ -1,0 +1,20 @@
+import { type Config, ConfigError, loadConfig } from "../config.ts";
+import { Refusal } from "../rpc/refusal.ts";
+
+// sysexits.h: EX_CONFIG.
+const EXIT_CONFIG = 78;
+
+const sentence = (error: unknown): string => {
+  if (error instanceof Refusal && error.cause instanceof Error) return `${error.message}: ${error.cause.message}`;
+  return error instanceof Error ? error.message : String(error);
+};
+
+/** Runs a command with the configuration; what goes wrong is one message on stderr and an exit code. */
+export const runCommand = async (command: (config: Config) => Promise<void>): Promise<void> => {
+  try {
+    await command(loadConfig());
+  } catch (error) {
+    process.stderr.write(`${sentence(error)}\n`);
+    process.exitCode = error instanceof ConfigError ? EXIT_CONFIG : 1;
+  }
+};

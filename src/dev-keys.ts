@@ -1,0 +1,28 @@
+import { randomBytes } from "node:crypto";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type Config, type Pepper, parsePeppers } from "./config.ts";
+import type { Log } from "./log.ts";
+
+const isExisting = (error: unknown) => (error as NodeJS.ErrnoException).code === "EEXIST";
+
+/**
+ * The peppers of the configuration, or outside production those of `DATA_DIR/secret.peppers`, made where there are none.
+ *
+ * The file is created exclusively, so that of two processes that start at once one makes it and both read it.
+ */
+export const peppersOf = async (
+  { peppers, dataDir }: Pick<Config, "peppers" | "dataDir">,
+  log: Log,
+): Promise<readonly Pepper[]> => {
+  if (peppers) return peppers;
+  const file = join(dataDir, "secret.peppers");
+  await mkdir(dataDir, { recursive: true });
+  try {
+    await writeFile(file, `1:${randomBytes(32).toString("base64")}\n`, { mode: 0o600, flag: "wx" });
+    log.warn({ file }, "SECRET_PEPPERS is not set: made one for development");
+  } catch (error) {
+    if (!isExisting(error)) throw error;
+  }
+  return parsePeppers((await readFile(file, "utf8")).trim(), file);
+};

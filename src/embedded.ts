@@ -1,0 +1,45 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { migrate } from "./commands/migrate.ts";
+import type { Config, Pepper } from "./config.ts";
+import { type EmbeddedPostgres, startEmbeddedPostgres } from "./db/embedded-postgres.ts";
+import { openDatabase } from "./db/pool.ts";
+import type { Log } from "./log.ts";
+import { bootstrapRoot } from "./service-identity/bootstrap.ts";
+import { createCredentialHasher } from "./service-identity/credentials.ts";
+
+/** Where the root service's secret stands in development, mode 0600. */
+export const rootSecretFile = ({ dataDir }: Config): string => join(dataDir, "root.secret");
+
+export interface PreparedDatabase extends EmbeddedPostgres {
+  /** The root service's secret, where it was made just now. */
+  readonly rootSecret: string | undefined;
+}
+
+const bootstrap = async (config: Config, url: string, peppers: readonly Pepper[], log: Log) => {
+  const db = openDatabase({ url, settings: config.database, log });
+  try {
+    const secret = await bootstrapRoot(db, createCredentialHasher(peppers));
+    if (secret) await writeFile(rootSecretFile(config), `${secret}\n`, { mode: 0o600 });
+    return secret;
+  } finally {
+    await db.end();
+  }
+};
+
+/** A database for whoever brings none: started in `DATA_DIR`, migrated, and with a root service. */
+export const prepareEmbeddedDatabase = async (
+  config: Config,
+  peppers: readonly Pepper[],
+  log: Log,
+): Promise<PreparedDatabase> => {
+  const postgres = await startEmbeddedPostgres({ dataDir: config.dataDir });
+  try {
+    const { applied } = await migrate(postgres.url);
+    if (applied.length > 0) log.info({ applied }, "migrated");
+    return { ...postgres, rootSecret: await bootstrap(config, postgres.url, peppers, log) };
+  } catch (error) {
+    await postgres.stop();
+    throw error;
+  }
+};

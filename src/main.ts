@@ -1,0 +1,72 @@
+import type { Config } from "./config.ts";
+import { runCommand } from "./commands/run.ts";
+import { peppersOf } from "./dev-keys.ts";
+import { type PreparedDatabase, prepareEmbeddedDatabase, rootSecretFile } from "./embedded.ts";
+import { type Log, createLog } from "./log.ts";
+import { type RunningServer, startServer } from "./server.ts";
+
+// npm and the terminal's process group both deliver the same signal: what follows within this time is the same one.
+const SAME_SIGNAL_MS = 1_000;
+const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
+
+const addresses = (config: Config, { grpcPort, httpPort }: RunningServer) => ({
+  grpc: `${config.grpc.host}:${grpcPort}`,
+  http: httpPort === undefined ? "off" : `${config.http.host}:${httpPort}`,
+});
+
+/** For people: in development on a database of our own. Never in the log, since it holds a secret. */
+const welcome = (config: Config, server: RunningServer, { rootSecret }: PreparedDatabase) => {
+  const { grpc, http } = addresses(config, server);
+  const call = `grpcurl -plaintext -H "authorization: Bearer $(npm run --silent token)" localhost:${server.grpcPort}`;
+  return [
+    `ready: gRPC on ${grpc}, HTTP on ${http}`,
+    rootSecret && `root secret, shown this once (also in ${rootSecretFile(config)}): ${rootSecret}`,
+    `try: ${call} service_identity.v1.ServiceIdentityService/ListServices`,
+    "",
+  ]
+    .filter((line) => line !== undefined)
+    .join("\n");
+};
+
+const flushed = (log: Log): Promise<void> => new Promise((resolve) => log.flush(() => resolve()));
+
+/** Stops once at the first signal; a second one, when it is not the first's echo, ends at once. */
+const stopOnSignal = (log: Log, stop: () => Promise<void>) => {
+  let firstAt: number | undefined;
+  for (const [signal, number] of Object.entries(SIGNALS)) {
+    process.on(signal, () => {
+      if (firstAt !== undefined) {
+        if (performance.now() - firstAt > SAME_SIGNAL_MS) process.exit(128 + number);
+        return;
+      }
+      firstAt = performance.now();
+      log.info({ signal }, "shutting down");
+      stop()
+        .catch((error: unknown) => {
+          log.error({ err: error }, "the shutdown failed");
+          process.exitCode = 1;
+        })
+        .then(() => flushed(log))
+        .finally(() => process.exit());
+    });
+  }
+};
+
+await runCommand(async (config) => {
+  const log = createLog(config.logLevel);
+  const peppers = await peppersOf(config, log);
+  const embedded = config.database.url ? undefined : await prepareEmbeddedDatabase(config, peppers, log);
+  const databaseUrl = config.database.url ?? embedded?.url ?? "";
+  try {
+    const server = await startServer({ config, databaseUrl, peppers, log });
+    stopOnSignal(log, async () => {
+      await server.stop();
+      await embedded?.stop();
+    });
+    log.info({ ...addresses(config, server), readiness: server.readiness() }, "serving");
+    if (embedded) process.stdout.write(welcome(config, server, embedded));
+  } catch (error) {
+    await embedded?.stop();
+    throw error;
+  }
+});
