@@ -36,6 +36,20 @@ export async function readCertificates(files: CertificateFiles): Promise<Certifi
 export const sameBytes = (a: CertificateBytes, b: CertificateBytes) =>
   a.cert.equals(b.cert) && a.key.equals(b.key) && (a.ca && b.ca ? a.ca.equals(b.ca) : a.ca === b.ca);
 
+/**
+ * Files that change one by one, or together behind a swapped symlink, can be met in between: the former certificate with
+ * the renewed key. So what is not `known` counts once two readings agree, or after the third, which the check judges.
+ */
+export async function readSettled(files: CertificateFiles, known: CertificateBytes): Promise<CertificateBytes> {
+  let found = await readCertificates(files);
+  for (let again = 0; again < 2 && !sameBytes(found, known); again++) {
+    const former = found;
+    found = await readCertificates(files);
+    if (sameBytes(found, former)) break;
+  }
+  return found;
+}
+
 // OpenSSL ends a CA list without a word at a block that was cut off, and takes a file without any block as a list that
 // trusts nobody: so each block is counted and parsed here.
 function parseCertificates(pem: Buffer): X509Certificate[] {

@@ -2,7 +2,13 @@ import { createHash } from "node:crypto";
 import type { SecureServerOptions } from "node:http2";
 import type { SecureContextOptions } from "node:tls";
 import { ServerCredentials } from "@grpc/grpc-js";
-import { checkCertificates, readCertificates, sameBytes, type CertificateFiles } from "./certificate-files.ts";
+import {
+  checkCertificates,
+  readCertificates,
+  readSettled,
+  sameBytes,
+  type CertificateFiles,
+} from "./certificate-files.ts";
 
 export type CertificateLog = {
   info(fields: object, message: string): void;
@@ -53,7 +59,7 @@ export async function watchCertificates(
   const poll = async () => {
     let found;
     try {
-      found = await readCertificates(files);
+      found = await readSettled(files, bytes);
     } catch (error) {
       refuse(String(error), error);
       return;

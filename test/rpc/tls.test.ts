@@ -170,30 +170,49 @@ test.each(ports)("%s: a renewed client CA takes hold, of resumed sessions too", 
   expect(await resumable(ticket)).toMatchObject({ accepted: false });
 });
 
-test("a swapped symlink, as of a Kubernetes secret, is seen by the poll itself", async () => {
+/** As Kubernetes mounts a secret: one symlink is swapped, and all files change behind it. */
+async function mountedAsSecret() {
   const { dir, write } = await mounted(former);
-  const place = async (name: string, { cert, key }: Identity) => {
+  await write(former);
+  for (const [name, { cert, key }] of [
+    ["..former", former],
+    ["..renewed", renewed],
+  ] as const) {
     await mkdir(join(dir, name));
     await writeFile(join(dir, name, "tls.crt"), cert);
     await writeFile(join(dir, name, "tls.key"), key);
-  };
-  await write(former);
-  await place("..1", former);
-  await place("..2", renewed);
-  await symlink("..1", join(dir, "..data"));
+  }
+  const prepare = (name: "..former" | "..renewed") => symlink(name, join(dir, "..new"));
+  const swap = () => rename(join(dir, "..new"), join(dir, "..data"));
+  await prepare("..former");
+  await swap();
   for (const file of ["tls.crt", "tls.key"]) {
     await rm(join(dir, file));
     await symlink(join("..data", file), join(dir, file));
   }
-  const certificates = await watched({ certFile: join(dir, "tls.crt"), keyFile: join(dir, "tls.key") }, 5);
+  return { files: { certFile: join(dir, "tls.crt"), keyFile: join(dir, "tls.key") }, prepare, swap };
+}
+
+test("a swapped symlink is seen by the poll itself", async () => {
+  const { files, prepare, swap } = await mountedAsSecret();
+  const certificates = await watched(files, 5);
   const { port } = await grpcPort(certificates);
   expect((await handshake(port)).name).toBe("CN=former");
 
   const changed = new Promise((resolve) => certificates.onChange(resolve));
-  await symlink("..2", join(dir, "..new"));
-  await rename(join(dir, "..new"), join(dir, "..data"));
+  await prepare("..renewed");
+  await swap();
   await changed;
   expect((await handshake(port)).name).toBe("CN=renewed");
+});
+
+test("a swap between the reading of two files is no mismatch", async () => {
+  const { files, prepare, swap } = await mountedAsSecret();
+  const certificates = await watched(files);
+  for (let round = 0; round < 400; round++) {
+    await prepare(round % 2 ? "..former" : "..renewed");
+    await Promise.all([swap(), certificates.reload()]);
+  }
   expect(warnings()).toEqual([]);
 });
 
