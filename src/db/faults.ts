@@ -32,7 +32,8 @@ const OUT_OF_REACH_WORDS = /^(Client (is|was|has)|Connection terminated|Connecti
 
 /** The SQLSTATE of a database error, where it has one. */
 export const sqlStateOf = (error: unknown): string | undefined => {
-  const { code, cause } = error as { code?: unknown; cause?: { code?: unknown } };
+  if (!(error instanceof Error)) return undefined;
+  const { code, cause } = error as Error & { code?: unknown; cause?: { code?: unknown } };
   return [code, cause?.code].find(
     (value): value is string => typeof value === "string" && /^[0-9A-Z]{5}$/.test(value) && !/^E[A-Z]{4}$/.test(value),
   );
