@@ -1,0 +1,87 @@
+import { fork } from "node:child_process";
+import { once } from "node:events";
+import { chmod, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { sql } from "slonik";
+import { expect, onTestFinished, test } from "vitest";
+import { startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
+import { administer } from "../support/admin.ts";
+import { definitions } from "../support/catalog.ts";
+
+const HOLDER = fileURLToPath(new URL("../support/embedded-holder.ts", import.meta.url));
+
+/** As closed as /root is: what PostgreSQL's user cannot walk through when root runs the tests. */
+const closedFolder = async () => {
+  const folder = await mkdtemp(join(tmpdir(), "auth-service-embedded-"));
+  onTestFinished(() => rm(folder, { recursive: true, force: true }));
+  await chmod(folder, 0o700);
+  return join(folder, "data");
+};
+
+const start = async (dataDir: string, durable = true) => {
+  const postgres = await startEmbeddedPostgres({ dataDir, durable });
+  onTestFinished(() => postgres.stop());
+  return postgres;
+};
+
+const hold = async (dataDir: string) => {
+  const child = fork(HOLDER, [dataDir], { execArgv: [] });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  const [url] = (await once(child, "message")) as [string];
+  return { child, url };
+};
+
+const pidFile = (dataDir: string) => join(dataDir, "postgres", "cluster", "postmaster.pid");
+const tables = async (url: string) => [...(await definitions(url)).keys()].filter((thing) => thing.startsWith("table"));
+
+test("data is there again after a restart, and the password is for its owner alone", async () => {
+  const dataDir = await closedFolder();
+  const first = await start(dataDir);
+  await administer(first.url, () => sql.unsafe`CREATE TABLE kept (kept_id INT)`);
+  await first.stop();
+  await first.stop();
+  const second = await start(dataDir);
+  expect(await tables(second.url)).toEqual(["table kept"]);
+  expect(new URL(second.url).hostname).toBe("127.0.0.1");
+  expect((await stat(join(dataDir, "postgres", "password"))).mode & 0o777).toBe(0o600);
+});
+
+test("a folder in use is refused, and its user is not disturbed", async () => {
+  const dataDir = await closedFolder();
+  const first = await start(dataDir, false);
+  await expect(startEmbeddedPostgres({ dataDir })).rejects.toThrow(
+    `another process already uses the embedded database in ${dataDir}`,
+  );
+  expect(await tables(first.url)).toEqual([]);
+});
+
+test("PostgreSQL ends when the process that started it is killed, and starts again on what it left", async () => {
+  const dataDir = await closedFolder();
+  const { child, url } = await hold(dataDir);
+  await administer(url, () => sql.unsafe`CREATE TABLE kept (kept_id INT)`);
+  const pid = Number.parseInt(await readFile(pidFile(dataDir), "utf8"), 10);
+  child.kill("SIGKILL");
+  // Waits for the lock, which is let go only once PostgreSQL has ended.
+  const next = await start(dataDir);
+  expect(() => process.kill(pid, 0)).toThrow("ESRCH");
+  expect(await tables(next.url)).toEqual(["table kept"]);
+});
+
+test("the pid file of a crash does not stand in the way, even where its process id has another owner now", async () => {
+  const dataDir = await closedFolder();
+  const first = await start(dataDir, false);
+  const left = await readFile(pidFile(dataDir), "utf8");
+  await first.stop();
+  await writeFile(pidFile(dataDir), left.replace(/^\d+/, String(process.pid)));
+  const second = await start(dataDir, false);
+  expect(await tables(second.url)).toEqual([]);
+});
+
+test("a folder that is to be removed goes with its PostgreSQL", async () => {
+  const dataDir = await closedFolder();
+  const postgres = await startEmbeddedPostgres({ dataDir, durable: false, removeAtEnd: true });
+  await postgres.stop();
+  await expect(stat(dataDir)).rejects.toThrow("ENOENT");
+});

@@ -1,0 +1,94 @@
+import { execFile } from "node:child_process";
+import { createServer, type AddressInfo } from "node:net";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { expect, inject, onTestFinished, test } from "vitest";
+import { migrate } from "../../src/commands/migrate.ts";
+import { committedMigrations } from "../../src/db/migrations.ts";
+import { databaseUrl } from "../support/admin.ts";
+import { createDatabase, createEmptyDatabase } from "../support/database.ts";
+
+const COMMAND = fileURLToPath(new URL("../../src/commands/migrate.ts", import.meta.url));
+const count = committedMigrations().length;
+
+interface Finished {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+const runMigrate = (url: string | undefined) =>
+  new Promise<Finished>((resolve) => {
+    const env = { PATH: process.env["PATH"], ...(url !== undefined && { DATABASE_URL: url }) };
+    // Away from the checkout, whose .env could name a database.
+    const child = execFile(process.execPath, [COMMAND], { env, cwd: "/" }, (_error, stdout, stderr) => {
+      resolve({ code: child.exitCode ?? -1, stdout, stderr });
+    });
+  });
+
+const emptyDatabase = async () => {
+  const database = await createEmptyDatabase();
+  onTestFinished(() => database.drop());
+  return database.url;
+};
+
+test("an empty database is migrated once, and again there is nothing to do", async () => {
+  const url = await emptyDatabase();
+  expect(await runMigrate(url)).toEqual({
+    code: 0,
+    stdout: `applied ${count} migrations: ${committedMigrations().join(", ")}\n`,
+    stderr: "",
+  });
+  expect(await runMigrate(url)).toEqual({
+    code: 0,
+    stdout: `nothing to do: ${count} migrations already applied\n`,
+    stderr: "",
+  });
+});
+
+test("eight at once all succeed, and each migration is applied by one of them", async () => {
+  const url = await emptyDatabase();
+  const results = await Promise.all(Array.from({ length: 8 }, () => migrate(url)));
+  expect(results.flatMap(({ applied }) => applied).sort()).toEqual(committedMigrations());
+});
+
+test("a database that does not exist is named", async () => {
+  const result = await runMigrate(databaseUrl(inject("postgresUrl"), "no_such_database"));
+  expect(result).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: 'cannot migrate: database "no_such_database" does not exist\n',
+  });
+});
+
+test("a wrong password is said, and no password is", async () => {
+  const database = await createDatabase();
+  onTestFinished(() => database.drop());
+  const url = new URL(database.url);
+  url.password = "not-the-password";
+  expect(await runMigrate(url.toString())).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: 'cannot migrate: password authentication failed for user "postgres"\n',
+  });
+});
+
+test("a host that does not answer is named without the password", async () => {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, "close");
+  expect(await runMigrate(`postgresql://somebody:not-the-password@127.0.0.1:${port}/auth`)).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: `cannot migrate: the database at 127.0.0.1:${port} is out of reach: ECONNREFUSED\n`,
+  });
+});
+
+test("without a database it says which variable is missing", async () => {
+  const { code, stdout, stderr } = await runMigrate(undefined);
+  expect(code).not.toBe(0);
+  expect(stdout).toBe("");
+  expect(stderr).toContain("DATABASE_URL");
+});
