@@ -55,7 +55,9 @@ const origins = z.string().transform((text) =>
 
 /** Every variable the service reads, with its default; `.env.example` says the same and a test holds the two equal. */
 export const environment = z.object({
-  NODE_ENV: z.enum(["development", "production", "test"], "must be development, production or test").prefault("development"),
+  NODE_ENV: z
+    .enum(["development", "production", "test"], "must be development, production or test")
+    .prefault("development"),
   GRPC_HOST: z.string().prefault("0.0.0.0"),
   GRPC_PORT: integer(0, 65_535).prefault("50051"),
   GRPC_REFLECTION: flag.prefault("on"),
@@ -79,9 +81,7 @@ export const environment = z.object({
   DATABASE_CONNECT_TIMEOUT: duration(1).prefault("3s"),
   DATABASE_STATEMENT_TIMEOUT: z.union([z.literal("off").transform(() => undefined), duration(1)]).prefault("5s"),
   DATABASE_IDLE_TIMEOUT: duration(1_000).prefault("1m"),
-  DATABASE_TLS: z
-    .enum(["url", "verify", "off"], "must be url, verify or off")
-    .prefault("url"),
+  DATABASE_TLS: z.enum(["url", "verify", "off"], "must be url, verify or off").prefault("url"),
   DATABASE_TLS_CA_FILE: z.string().optional(),
   DATABASE_PGBOUNCER: flag.prefault("off"),
   DATA_DIR: z.string().prefault(".data"),

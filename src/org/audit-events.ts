@@ -115,7 +115,8 @@ const keyOf = (row: EventRow): EventKey => [String(row.occurred_us), row.audit_i
 /** A full page goes on after its last event, a short one after the last that it looked at. */
 const cutWindow = (page: Page<EventKey>, rows: readonly EventRow[]) => {
   const found = rows.filter(({ matches }) => matches);
-  const last = found.length > page.size ? found[page.size - 1] : rows.find(({ position }) => position === BigInt(WINDOW));
+  const last =
+    found.length > page.size ? found[page.size - 1] : rows.find(({ position }) => position === BigInt(WINDOW));
   return { events: found.slice(0, page.size), nextPageToken: last ? page.tokenAfter(keyOf(last)) : "" };
 };
 

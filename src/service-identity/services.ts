@@ -188,14 +188,21 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =
     async getService({ selector }, call) {
       const serviceId = selector.case === "serviceId" ? selector.value : null;
       const key = selector.case === "key" ? selector.value : null;
-      const row = await read(db, call, (connection) => connection.maybeOne(selectService(serviceId, key, ownTenant(call))));
+      const row = await read(db, call, (connection) =>
+        connection.maybeOne(selectService(serviceId, key, ownTenant(call))),
+      );
       if (!row) throw notFound(serviceId === null ? { key: key ?? "" } : { service_id: serviceId });
       return { service: serviceMessage(row) };
     },
 
     async listServices(request, call) {
       const page = readPage(ListServicesRequestSchema, request, z.uuid());
-      const list = selectServices(request.tenantId ?? null, stateCode(request.state), page.after ?? null, page.size + 1);
+      const list = selectServices(
+        request.tenantId ?? null,
+        stateCode(request.state),
+        page.after ?? null,
+        page.size + 1,
+      );
       const found = await read(db, call, (connection) => connection.any(list));
       const { rows, nextPageToken } = cutPage(page, found, (row) => row.svc_id);
       return { services: rows.map(serviceMessage), nextPageToken };

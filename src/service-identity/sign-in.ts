@@ -64,7 +64,10 @@ export const signInHandlers = ({ db, hasher }: ServiceHandlerOptions, defaultTtl
       const found = secretId && (await read(db, call, (connection) => connection.maybeOne(selectCredential(secretId))));
       // One answer for all of these: a difference would tell which services exist.
       const proven =
-        found && hasher.matches(secret, found.secret_hash_text) && found.svc_key === key && found.svc_state_code === "active";
+        found &&
+        hasher.matches(secret, found.secret_hash_text) &&
+        found.svc_key === key &&
+        found.svc_state_code === "active";
       if (!proven) throw refusal("SERVICE_CREDENTIALS_INVALID");
       if (found.tenant_state_code === "suspended") throw refusal("TENANT_SUSPENDED");
       if (!coversAll(found.perm_keys, permissions)) throw refusal("PERMISSION_ESCALATION");

@@ -98,7 +98,7 @@ export const launchService = async (transport: TransportName, options: StartOpti
     : await createDatabase();
   const parsed = parseConfig({
     NODE_ENV: "test",
-    LOG_LEVEL: process.env.TEST_LOG ?? "silent",
+    LOG_LEVEL: "silent",
     GRPC_HOST: "127.0.0.1",
     GRPC_PORT: "0",
     ...options.env,

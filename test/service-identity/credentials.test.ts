@@ -1,0 +1,192 @@
+import { describe, expect, test } from "vitest";
+import { crc32 } from "node:zlib";
+import { expectRefusal } from "../support/refusals.ts";
+import { type TestService, startService, transports, uniqueKey } from "../support/service.ts";
+
+/** Another random part under a right checksum: only the comparison with the stored hash can refuse it. */
+const forged = (credential: string): string => {
+  const [kind, id, random] = credential.split("_") as [string, string, string];
+  const body = `${kind}_${id}_${[...random].reverse().join("")}`;
+  return `${body}_${crc32(body).toString(16).padStart(8, "0")}`;
+};
+
+const unknownId = (credential: string): string => {
+  const [kind, , random] = credential.split("_") as [string, string, string];
+  const body = `${kind}_${crypto.randomUUID()}_${random}`;
+  return `${body}_${crc32(body).toString(16).padStart(8, "0")}`;
+};
+
+const actionsOf = async ({ org }: TestService, entityId: string) =>
+  (await org.listAuditEvents({ entityId })).events.map(({ action }) => action).reverse();
+
+describe.each(transports)("%s: secrets and tokens", (transport) => {
+  test("every wrong key or secret gets the one answer", async () => {
+    const { services, addService } = await startService(transport);
+    const { key, secret, token } = await addService([]);
+    const other = await addService([]);
+    const wrong = [
+      { key, secret: forged(secret) },
+      { key, secret: unknownId(secret) },
+      { key, secret: other.secret },
+      { key: other.key, secret },
+      { key: uniqueKey(), secret },
+      { key, secret: "x" },
+      { key, secret: token },
+      { key, secret: `${secret.slice(0, -1)}${secret.endsWith("0") ? "1" : "0"}` },
+    ];
+    for (const attempt of wrong) {
+      const { metadata } = await expectRefusal(services.authenticateService(attempt), "SERVICE_CREDENTIALS_INVALID");
+      expect(Object.keys(metadata)).toEqual(["request_id"]);
+    }
+  });
+
+  test("a token lives an hour, or as long as asked for up to a day", async () => {
+    const { services, addService } = await startService(transport);
+    const { key, secret } = await addService([]);
+    const lifeOf = async (seconds?: bigint) => {
+      const ttl = seconds === undefined ? {} : { ttl: { seconds, nanos: 0 } };
+      const { expireTime } = await services.authenticateService({ key, secret, ...ttl });
+      return Number(expireTime?.seconds) - Date.now() / 1_000;
+    };
+    expect(await lifeOf()).toBeCloseTo(3_600, -1);
+    expect(await lifeOf(86_400n)).toBeCloseTo(86_400, -1);
+    for (const seconds of [86_401n, 0n, -1n]) {
+      expect((await expectRefusal(lifeOf(seconds), "INVALID_REQUEST")).fields).toEqual(["ttl"]);
+    }
+  });
+
+  test("a token ends with its time, by the database's clock", async () => {
+    const { services, addService, as } = await startService(transport);
+    const { key, secret } = await addService(["service.read"]);
+    const { serviceToken } = await services.authenticateService({
+      key,
+      secret,
+      ttl: { seconds: 0n, nanos: 300_000_000 },
+    });
+    const mine = as(serviceToken);
+    await mine.services.listServices({});
+    await expect
+      .poll(
+        () =>
+          mine.services.listServices({}).then(
+            () => "answered",
+            () => "refused",
+          ),
+        { interval: 20 },
+      )
+      .toBe("refused");
+    await expectRefusal(mine.services.listServices({}), "CALLER_TOKEN_INVALID");
+  });
+
+  test("a narrower token may do less; more than the service has is refused", async () => {
+    const { services, addService, as } = await startService(transport);
+    const { key, secret } = await addService(["service.*", "org.tenant.read"]);
+    const narrow = await services.authenticateService({ key, secret, permissions: ["service.read"] });
+    expect(narrow.permissions).toEqual(["service.read"]);
+    const mine = as(narrow.serviceToken);
+    await mine.services.listServices({});
+    await expectRefusal(mine.org.listTenants({}), "PERMISSION_MISSING");
+    const more = services.authenticateService({ key, secret, permissions: ["org.tenant.write"] });
+    await expectRefusal(more, "PERMISSION_ESCALATION");
+    const handOut = as(narrow.serviceToken).services.createServiceSecret({ serviceId: crypto.randomUUID() });
+    await expectRefusal(handOut, "PERMISSION_MISSING");
+  });
+
+  test("a lost permission takes hold at once, a gained one only in the next token", async () => {
+    const { services, addService } = await startService(transport);
+    const { serviceId, key, secret, ...mine } = await addService(["service.read", "org.tenant.read"]);
+    await mine.org.listTenants({});
+    await services.revokeServicePermissions({ serviceId, permissions: ["org.tenant.read", "auth.login"] });
+    await expectRefusal(mine.org.listTenants({}), "PERMISSION_MISSING");
+    const { service } = await services.grantServicePermissions({
+      serviceId,
+      permissions: ["service.read", "org.audit.read"],
+    });
+    expect(service?.permissions).toEqual(["org.audit.read", "service.read"]);
+    await expectRefusal(mine.org.listAuditEvents({}), "PERMISSION_MISSING");
+    expect((await services.authenticateService({ key, secret })).permissions).toEqual([
+      "org.audit.read",
+      "service.read",
+    ]);
+  });
+
+  test("a rotation has no gap: the old secret ends after the overlap, its sessions live on", async () => {
+    const service = await startService(transport);
+    const { services, addService } = service;
+    const { serviceId, key, secret, secretId, ...mine } = await addService(["service.read"]);
+    const rotated = await services.rotateServiceSecret({ serviceId, overlap: { seconds: 600n, nanos: 0 } });
+    await services.authenticateService({ key, secret });
+    await services.authenticateService({ key, secret: rotated.secret });
+    const now = await services.rotateServiceSecret({ serviceId });
+    for (const old of [secret, rotated.secret]) {
+      await expectRefusal(services.authenticateService({ key, secret: old }), "SERVICE_CREDENTIALS_INVALID");
+    }
+    await services.authenticateService({ key, secret: now.secret });
+    await mine.services.listServices({});
+    const { secrets } = await services.listServiceSecrets({ serviceId });
+    expect(secrets.map((one) => one.secretId)).toEqual([secretId, rotated.secretId, now.secretId]);
+    expect(secrets.map(({ revokeTime }) => revokeTime !== undefined)).toEqual([true, true, false]);
+    const week = { seconds: 7n * 86_400n, nanos: 1 };
+    expect(
+      (await expectRefusal(services.rotateServiceSecret({ serviceId, overlap: week }), "INVALID_REQUEST")).fields,
+    ).toEqual(["overlap"]);
+    expect(await actionsOf(service, serviceId)).toEqual([
+      "service.register",
+      "service.secret.rotate",
+      "service.secret.rotate",
+    ]);
+  });
+
+  test("revoking a secret ends the sessions that it opened, and no others", async () => {
+    const service = await startService(transport);
+    const { services, addService, as } = service;
+    const { serviceId, key, secretId, ...mine } = await addService(["service.read"]);
+    const second = await services.createServiceSecret({ serviceId });
+    const { serviceToken } = await services.authenticateService({ key, secret: second.secret });
+    await services.revokeServiceSecret({ serviceId, secretId });
+    await services.revokeServiceSecret({ serviceId, secretId });
+    await expectRefusal(mine.services.listServices({}), "CALLER_TOKEN_INVALID");
+    await as(serviceToken).services.listServices({});
+    const unknown = services.revokeServiceSecret({ serviceId, secretId: crypto.randomUUID() });
+    await expectRefusal(unknown, "SERVICE_SECRET_NOT_FOUND");
+    const foreign = await addService([]);
+    const other = services.revokeServiceSecret({ serviceId, secretId: foreign.secretId });
+    await expectRefusal(other, "SERVICE_SECRET_NOT_FOUND");
+    expect(await actionsOf(service, serviceId)).toEqual([
+      "service.register",
+      "service.secret.create",
+      "service.secret.revoke",
+    ]);
+  });
+
+  test("no session survives a revocation that races its sign-in", async () => {
+    const { services, addService, as } = await startService(transport);
+    for (let round = 0; round < 20; round++) {
+      const { serviceId, key, secret, secretId } = await addService(["service.read"]);
+      const signIns = Array.from({ length: 5 }, () => services.authenticateService({ key, secret }));
+      const end =
+        round % 2 === 0
+          ? services.revokeServiceSecret({ serviceId, secretId })
+          : services.disableService({ serviceId });
+      const outcomes = await Promise.allSettled([end, ...signIns]);
+      expect(outcomes[0].status).toBe("fulfilled");
+      const { sessions } = await services.listServiceSessions({ serviceId });
+      expect(sessions).toEqual([]);
+      for (const outcome of outcomes.slice(1)) {
+        if (outcome.status === "fulfilled" && "serviceToken" in outcome.value) {
+          await expectRefusal(as(outcome.value.serviceToken).services.listServices({}), "CALLER_TOKEN_INVALID");
+        }
+      }
+    }
+  });
+
+  test("a use is noted at most once a minute, and never the secret itself", async () => {
+    const { services, addService } = await startService(transport);
+    const { serviceId, key, secret } = await addService([]);
+    const usedAt = async () => (await services.listServiceSecrets({ serviceId })).secrets[0]?.lastUsedTime;
+    const first = await usedAt();
+    expect(first).toBeDefined();
+    await Promise.all(Array.from({ length: 20 }, () => services.authenticateService({ key, secret })));
+    expect(await usedAt()).toEqual(first);
+  });
+});

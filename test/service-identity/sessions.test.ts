@@ -1,0 +1,112 @@
+import { describe, expect, test } from "vitest";
+import { expectRefusal } from "../support/refusals.ts";
+import { launchService, startService, transports } from "../support/service.ts";
+
+describe.each(transports)("%s: service sessions", (transport) => {
+  test("a token is verified with what its service may do, and where", async () => {
+    const { services, addService, addTenant } = await startService(transport);
+    const tenantId = await addTenant();
+    const { token, serviceId, key } = await addService(["org.node.*"], tenantId);
+    const verify = (request: { permission?: string; tenantId?: string }) =>
+      services.verifyServiceToken({ serviceToken: token, ...request });
+    expect(await verify({})).toMatchObject({ active: true, allowed: true, serviceId, key, tenantId });
+    expect(await verify({ permission: "org.node.read" })).toMatchObject({ active: true, allowed: true });
+    expect(await verify({ permission: "org.node" })).toMatchObject({ active: true, allowed: false });
+    expect(await verify({ permission: "org.role.read", tenantId })).toMatchObject({ active: true, allowed: false });
+    expect(await verify({ tenantId: await addTenant() })).toMatchObject({ active: true, allowed: false });
+    expect((await expectRefusal(verify({ permission: "org.*" }), "INVALID_REQUEST")).fields).toEqual(["permission"]);
+    const unknown = await services.verifyServiceToken({ serviceToken: "nonsense" });
+    expect(unknown).toMatchObject({ active: false, allowed: false, serviceId: "", permissions: [] });
+  });
+
+  test("a tenant's service sees no other service's token as active", async () => {
+    const { addService, addTenant, rootToken } = await startService(transport);
+    const [here, there] = [await addTenant(), await addTenant()];
+    const { services } = await addService(["service.verify"], here);
+    const neighbour = await addService([], here);
+    const stranger = await addService([], there);
+    const activeOf = async (serviceToken: string) =>
+      (await services.verifyServiceToken({ serviceToken, tenantId: here })).active;
+    expect(await activeOf(neighbour.token)).toBe(true);
+    expect(await activeOf(stranger.token)).toBe(false);
+    expect(await activeOf(rootToken)).toBe(false);
+    await expectRefusal(services.verifyServiceToken({ serviceToken: neighbour.token }), "TENANT_MISMATCH");
+  });
+
+  test("any caller ends its own sessions; another's needs service.write", async () => {
+    const { services, org, addService, as } = await startService(transport);
+    const mine = await addService(["org.tenant.read"]);
+    const { serviceToken } = await services.authenticateService({ key: mine.key, secret: mine.secret });
+    await mine.services.revokeServiceSession({ selector: { case: "serviceToken", value: serviceToken } });
+    await expectRefusal(as(serviceToken).org.listTenants({}), "CALLER_TOKEN_INVALID");
+    await mine.services.revokeServiceSession({ selector: { case: "serviceToken", value: serviceToken } });
+    const other = await addService([]);
+    const theirs = mine.services.revokeServiceSession({ selector: { case: "serviceToken", value: other.token } });
+    await expectRefusal(theirs, "PERMISSION_MISSING");
+    const writer = await addService(["service.write"]);
+    const { sessions } = await services.listServiceSessions({ serviceId: other.serviceId });
+    await writer.services.revokeServiceSession({
+      selector: { case: "sessionId", value: sessions[0]?.sessionId ?? "" },
+    });
+    expect((await services.verifyServiceToken({ serviceToken: other.token })).active).toBe(false);
+    for (const value of ["nonsense", `${other.token}0`]) {
+      const unknown = services.revokeServiceSession({ selector: { case: "serviceToken", value } });
+      await expectRefusal(unknown, "SERVICE_SESSION_NOT_FOUND");
+    }
+    const gone = services.revokeServiceSession({ selector: { case: "sessionId", value: crypto.randomUUID() } });
+    await expectRefusal(gone, "SERVICE_SESSION_NOT_FOUND");
+    const { events } = await org.listAuditEvents({ entityId: mine.serviceId, action: "service.session.revoke" });
+    expect(events).toHaveLength(1);
+  });
+
+  test("a tenant's service cannot end, or learn of, a session outside of its tenant", async () => {
+    const { services, addService, addTenant } = await startService(transport);
+    const inside = await addService(["service.write"], await addTenant());
+    const outside = await addService([]);
+    const attempt = inside.services.revokeServiceSession({ selector: { case: "serviceToken", value: outside.token } });
+    await expectRefusal(attempt, "SERVICE_SESSION_NOT_FOUND");
+    expect((await services.verifyServiceToken({ serviceToken: outside.token })).active).toBe(true);
+  });
+
+  test("sessions are listed without the ended ones, or with them", async () => {
+    const { services, addService } = await startService(transport);
+    const { serviceId, key, secret } = await addService([]);
+    for (let n = 0; n < 4; n++) await services.authenticateService({ key, secret });
+    const all = await services.listServiceSessions({ serviceId, includeEnded: true });
+    const [newest] = all.sessions;
+    await services.revokeServiceSession({ selector: { case: "sessionId", value: newest?.sessionId ?? "" } });
+    const live = await services.listServiceSessions({ serviceId });
+    const ended = await services.listServiceSessions({ serviceId, includeEnded: true });
+    expect(live.sessions).toHaveLength(4);
+    expect(live.sessions.map(({ sessionId }) => sessionId)).not.toContain(newest?.sessionId);
+    expect(ended.sessions).toHaveLength(5);
+    expect(ended.sessions[0]?.revokeTime).toBeDefined();
+  });
+
+  test("a revocation on one replica takes hold at once there, and within a second on another", async () => {
+    const first = await launchService(transport);
+    const second = await launchService(transport, { databaseUrl: first.databaseUrl });
+    const service = await first.addService(["service.read"]);
+    const there = second.as(service.token);
+    const here = first.as(service.token);
+    await there.services.listServices({});
+    await here.services.listServices({});
+    await first.services.revokeServicePermissions({ serviceId: service.serviceId, permissions: ["service.read"] });
+    const revokedAt = performance.now();
+    await expectRefusal(here.services.listServices({}), "PERMISSION_MISSING");
+    let lastAnswerAt = revokedAt;
+    const refusedThere = async () => {
+      const sentAt = performance.now();
+      const answered = await there.services.listServices({}).then(
+        () => true,
+        () => false,
+      );
+      if (answered) lastAnswerAt = sentAt;
+      return answered;
+    };
+    await expect.poll(refusedThere, { interval: 5, timeout: 3_000 }).toBe(false);
+    expect(lastAnswerAt - revokedAt).toBeLessThan(1_000);
+    await second.stop();
+    await first.stop();
+  });
+});
