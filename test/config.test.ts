@@ -43,7 +43,9 @@ describe(".env.example", () => {
 
   test("copied as it is, is the configuration without any variable", async () => {
     const text = await readFile(new URL("../.env.example", import.meta.url), "utf8");
-    const variables = Object.fromEntries(text.matchAll(/^([A-Z_]+)=(.*)$/gm).map(([, name, value]) => [name, value]));
+    const variables = Object.fromEntries(
+      Array.from(text.matchAll(/^([A-Z_]+)=(.*)$/gm), ([, name, value]) => [name, value]),
+    );
     expect(parseConfig(variables)).toEqual(parseConfig({}));
   });
 });
