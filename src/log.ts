@@ -1,3 +1,4 @@
+import { sqlStateOf } from "./db/faults.ts";
 import { pino, stdSerializers, type Logger } from "pino";
 
 export type Log = Logger;
@@ -19,8 +20,7 @@ const errorSerializer = (error: unknown): unknown => {
   if (!(error instanceof Error)) return { type: typeof error };
   const { code, constraint, table, column } = error as Error & DatabaseFault;
   const cause: unknown = error.cause;
-  const sqlState = typeof code === "string" ? code : ((cause as DatabaseFault | undefined)?.code ?? "");
-  const quotes = QUOTES_VALUES.test(String(sqlState)) || error.constructor.name === "InvalidInputError";
+  const quotes = QUOTES_VALUES.test(sqlStateOf(error) ?? "") || error.constructor.name === "InvalidInputError";
   return {
     type: error.constructor.name,
     message: quotes ? undefined : error.message,

@@ -41,7 +41,7 @@ const stopOnSignal = (log: Log, stop: () => Promise<void>) => {
       }
       firstAt = performance.now();
       log.info({ signal }, "shutting down");
-      stop()
+      void stop()
         .catch((error: unknown) => {
           log.error({ err: error }, "the shutdown failed");
           process.exitCode = 1;

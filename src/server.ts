@@ -14,7 +14,7 @@ import { createConnectHandler } from "./rpc/connect.ts";
 import { createGrpcServer } from "./rpc/grpc.ts";
 import { type Health, createHealth } from "./rpc/health.ts";
 import { type HttpServer, createHttpServer, createSideRoutes } from "./rpc/http.ts";
-import { type Implementation, bindMethods, implementation } from "./rpc/methods.ts";
+import { bindMethods, implementation } from "./rpc/methods.ts";
 import { createMetrics } from "./rpc/metrics.ts";
 import { createPipeline } from "./rpc/pipeline.ts";
 import { addReflection } from "./rpc/reflection.ts";
@@ -45,8 +45,6 @@ export interface ServerOptions {
   readonly log: Log;
   /** Watches every statement; tests hold row schemas against the database with it. */
   readonly interceptors?: readonly Interceptor[];
-  /** Stands in for the handlers of a service; benchmarks measure the pipeline alone with it. */
-  readonly replace?: (implementations: readonly Implementation[]) => readonly Implementation[];
 }
 
 const VERSION = (
@@ -93,7 +91,7 @@ const shutDown = async ({ config, health, grpc, http, databases }: Drained): Pro
 
 /** Puts everything together: the one place where parts meet. */
 export const startServer = async (options: ServerOptions): Promise<RunningServer> => {
-  const { config, databaseUrl, peppers, log, interceptors = [], replace = (all) => all } = options;
+  const { config, databaseUrl, peppers, log, interceptors = [] } = options;
   const metrics = createMetrics(VERSION);
   const tracing = await startTracing(config.tracing, log);
   const certificates = config.tls && (await watchCertificates(config.tls, { pollMs: config.tls.pollMs, log }));
@@ -105,7 +103,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const hasher = createCredentialHasher(peppers);
   const tokens = createServiceTokens(db, hasher);
   const parts = { db, hasher, tokens };
-  const implementations = replace([
+  const implementations = [
     implementation(OrgService, { ...tenantHandlers(db, tokens.forget), ...auditEventHandlers(db) }),
     implementation(ServiceIdentityService, {
       ...serviceHandlers(parts),
@@ -114,7 +112,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
       ...signInHandlers(parts, config.serviceTokenTtlMs),
       ...serviceSessionHandlers(parts),
     }),
-  ]);
+  ];
   const services = implementations.map(({ service }) => service);
   const methods = bindMethods(implementations, metrics.meter);
   const pipeline = createPipeline({
@@ -130,6 +128,8 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     probe,
     services: services.map(({ typeName }) => typeName),
     log,
+    // Two pings fail before calls are refused; until then new connections may get through where old ones hang.
+    onFailure: db.renew,
     onChange(readiness) {
       metrics.setHealthy(readiness === "ready");
       db.setDown(readiness === "database unavailable" || readiness === "migrations pending");
@@ -139,8 +139,8 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   health.addTo(grpc);
   if (config.grpc.reflection) addReflection(grpc, services);
   const sideRoutes = createSideRoutes(metrics, () => health.readiness() === "ready");
-  const handler = createConnectHandler(pipeline, methods, config.messageMaxBytes, sideRoutes as never);
-  const http = config.http.enabled ? createHttpServer({ config, handler: handler as never, certificates }) : undefined;
+  const handler = createConnectHandler(pipeline, methods, config.messageMaxBytes, sideRoutes);
+  const http = config.http.enabled ? createHttpServer({ config, handler, certificates }) : undefined;
 
   await health.start();
   const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();

@@ -5,7 +5,6 @@ import {
   Server,
   type ServerUnaryCall,
   type ServiceDefinition,
-  type UntypedServiceImplementation,
   type sendUnaryData,
 } from "@grpc/grpc-js";
 import type { Config } from "../config.ts";
@@ -14,7 +13,7 @@ import { type Failure, statusBinary } from "./failure.ts";
 import type { Method } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
 
-type Bytes = Uint8Array<ArrayBufferLike>;
+type Bytes = Uint8Array;
 type RawCall = ServerUnaryCall<Buffer, Buffer>;
 
 // A throw while grpc-js decodes would answer INTERNAL before the caller was seen: the pipeline decodes.
@@ -55,7 +54,12 @@ const failWith = (callback: sendUnaryData<Buffer>, failure: Failure, requestId: 
   const metadata = new Metadata();
   metadata.set("x-request-id", requestId);
   metadata.set("grpc-status-details-bin", asBuffer(statusBinary(failure)));
-  callback({ code: Number(failure.code), details: failure.message, metadata });
+  const status: { code: number; details: string; metadata: Metadata } = {
+    code: failure.code,
+    details: failure.message,
+    metadata,
+  };
+  callback(status);
 };
 
 const handlerOf = (pipeline: Pipeline, method: Method) => (raw: RawCall, callback: sendUnaryData<Buffer>) => {
@@ -89,7 +93,7 @@ export const createGrpcServer = (
   for (const service of new Set(methods.map(({ desc }) => desc.parent))) {
     const own = methods.filter(({ desc }) => desc.parent === service);
     const handlers = own.map((method) => [method.desc.name, handlerOf(pipeline, method)] as const);
-    server.addService(definitionOf(service), Object.fromEntries(handlers) as UntypedServiceImplementation);
+    server.addService(definitionOf(service), Object.fromEntries(handlers));
   }
   return server;
 };

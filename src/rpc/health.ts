@@ -35,13 +35,15 @@ export interface HealthOptions {
   readonly probe: Database;
   readonly services: readonly string[];
   readonly log: Log;
+  /** Told of each ping that failed. */
+  readonly onFailure: () => void;
   readonly onChange: (readiness: Readiness, pending: readonly string[]) => void;
 }
 
 const selectAppliedMigrations = () => sql.type(z.object({ filename: z.string() }))`
   SELECT m.filename FROM graphile_migrate.migrations m ORDER BY m.filename`;
 
-export const createHealth = ({ probe, services, log, onChange }: HealthOptions): Health => {
+export const createHealth = ({ probe, services, log, onFailure, onChange }: HealthOptions): Health => {
   const names = ["", "readiness", ...services];
   const statuses = new HealthImplementation({ liveness: "SERVING" });
   const watches = new Set<WatchCall>();
@@ -67,7 +69,11 @@ export const createHealth = ({ probe, services, log, onChange }: HealthOptions):
       const pending = pendingMigrations(applied.map(({ filename }) => filename));
       set(pending.length === 0 ? "ready" : "migrations pending", pending);
     } catch (error) {
-      if (sqlStateOf(error) === UNDEFINED_TABLE) return set("migrations pending", pendingMigrations([]));
+      if (sqlStateOf(error) === UNDEFINED_TABLE) {
+        failures = 0;
+        return set("migrations pending", pendingMigrations([]));
+      }
+      onFailure();
       if (++failures === FAILURES_TO_FALL) {
         log.warn({ err: error }, "the database does not answer");
         set("database unavailable");
@@ -109,7 +115,7 @@ export const createHealth = ({ probe, services, log, onChange }: HealthOptions):
           server.addService(service, { ...handlers, watch: watchOnce(handlers["watch"] as never) as never });
         },
       };
-      statuses.addToServer(shim as never);
+      statuses.addToServer(shim);
     },
     async start() {
       await ask();

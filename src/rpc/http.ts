@@ -1,13 +1,18 @@
-import { type IncomingMessage, type RequestListener, type Server, type ServerResponse, createServer } from "node:http";
+import { type Server, createServer } from "node:http";
 import { type Http2SecureServer, type ServerHttp2Session, createSecureServer } from "node:http2";
 import type { AddressInfo } from "node:net";
 import { cors as connectCors } from "@connectrpc/connect";
+import type { connectNodeAdapter } from "@connectrpc/connect-node";
 import cors from "cors";
 import type { Config } from "../config.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Certificates } from "./tls.ts";
 
 const OWN_HEADERS = ["authorization", "x-actor-token", "x-request-id"];
+
+/** Answers a request of HTTP/1.1 or HTTP/2. */
+export type HttpHandler = ReturnType<typeof connectNodeAdapter>;
+type HttpResponse = Parameters<HttpHandler>[1];
 
 /** The HTTP port. */
 export interface HttpServer {
@@ -21,13 +26,13 @@ export interface HttpServer {
 
 export interface HttpOptions {
   readonly config: Config;
-  readonly handler: RequestListener;
+  readonly handler: HttpHandler;
   readonly certificates: Certificates | undefined;
 }
 
 /** What the HTTP port serves beside RPCs. */
 export const createSideRoutes =
-  (metrics: Metrics, isReady: () => boolean): RequestListener =>
+  (metrics: Metrics, isReady: () => boolean): HttpHandler =>
   (request, response) => {
     const path = request.url?.split("?", 1)[0];
     if (request.method !== "GET" && request.method !== "HEAD") return end(response, 404, "not found\n");
@@ -39,11 +44,14 @@ export const createSideRoutes =
     );
   };
 
-const end = (response: ServerResponse, status: number, body: string, contentType = "text/plain; charset=utf-8") => {
-  response.writeHead(status, { "content-type": contentType, "cache-control": "no-store" }).end(body);
+const end = (response: HttpResponse, status: number, body: string, contentType = "text/plain; charset=utf-8") => {
+  response.statusCode = status;
+  response.setHeader("content-type", contentType);
+  response.setHeader("cache-control", "no-store");
+  response.end(body);
 };
 
-const withCors = (origins: readonly string[], handler: RequestListener): RequestListener => {
+const withCors = (origins: readonly string[], handler: HttpHandler): HttpHandler => {
   if (origins.length === 0) return handler;
   const middleware = cors({
     origin: [...origins],
@@ -69,7 +77,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
   const sessions = new Set<ServerHttp2Session>();
   let draining = false;
 
-  const listener = withCors(config.http.corsOrigins, (request: IncomingMessage, response: ServerResponse) => {
+  const listener = withCors(config.http.corsOrigins, (request, response) => {
     response.once("finish", () => {
       if (draining && "closeIdleConnections" in server) setImmediate(() => server.closeIdleConnections());
     });

@@ -1,5 +1,5 @@
 import { once } from "node:events";
-import { type ClientHttp2Session, type OutgoingHttpHeaders, connect } from "node:http2";
+import { type ClientHttp2Session, type IncomingHttpHeaders, type OutgoingHttpHeaders, connect } from "node:http2";
 
 /** What a load process is told, once. */
 export interface LoadOrder {
@@ -33,8 +33,8 @@ const framed = (message: Buffer): Buffer => {
 const callOnce = async (session: ClientHttp2Session, headers: OutgoingHttpHeaders, body: Buffer): Promise<boolean> => {
   const stream = session.request(headers);
   let status: unknown;
-  stream.on("response", (response) => (status = response["grpc-status"]));
-  stream.on("trailers", (trailers) => (status = trailers["grpc-status"]));
+  stream.on("response", (response: IncomingHttpHeaders) => (status = response["grpc-status"]));
+  stream.on("trailers", (trailers: IncomingHttpHeaders) => (status = trailers["grpc-status"]));
   stream.resume();
   stream.end(body);
   await once(stream, "close");
@@ -60,7 +60,7 @@ const run = async (order: LoadOrder): Promise<LoadReport> => {
   const latencies: number[] = [];
   let failures = 0;
   const worker = async (session: ClientHttp2Session) => {
-    for (let now = performance.now(); now < end; ) {
+    for (let now = performance.now(); now < end;) {
       const ok = await callOnce(session, headers, body);
       const done = performance.now();
       if (done > countFrom) {
