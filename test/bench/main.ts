@@ -1,0 +1,35 @@
+import { startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
+import { benchPipeline } from "./pipeline.ts";
+import { benchServiceTokens } from "./service-tokens.ts";
+import { type BenchService, removeFolder, startBenchService, temporaryFolder } from "./service.ts";
+
+const BENCHES: Readonly<Record<string, (service: BenchService) => Promise<void>>> = {
+  pipeline: benchPipeline,
+  "service-tokens": benchServiceTokens,
+};
+
+const REST_MS = 3_000;
+const rest = () => new Promise((resolve) => setTimeout(resolve, REST_MS));
+
+/** `npm run bench [-- name …]`: figures of one run, to be compared with each other; nothing fails by time. */
+const [...names] = process.argv.slice(2);
+const folder = await temporaryFolder();
+try {
+  const first = await startBenchService(folder);
+  await first.stop();
+  const embedded = await startEmbeddedPostgres({ dataDir: folder });
+  const service = await startBenchService(folder, { DATABASE_URL: embedded.url });
+  await rest();
+  console.table({
+    "first start, with a new database of its own": { seconds: first.startSeconds.toFixed(2), target: "8" },
+    "start on an existing database": { seconds: service.startSeconds.toFixed(2), target: "1" },
+  });
+  console.log(`memory at rest: ${(await service.residentMegabytes()).toFixed(0)} MB (target: 150)`);
+  for (const [name, bench] of Object.entries(BENCHES)) {
+    if (names.length === 0 || names.includes(name)) await bench(service);
+  }
+  await service.stop();
+  await embedded.stop();
+} finally {
+  await removeFolder(folder);
+}
