@@ -2,9 +2,9 @@ import {
   BackendTerminatedError,
   BackendTerminatedUnexpectedlyError,
   ConnectionError,
-  IdleTransactionTimeoutError,
-  StatementCancelledError,
-  StatementTimeoutError,
+  DataIntegrityError,
+  NotFoundError,
+  SchemaValidationError,
   UnexpectedStateError,
 } from "slonik";
 import { Refusal } from "../rpc/refusal.ts";
@@ -14,20 +14,24 @@ export class DatabaseSilent extends Error {
   override readonly name = "DatabaseSilent";
 }
 
+/** Ends work for which nobody waits any more. */
+export class Abandoned extends Error {
+  override readonly name = "Abandoned";
+}
+
 const OUT_OF_REACH = [
   DatabaseSilent,
   ConnectionError,
   BackendTerminatedError,
   BackendTerminatedUnexpectedlyError,
-  IdleTransactionTimeoutError,
-  StatementTimeoutError,
-  StatementCancelledError,
   UnexpectedStateError,
 ];
+/** After which no statement is under way. */
+const HARMLESS = [Refusal, Abandoned, DataIntegrityError, NotFoundError, SchemaValidationError];
 // Connection, resources, operator, system; 25006 is a primary that became a replica, 25P03 an ended idle transaction.
 const OUT_OF_REACH_STATES = /^(08|53|57|58|25006|25P03)/;
 const OUT_OF_REACH_ERRNO = /^E(CONNREFUSED|CONNRESET|PIPE|TIMEDOUT|HOSTUNREACH|NETUNREACH|AI_AGAIN|NOTFOUND)$/;
-// Node's pg and slonik's driver say these in words alone.
+// pg and slonik say these in words alone.
 const OUT_OF_REACH_WORDS = /^(Client (is|was|has)|Connection terminated|Connection pool|timeout expired)/i;
 
 /** The SQLSTATE of a database error, where it has one. */
@@ -44,7 +48,7 @@ export const isConflict = (error: unknown): boolean => sqlStateOf(error)?.starts
 
 /** A fault of the statement alone, after which the connection is as good as before; all else may have broken it. */
 export const sparesConnection = (error: unknown): boolean => {
-  if (error instanceof Refusal) return true;
+  if (HARMLESS.some((type) => error instanceof type)) return true;
   const state = sqlStateOf(error);
   return state !== undefined && !/^(08|57P|58|XX|25P03)/.test(state);
 };

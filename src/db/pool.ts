@@ -1,33 +1,15 @@
-import { readFileSync } from "node:fs";
-import {
-  type DatabasePool,
-  type DatabasePoolConnection,
-  type Interceptor,
-  SchemaValidationError,
-  createPool,
-  createTypeParserPreset,
-} from "slonik";
-import type { Config } from "../config.ts";
-import type { Log } from "../log.ts";
+import type { DatabasePoolConnection } from "slonik";
 import type { Waiting } from "../rpc/call.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { Tracing } from "../tracing.ts";
-import { DatabaseSilent, asRefusal, sparesConnection } from "./faults.ts";
+import { type Connections, type ConnectionsOptions, openConnections } from "./connections.ts";
+import { Abandoned, asRefusal, sparesConnection } from "./faults.ts";
 import { type Gate, createGate } from "./gate.ts";
 
-// A server that is alive ends a statement by its own timeout; only a hung one is still silent this much later.
-const SILENCE_MS = 500;
+/** Throws once nobody waits for the work any more: what is not committed by then must not be. */
+export type ThrowIfAbandoned = () => void;
 
-const rowParser: Interceptor = {
-  name: "row-parser",
-  transformRow: ({ resultParser }, query, row) => {
-    if (!resultParser) return row;
-    const result = resultParser["~standard"].validate(row);
-    if (result instanceof Promise) throw new TypeError("row schemas are synchronous");
-    if (result.issues) throw new SchemaValidationError(query, row, result.issues);
-    return result.value as typeof row;
-  },
-};
+export type Work<T> = (connection: DatabasePoolConnection, throwIfAbandoned: ThrowIfAbandoned) => Promise<T>;
 
 /** The database, as the rest of the service sees it: a bounded way to one connection of the pool. */
 export interface Database {
@@ -38,7 +20,9 @@ export interface Database {
    * flood of cancelled calls does not become a flood of reconnects.
    * @throws Refusal DATABASE_UNAVAILABLE or OVERLOADED
    */
-  use<T>(waiting: Waiting, work: (connection: DatabasePoolConnection) => Promise<T>): Promise<T>;
+  use<T>(waiting: Waiting, work: Work<T>): Promise<T>;
+  /** Takes new connections from now on: those it has may be dead, as after a fail-over. */
+  renew(): void;
   /** While down, new work and work under way is refused at once: nobody waits for a database that is known to be away. */
   setDown(down: boolean): void;
   /** What a statement may take, in milliseconds; undefined is no limit. */
@@ -49,109 +33,71 @@ export interface Database {
   end(): Promise<void>;
 }
 
-export interface DatabaseOptions {
-  readonly url: string;
-  readonly settings: Config["database"];
-  readonly log: Log;
+export interface DatabaseOptions extends ConnectionsOptions {
   /** Told how many seconds each use waited for its connection. */
   readonly onWait?: (seconds: number) => void;
-  readonly interceptors?: readonly Interceptor[];
   readonly tracing?: Tracing | undefined;
 }
 
-const connectionUri = (url: string, { tls, pgBouncer }: Config["database"]): string => {
-  const uri = new URL(url);
-  if (tls === "off") uri.searchParams.set("sslmode", "disable");
-  if (tls === "verify") uri.searchParams.delete("sslmode");
-  // PgBouncer refuses start-up parameters that it does not track; jit costs more than it saves on short statements.
-  if (!pgBouncer && !uri.searchParams.has("options")) uri.searchParams.set("options", "-c jit=off");
-  return uri.toString();
-};
-
-const createSlonikPool = ({ url, settings, interceptors = [] }: DatabaseOptions): Promise<DatabasePool> =>
-  createPool(connectionUri(url, settings), {
-    maxPoolSize: settings.poolMax,
-    connectionTimeout: settings.connectTimeoutMs,
-    connectionRetryLimit: 0,
-    statementTimeout: settings.pgBouncer ? "DISABLE_TIMEOUT" : (settings.statementTimeoutMs ?? "DISABLE_TIMEOUT"),
-    idleInTransactionSessionTimeout: settings.pgBouncer ? "DISABLE_TIMEOUT" : 30_000,
-    idleTimeout: settings.idleTimeoutMs,
-    gracefulTerminationTimeout: SILENCE_MS,
-    queryRetryLimit: 0,
-    transactionRetryLimit: 0,
-    // Connections carry no state from use to use, since only SET LOCAL is used; DISCARD ALL would cost a round trip.
-    resetConnection: () => Promise.resolve(),
-    typeParsers: createTypeParserPreset(),
-    interceptors: [rowParser, ...interceptors],
-    ...(settings.tls === "verify" && {
-      ssl: { rejectUnauthorized: true, ...(settings.tlsCaFile && { ca: readFileSync(settings.tlsCaFile) }) },
-    }),
+const onConnection = async <T>(connections: Connections, throwIfAbandoned: ThrowIfAbandoned, work: Work<T>) => {
+  const outcome = await connections.use(async (connection) => {
+    try {
+      throwIfAbandoned();
+      return { value: await work(connection, throwIfAbandoned) };
+    } catch (error) {
+      // Slonik destroys the connection of a handler that throws: what leaves the connection sound leaves as a value.
+      if (sparesConnection(error)) return { error };
+      throw error;
+    }
   });
-
-const within = async <T>(limitMs: number, work: Promise<T>): Promise<T> => {
-  const { promise, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new DatabaseSilent("no answer from the database")), limitMs);
-  try {
-    return await Promise.race([work, promise]);
-  } finally {
-    clearTimeout(timer);
-  }
+  if ("error" in outcome) throw outcome.error;
+  return outcome.value;
 };
 
-/** Opens the pool when it is first used, and again after a failure: the service starts while the database is away. */
+/** Connects when it is first used, and again after a failure: the service starts while the database is away. */
 export const openDatabase = (options: DatabaseOptions): Database => {
-  const { settings, log, tracing } = options;
-  const gate = createGate({ size: settings.poolMax, queueMax: settings.poolQueue, waitMs: settings.poolWaitMs });
-  const silenceMs = (settings.statementTimeoutMs ?? 30_000) + SILENCE_MS;
+  const { settings, tracing } = options;
+  const newGate = () =>
+    createGate({ size: settings.poolMax, queueMax: settings.poolQueue, waitMs: settings.poolWaitMs });
   const underWay = new Set<(reason: Refusal) => void>();
-  let pool: Promise<DatabasePool> | undefined;
+  let gate = newGate();
+  let connections = openConnections(options);
   let down = false;
-
-  const opened = () => {
-    pool ??= createSlonikPool(options).then(
-      (created) => {
-        created.on("error", (error) => log.warn({ err: error }, "database connection lost"));
-        return created;
-      },
-      (error: unknown) => {
-        pool = undefined;
-        throw error;
-      },
-    );
-    return pool;
-  };
-
-  const onConnection = async <T>(waiting: Waiting, work: (connection: DatabasePoolConnection) => Promise<T>) => {
-    const slonik = await within(settings.connectTimeoutMs + SILENCE_MS, opened());
-    const outcome = await slonik.connect(async (connection) => {
-      if (waiting.signal.aborted) return { error: waiting.signal.reason as unknown };
-      try {
-        return { value: await within(silenceMs, work(connection)) };
-      } catch (error) {
-        // Slonik destroys the connection of a handler that throws: what leaves the connection sound leaves as a value.
-        if (sparesConnection(error)) return { error };
-        throw error;
-      }
-    });
-    if ("error" in outcome) throw outcome.error;
-    return outcome.value;
-  };
 
   return {
     statementTimeoutMs: settings.statementTimeoutMs,
     timeoutByTransaction: settings.pgBouncer,
-    load: gate.load,
-    setDown(value) {
-      down = value;
-      if (down) for (const reject of underWay) reject(refusal("DATABASE_UNAVAILABLE"));
+    load: () => gate.load(),
+    renew() {
+      connections.retire();
+      connections = openConnections(options);
     },
-    async use<T>(waiting: Waiting, work: (connection: DatabasePoolConnection) => Promise<T>) {
+    setDown(value) {
+      if (down === value) return;
+      down = value;
+      if (!down) return;
+      for (const abandon of underWay) abandon(refusal("DATABASE_UNAVAILABLE"));
+      // What hangs keeps neither its place at the gate nor its connection: both are free when the database is back.
+      const hung = connections;
+      gate = newGate();
+      connections = openConnections(options);
+      void hung.end().catch((error: unknown) => options.log.warn({ err: error }, "pool not ended"));
+    },
+    async use<T>(waiting: Waiting, work: Work<T>) {
       waiting.signal.throwIfAborted();
       if (down) throw refusal("DATABASE_UNAVAILABLE");
       const { promise, resolve, reject } = Promise.withResolvers<T>();
-      const abort = () => reject(waiting.signal.reason);
-      const run = () => onConnection(waiting, work);
-      underWay.add(reject);
+      let abandoned: { readonly reason: unknown } | undefined;
+      const abandon = (reason: unknown) => {
+        abandoned ??= { reason };
+        reject(reason);
+      };
+      const throwIfAbandoned = () => {
+        if (abandoned) throw new Abandoned("nobody waits for it", { cause: abandoned.reason });
+      };
+      const abort = () => abandon(waiting.signal.reason);
+      const run = () => onConnection(connections, throwIfAbandoned, work);
+      underWay.add(abandon);
       waiting.signal.addEventListener("abort", abort, { once: true });
       gate
         .enter(() => (tracing ? tracing.query("use", run) : run()), waiting.signal, options.onWait)
@@ -159,14 +105,10 @@ export const openDatabase = (options: DatabaseOptions): Database => {
       try {
         return await promise;
       } finally {
-        underWay.delete(reject);
+        underWay.delete(abandon);
         waiting.signal.removeEventListener("abort", abort);
       }
     },
-    async end() {
-      const ending = await pool?.catch(() => undefined);
-      pool = undefined;
-      await ending?.end();
-    },
+    end: () => connections.end(),
   };
 };

@@ -5,7 +5,7 @@ import { z } from "zod";
 import type { Waiting } from "../rpc/call.ts";
 import { Refusal } from "../rpc/refusal.ts";
 import { isConflict } from "./faults.ts";
-import type { Database } from "./pool.ts";
+import type { Database, ThrowIfAbandoned } from "./pool.ts";
 
 /** A transaction: what writes takes this, so that nothing is written outside of one. */
 export type Tx = DatabaseTransactionConnection;
@@ -22,12 +22,19 @@ const ownTimeout = ({ statementTimeoutMs = Infinity, timeoutByTransaction }: Dat
   return Number.isFinite(ms) && (timeoutByTransaction || ms < statementTimeoutMs) ? ms : undefined;
 };
 
-const attempt = <T>(db: Database, waiting: Waiting, connection: DatabasePoolConnection, body: (tx: Tx) => Promise<T>) =>
+const attempt = <T>(
+  db: Database,
+  waiting: Waiting,
+  body: (tx: Tx) => Promise<T>,
+  connection: DatabasePoolConnection,
+  throwIfAbandoned: ThrowIfAbandoned,
+) =>
   connection.transaction(async (tx) => {
-    waiting.signal.throwIfAborted();
     const timeoutMs = ownTimeout(db, waiting);
     if (timeoutMs !== undefined) await tx.one(setStatementTimeout(timeoutMs));
-    return body(tx);
+    const result = await body(tx);
+    throwIfAbandoned();
+    return result;
   }, 0);
 
 /**
@@ -35,7 +42,7 @@ const attempt = <T>(db: Database, waiting: Waiting, connection: DatabasePoolConn
  *
  * A body locks, reads, decides, writes and records, in that order, and may run more than once: conflicts (SQLSTATE class
  * 40) are tried again with a growing, random pause. A Refusal that it RETURNS is thrown after the commit, so what was
- * written before stands; one that it throws rolls back.
+ * written before stands; one that it throws rolls back, and so does a caller who went away before the commit.
  * @throws Refusal CONFLICT when the tries are used up, DATABASE_UNAVAILABLE, OVERLOADED, or the body's own.
  */
 export const transact = async <T>(
@@ -45,7 +52,9 @@ export const transact = async <T>(
 ): Promise<Exclude<T, Refusal>> => {
   for (let tries = 1; ; tries++) {
     try {
-      const result = await db.use(waiting, (connection) => attempt(db, waiting, connection, body));
+      const result = await db.use(waiting, (connection, abandoned) =>
+        attempt(db, waiting, body, connection, abandoned),
+      );
       if (result instanceof Refusal) throw result;
       return result as Exclude<T, Refusal>;
     } catch (error) {

@@ -1,0 +1,111 @@
+import { readFileSync } from "node:fs";
+import {
+  type DatabasePool,
+  type DatabasePoolConnection,
+  type Interceptor,
+  SchemaValidationError,
+  createPool,
+  createTypeParserPreset,
+} from "slonik";
+import type { Config } from "../config.ts";
+import type { Log } from "../log.ts";
+import { createDriver } from "./driver.ts";
+
+// A server that is alive ends a statement by its own timeout; only a hung one is still silent this much later.
+const SILENCE_MS = 500;
+const NO_TIMEOUT_MS = 30_000;
+
+const rowParser: Interceptor = {
+  name: "row-parser",
+  transformRow: ({ resultParser }, query, row) => {
+    if (!resultParser) return row;
+    const result = resultParser["~standard"].validate(row);
+    if (result instanceof Promise) throw new TypeError("row schemas are synchronous");
+    if (result.issues) throw new SchemaValidationError(query, row, result.issues);
+    return result.value as typeof row;
+  },
+};
+
+export interface ConnectionsOptions {
+  readonly url: string;
+  readonly settings: Config["database"];
+  readonly log: Log;
+  readonly interceptors?: readonly Interceptor[];
+}
+
+/** One slonik pool, and who uses it. */
+export interface Connections {
+  use<T>(work: (connection: DatabasePoolConnection) => Promise<T>): Promise<T>;
+  /** For connections that may be dead: takes no new user, and ends when the last one has gone. */
+  retire(): void;
+  /** Ends all connections, users or none. */
+  end(): Promise<void>;
+}
+
+const connectionUri = (url: string, { tls, pgBouncer }: Config["database"]): string => {
+  const uri = new URL(url);
+  if (tls === "off") uri.searchParams.set("sslmode", "disable");
+  if (tls === "verify") uri.searchParams.delete("sslmode");
+  // PgBouncer refuses start-up parameters that it does not track; jit costs more than it saves on short statements.
+  if (!pgBouncer && !uri.searchParams.has("options")) {
+    uri.searchParams.set("options", "-c jit=off -c default_transaction_isolation=read\\ committed");
+  }
+  return uri.toString();
+};
+
+const createSlonikPool = ({ url, settings, interceptors = [] }: ConnectionsOptions): Promise<DatabasePool> =>
+  createPool(connectionUri(url, settings), {
+    driverFactory: createDriver((settings.statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS),
+    maxPoolSize: settings.poolMax,
+    connectionTimeout: settings.connectTimeoutMs,
+    connectionRetryLimit: 0,
+    statementTimeout: settings.pgBouncer ? "DISABLE_TIMEOUT" : (settings.statementTimeoutMs ?? "DISABLE_TIMEOUT"),
+    idleInTransactionSessionTimeout: settings.pgBouncer ? "DISABLE_TIMEOUT" : 30_000,
+    idleTimeout: settings.idleTimeoutMs,
+    gracefulTerminationTimeout: SILENCE_MS,
+    queryRetryLimit: 0,
+    transactionRetryLimit: 0,
+    // Connections carry no state from use to use, since only SET LOCAL is used; DISCARD ALL would cost a round trip.
+    resetConnection: () => Promise.resolve(),
+    typeParsers: createTypeParserPreset(),
+    interceptors: [rowParser, ...interceptors],
+    ...(settings.tls === "verify" && {
+      ssl: { rejectUnauthorized: true, ...(settings.tlsCaFile && { ca: readFileSync(settings.tlsCaFile) }) },
+    }),
+  });
+
+/** Connects when it is first used. */
+export const openConnections = (options: ConnectionsOptions): Connections => {
+  const opening = createSlonikPool(options).then((pool) => {
+    pool.on("error", (error) => options.log.warn({ err: error }, "database connection lost"));
+    return pool;
+  });
+  opening.catch(() => undefined);
+  let users = 0;
+  let retired = false;
+
+  const end = async () => {
+    await (await opening).end();
+  };
+  const endUnused = () => {
+    if (retired && users === 0)
+      void end().catch((error: unknown) => options.log.warn({ err: error }, "pool not ended"));
+  };
+
+  return {
+    async use(work) {
+      users++;
+      try {
+        return await (await opening).connect(work);
+      } finally {
+        users--;
+        endUnused();
+      }
+    },
+    retire() {
+      retired = true;
+      endUnused();
+    },
+    end,
+  };
+};

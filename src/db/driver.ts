@@ -1,0 +1,138 @@
+import { Socket } from "node:net";
+import { Client, type ClientConfig, types } from "pg";
+import {
+  BackendTerminatedError,
+  type DriverConfiguration,
+  type DriverFactory,
+  createDriverFactory,
+  parseDsn,
+} from "slonik";
+import { DatabaseSilent } from "./faults.ts";
+
+/** How long a connection may take to say good-bye. */
+const FAREWELL_MS = 500;
+const TEXT_ARRAY = 1009;
+// Built-in types never change their OIDs; asking for them would be one more connection, on which nobody hears an error.
+const OIDS: Readonly<Record<string, readonly [type: number, array: number]>> = {
+  int8: [20, 1016],
+  date: [1082, 1182],
+  timestamp: [1114, 1115],
+  timestamptz: [1184, 1185],
+  interval: [1186, 1187],
+  numeric: [1700, 1231],
+};
+
+type Parse = (text: string) => unknown;
+
+const usualParser = (oid: number) => types.getTypeParser(oid as never) as Parse;
+const textArray = (text: string) => usualParser(TEXT_ARRAY)(text) as (string | null)[];
+
+const typeParsersOf = ({ typeParsers }: DriverConfiguration): ClientConfig["types"] => {
+  const parsers = new Map<number, Parse>();
+  for (const { name, parse } of typeParsers) {
+    const oids = OIDS[name];
+    if (!oids) throw new Error(`the driver knows no OID of the type ${name}`);
+    parsers.set(oids[0], parse);
+    parsers.set(oids[1], (text) => textArray(text).map((item) => (item === null ? null : parse(item))));
+  }
+  return { getTypeParser: (oid: number) => parsers.get(oid) ?? usualParser(oid) } as never;
+};
+
+const sslOf = ({ ssl }: DriverConfiguration, mode: string | undefined): ClientConfig["ssl"] => {
+  if (ssl) return ssl;
+  if (mode === "no-verify") return { rejectUnauthorized: false };
+  return mode === "require";
+};
+
+const numberOf = (limit: "DISABLE_TIMEOUT" | number) => (limit === "DISABLE_TIMEOUT" ? undefined : limit);
+
+const clientConfigOf = (configuration: DriverConfiguration): ClientConfig => {
+  const dsn = parseDsn(configuration.connectionUri);
+  const config = {
+    host: dsn.host,
+    port: dsn.port,
+    user: dsn.username,
+    password: dsn.password,
+    database: dsn.databaseName,
+    application_name: dsn.applicationName,
+    options: dsn.options,
+    ssl: sslOf(configuration, dsn.sslMode),
+    types: typeParsersOf(configuration),
+    keepAlive: true,
+    connectionTimeoutMillis: numberOf(configuration.connectionTimeout),
+    statement_timeout: numberOf(configuration.statementTimeout),
+    idle_in_transaction_session_timeout: numberOf(configuration.idleInTransactionSessionTimeout),
+  };
+  return Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined));
+};
+
+const within = async <T>(limitMs: number, work: Promise<T>): Promise<T> => {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(new DatabaseSilent("no answer from the database")), limitMs);
+  try {
+    return await Promise.race([work, promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+};
+
+/**
+ * Slonik's own driver, but for what ends a process or hangs it: that one stops listening to a connection which it gave up,
+ * so a later error of the socket ends the process, and it waits for a statement's answer for ever.
+ * @param silenceMs how long each statement's answer may take; the connection is then given up.
+ */
+export const createDriver = (silenceMs: number): DriverFactory =>
+  createDriverFactory(({ driverConfiguration }) => {
+    const config = clientConfigOf(driverConfiguration);
+    return Promise.resolve({
+      createPoolClient: ({ clientEventEmitter }) => {
+        const socket = new Socket();
+        const client = new Client({ ...config, stream: () => socket });
+        let broken: BackendTerminatedError | undefined;
+
+        const breakOff = (cause: Error) => {
+          broken ??= new BackendTerminatedError(cause);
+          socket.destroy();
+          return broken;
+        };
+        client.on("error", (error) => {
+          const fault = breakOff(error);
+          if (clientEventEmitter.listenerCount("error") > 0) clientEventEmitter.emit("error", fault);
+        });
+        client.on("notice", ({ message = "" }) => clientEventEmitter.emit("notice", { message }));
+
+        const query = async (text: string, values?: unknown[]) => {
+          // Also what a transaction's end is told: a ROLLBACK on a silent connection would be silence once more.
+          if (broken) throw broken;
+          try {
+            return await within(silenceMs, client.query(text, values));
+          } catch (error) {
+            throw error instanceof DatabaseSilent ? breakOff(error) : (broken ?? error);
+          }
+        };
+
+        return Promise.resolve({
+          connect: async () => {
+            await client.connect();
+          },
+          end: async () => {
+            const farewell = setTimeout(() => socket.destroy(), FAREWELL_MS);
+            await client.end();
+            clearTimeout(farewell);
+          },
+          query: async (text: string, values?: unknown[]) => {
+            const { command, fields, rowCount, rows } = await query(text, values);
+            return {
+              command: command as never,
+              fields: fields.map(({ name, dataTypeID }) => ({ name, dataTypeId: dataTypeID })),
+              rowCount,
+              rows: rows as Record<string, unknown>[],
+            };
+          },
+          stream: () => {
+            throw new Error("rows are not streamed");
+          },
+        });
+      },
+    });
+  });

@@ -1,0 +1,226 @@
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Code } from "@connectrpc/connect";
+import { createPool, sql } from "slonik";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
+import { z } from "zod";
+import { migrate } from "../../src/commands/migrate.ts";
+import { parseConfig } from "../../src/config.ts";
+import { type EmbeddedPostgres, startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
+import { createLog } from "../../src/log.ts";
+import { startServer } from "../../src/server.ts";
+import { type DatabaseProxy, startDatabaseProxy } from "../support/database-proxy.ts";
+import { refused } from "../support/refusals.ts";
+import { type TestService, launchService } from "../support/service.ts";
+
+const DEADLINE_MS = 5_000;
+const RECOVERY_MS = 2_000;
+const POOL_MAX = 4;
+
+let dataDir: string;
+let postgres: EmbeddedPostgres;
+let proxy: DatabaseProxy;
+let service: TestService;
+const faults: unknown[] = [];
+const onFault = (error: unknown) => faults.push(error);
+
+beforeAll(async () => {
+  process.on("unhandledRejection", onFault).on("uncaughtException", onFault);
+  dataDir = await mkdtemp(join(tmpdir(), "auth-service-outage-"));
+  postgres = await startEmbeddedPostgres({ dataDir, durable: false });
+  await migrate(postgres.url);
+  proxy = await startDatabaseProxy(postgres.url);
+  service = await launchService("grpc", {
+    databaseUrl: proxy.url,
+    env: { DATABASE_POOL_MAX: String(POOL_MAX), SHUTDOWN_GRACE: "1s" },
+  });
+});
+
+afterAll(async () => {
+  await service.stop();
+  await proxy.close();
+  await postgres.stop();
+  await rm(dataDir, { recursive: true, force: true });
+});
+
+afterEach(() => {
+  expect(faults.splice(0)).toEqual([]);
+});
+
+const look = async <T>(query: (pool: Awaited<ReturnType<typeof createPool>>) => Promise<T>): Promise<T> => {
+  const pool = await createPool(postgres.url, { maxPoolSize: 1 });
+  try {
+    return await query(pool);
+  } finally {
+    await pool.end();
+  }
+};
+
+/** Of the service, as PostgreSQL sees them. */
+const connections = () =>
+  look((pool) =>
+    pool.anyFirst(sql.type(z.object({ pid: z.number() }))`
+      SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`),
+  );
+
+const call = (timeoutMs = DEADLINE_MS) => service.org.listTenants({}, { timeoutMs });
+
+const gateLoad = async () => {
+  const metrics = await (await fetch(`http://127.0.0.1:${service.httpPort}/metrics`)).text();
+  return [...metrics.matchAll(/^database_pool_(?:connections_in_use|waiting) (\d+)$/gm)].map(([, n]) => Number(n));
+};
+
+const expectUnavailable = async (calls = 3 * POOL_MAX) => {
+  const started = performance.now();
+  const codes = await Promise.all(
+    Array.from({ length: calls }, async () => {
+      const { error, reason } = await refused(call());
+      return { code: Code[error.code], reason, inTime: performance.now() - started < DEADLINE_MS };
+    }),
+  );
+  expect(new Set(codes.map((code) => JSON.stringify(code)))).toEqual(
+    new Set([JSON.stringify({ code: "Unavailable", reason: "DATABASE_UNAVAILABLE", inTime: true })]),
+  );
+};
+
+/** From the database's return on: calls pass, as many at once as there are connections, and nothing is left over. */
+const expectRecovery = async () => {
+  const returned = performance.now();
+  await vi.waitFor(() => Promise.all(Array.from({ length: POOL_MAX }, () => call(1_000))), {
+    timeout: RECOVERY_MS,
+    interval: 20,
+  });
+  expect(performance.now() - returned).toBeLessThan(RECOVERY_MS);
+  await expect.poll(() => service.readiness(), { timeout: 3_000 }).toBe("ready");
+  await expect.poll(async () => (await connections()).length, { timeout: 5_000 }).toBeLessThanOrEqual(POOL_MAX + 2);
+  await expect.poll(gateLoad).toEqual([0, 0]);
+};
+
+const postmaster = async () => {
+  const file = await readFile(join(dataDir, "postgres", "cluster", "postmaster.pid"), "utf8");
+  return Number.parseInt(file, 10);
+};
+const backends = () =>
+  look((pool) => pool.anyFirst(sql.type(z.object({ pid: z.number() }))`SELECT pid FROM pg_stat_activity`));
+
+test("connections refused and reset", async () => {
+  await proxy.refuse();
+  await expectUnavailable();
+  await proxy.pass();
+  await expectRecovery();
+});
+
+test("a network that swallows everything, for ever on connections that were open", async () => {
+  await Promise.all(Array.from({ length: POOL_MAX }, () => call()));
+  proxy.swallowExisting();
+  proxy.swallowNew();
+  await expectUnavailable();
+  await proxy.pass();
+  await expectRecovery();
+});
+
+test("a network that forgot the open connections and takes new ones", async () => {
+  await Promise.all(Array.from({ length: POOL_MAX }, () => call()));
+  proxy.swallowExisting();
+  // No ping tells this from slow statements: each hung one lasts as long as a statement may.
+  const started = performance.now();
+  const answers = await Promise.all(Array.from({ length: POOL_MAX }, () => refused(call())));
+  expect(performance.now() - started).toBeLessThan(DEADLINE_MS + 500);
+  for (const { error } of answers) expect([Code.Unavailable, Code.DeadlineExceeded]).toContain(error.code);
+  await expectRecovery();
+});
+
+test("idle connections that a network forgot are not used again once a ping fails", async () => {
+  await Promise.all(Array.from({ length: POOL_MAX }, () => call()));
+  const before = proxy.startups.length;
+  proxy.swallowExisting();
+  await expect.poll(() => proxy.startups.length, { timeout: RECOVERY_MS + 1_000 }).toBeGreaterThan(before);
+  await Promise.all(Array.from({ length: POOL_MAX }, () => call(1_000)));
+});
+
+test("a database whose processes are all stopped", async () => {
+  const pids = [await postmaster(), ...(await backends())];
+  const send = (signal: NodeJS.Signals) => {
+    for (const pid of pids) {
+      try {
+        process.kill(pid, signal);
+      } catch {
+        // The connection that listed them has ended since.
+      }
+    }
+  };
+  send("SIGSTOP");
+  try {
+    const started = performance.now();
+    const { error } = await refused(call(1_000));
+    expect(performance.now() - started).toBeLessThan(1_500);
+    expect([Code.Unavailable, Code.DeadlineExceeded]).toContain(error.code);
+    await expectUnavailable();
+  } finally {
+    send("SIGCONT");
+  }
+  await expectRecovery();
+});
+
+test("every connection ended by the database", async () => {
+  await Promise.all(Array.from({ length: POOL_MAX }, () => call()));
+  const calls = Array.from({ length: 20 }, () =>
+    call().then(
+      () => undefined,
+      ({ code }: { code: Code }) => code,
+    ),
+  );
+  await look((pool) =>
+    pool.any(sql.unsafe`
+      SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+      WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`),
+  );
+  expect(await Promise.all(calls)).toSatisfy((codes: (Code | undefined)[]) =>
+    codes.every((code) => code === undefined || code === Code.Unavailable),
+  );
+  await expectRecovery();
+});
+
+test("a postmaster that is killed, and started again elsewhere", async () => {
+  process.kill(await postmaster(), "SIGKILL");
+  await expectUnavailable();
+  await postgres.stop();
+  postgres = await startEmbeddedPostgres({ dataDir, durable: false });
+  proxy.target(postgres.url);
+  await expectRecovery();
+});
+
+const startAway = () =>
+  startServer({
+    config: parseConfig({
+      DATABASE_CONNECT_TIMEOUT: "1s",
+      GRPC_HOST: "127.0.0.1",
+      GRPC_PORT: "0",
+      HTTP_PORT: "0",
+      LOG_LEVEL: "silent",
+    }),
+    databaseUrl: proxy.url,
+    peppers: [{ version: 1, key: Buffer.alloc(32, 7) }],
+    log: createLog("silent"),
+  });
+
+describe("a start while the database", () => {
+  test.each([
+    ["refuses connections", () => proxy.refuse()],
+    ["is silent", () => Promise.resolve(proxy.swallowNew())],
+  ])("%s: it serves, is not ready, and becomes ready", async (_name, fail) => {
+    proxy.reset();
+    await fail();
+    const other = await startAway();
+    try {
+      expect(other.readiness()).toBe("database unavailable");
+      await proxy.pass();
+      await expect.poll(() => other.readiness(), { timeout: RECOVERY_MS }).toBe("ready");
+    } finally {
+      await proxy.pass();
+      await other.stop();
+    }
+    await expectRecovery();
+  });
+});
