@@ -1,0 +1,241 @@
+import { randomUUID } from "node:crypto";
+import { type Message, create, toJsonString } from "@bufbuild/protobuf";
+import { createValidator } from "@bufbuild/protovalidate";
+import { ConnectError } from "@connectrpc/connect";
+import { sql } from "slonik";
+import { describe, expect, test } from "vitest";
+import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
+import { makeCredential } from "../../src/service-identity/credentials.ts";
+import { type Known, sampleMessages } from "../support/messages.ts";
+import { expectRefusal, refused } from "../support/refusals.ts";
+import { type Rpc, bearer, rpcs, sender, services } from "../support/rpcs.ts";
+import {
+  type SignedInService,
+  type TestService,
+  type TransportName,
+  startService,
+  transports,
+} from "../support/service.ts";
+
+// The permissions that any method names: a caller that "lacks one" has all the others.
+const catalogue = [...new Set(rpcs.flatMap(({ rule }) => (rule.case === "permission" ? [rule.value] : [])))];
+const guarded = rpcs.filter(({ rule }) => rule.case !== "anonymous");
+const byPermission = guarded.filter(({ rule }) => rule.case === "permission");
+const namesTenant = ({ method }: Rpc) => method.input.fields.some(({ name }) => name === "tenant_id");
+
+const validator = createValidator();
+
+/** What one tenant has: requests are made from it. */
+interface TenantOfTest {
+  readonly tenantId: string;
+  readonly service: SignedInService;
+  readonly known: Known;
+}
+
+const plantTenant = async (server: TestService, permissions: readonly string[]): Promise<TenantOfTest> => {
+  const tenantId = await server.addTenant();
+  const service = await server.addService(permissions, tenantId);
+  const { sessions } = await server.services.listServiceSessions({ serviceId: service.serviceId });
+  const known = {
+    tenant_id: [tenantId],
+    service_id: [service.serviceId],
+    secret_id: [service.secretId],
+    session_id: sessions.map(({ sessionId }) => sessionId),
+    service_token: [service.token],
+  };
+  return { tenantId, service, known };
+};
+
+/** Another random part, under a checksum that is right again. */
+const forged = (token: string) => makeCredential("skt", token.split("_")[1] ?? "");
+
+const expired = async (server: TestService) => {
+  const { token, serviceId } = await server.addService(["*"]);
+  await server.pool.query(
+    sql.unsafe`UPDATE service_sessions SET expiry_utc = now() - interval '1 second' WHERE svc_id = ${serviceId}::uuid`,
+  );
+  return token;
+};
+
+const revoked = async (server: TestService) => {
+  const { token, services: own } = await server.addService(["*"]);
+  await own.revokeServiceSession({ selector: { case: "serviceToken", value: token } });
+  return token;
+};
+
+const disabled = async (server: TestService) => {
+  const { token, serviceId } = await server.addService(["*"]);
+  await server.services.disableService({ serviceId });
+  return token;
+};
+
+type Headers = Readonly<Record<string, string>>;
+
+const wrongCallers = async (server: TestService): Promise<readonly (readonly [string, Headers])[]> => {
+  const { token, secret } = await server.addService(["*"]);
+  return [
+    ["no token", {}],
+    ["an empty header", { authorization: "" }],
+    ["a scheme alone", { authorization: "Bearer" }],
+    ["another scheme", { authorization: `Basic ${token}` }],
+    ["no scheme", { authorization: token }],
+    ["nonsense", bearer("nonsense")],
+    ["a token cut short", bearer(token.slice(0, -1))],
+    ["a token and more", { authorization: `Bearer ${token} ${token}` }],
+    ["4,097 characters", bearer("x".repeat(4_090))],
+    ["a wrong checksum", bearer(token.replace(/.$/, (last) => (last === "0" ? "1" : "0")))],
+    ["an unknown id", bearer(makeCredential("skt", randomUUID()))],
+    ["a forged token of a session", bearer(forged(token))],
+    ["an expired token", bearer(await expired(server))],
+    ["a revoked token", bearer(await revoked(server))],
+    ["a disabled service's token", bearer(await disabled(server))],
+    ["a secret", bearer(secret)],
+    ["a secret that calls itself a token", bearer(secret.replace("sks", "skt"))],
+  ];
+};
+
+/** Services that hold everything except what is asked for, however near they come. */
+const nearMisses = (permission: string) => [
+  ...catalogue.filter((other) => other !== permission),
+  `${permission}.*`,
+  `${permission}.x`,
+  permission.split(".").slice(0, -1).join(".") || "x",
+];
+
+const once = <T>(make: (transport: TransportName) => Promise<T>) => {
+  const made = new Map<TransportName, Promise<T>>();
+  return (transport: TransportName) => {
+    const value = made.get(transport) ?? make(transport);
+    made.set(transport, value);
+    return value;
+  };
+};
+
+const world = once(async (transport) => {
+  const server = await startService(transport);
+  const [mine, other] = [await plantTenant(server, catalogue), await plantTenant(server, [])];
+  const holders = new Map<string, Promise<SignedInService>>();
+  /** One service for each set of permissions. */
+  const holderOf = (...permissions: readonly string[]) => {
+    const key = permissions.join();
+    const holder = holders.get(key) ?? server.addService(permissions);
+    holders.set(key, holder);
+    return holder;
+  };
+  return { server, send: sender(transport, server), mine, other, holderOf, callers: await wrongCallers(server) };
+});
+
+const reasonOf = (error: unknown) =>
+  error instanceof ConnectError ? error.findDetails(ErrorInfoSchema)[0]?.reason : String(error);
+
+const samples = ({ method }: Rpc, known: Known): readonly Message[] => sampleMessages(method.input, known);
+
+test("the walk finds every service, and the rules of each method", () => {
+  expect(services.map(({ typeName }) => typeName)).toEqual(
+    expect.arrayContaining(["org.v1.OrgService", "service_identity.v1.ServiceIdentityService"]),
+  );
+  expect(rpcs).toHaveLength(services.flatMap(({ methods }) => methods).length);
+  expect(rpcs.filter(({ rule }) => rule.case === undefined)).toEqual([]);
+  expect(guarded.length).toBeGreaterThan(catalogue.length);
+});
+
+test.each(rpcs)("$name: the matrix's requests keep the rules", ({ method }) => {
+  const requests = sampleMessages(method.input);
+  expect(requests.length).toBeGreaterThan(0);
+  for (const request of requests) expect(validator.validate(method.input, request)).toMatchObject({ kind: "valid" });
+});
+
+describe.each(transports)("%s", (transport) => {
+  test.each(guarded)("$name refuses who does not prove itself", async (rpc) => {
+    const { send, mine, callers } = await world(transport);
+    const [request] = samples(rpc, mine.known);
+    for (const [name, headers] of callers) {
+      const { reason, error } = await refused(send(rpc, request!, headers));
+      expect([name, reason, error.code]).toEqual([name, "CALLER_TOKEN_INVALID", 16]);
+    }
+  });
+
+  test.each(byPermission)("$name needs its own permission", async (rpc) => {
+    const { send, other, holderOf } = await world(transport);
+    const permission = String(rpc.rule.value);
+    const [request] = samples(rpc, other.known);
+    const { token } = await holderOf(...nearMisses(permission));
+    const { metadata } = await expectRefusal(send(rpc, request!, bearer(token)), "PERMISSION_MISSING");
+    expect(metadata).toMatchObject({ permission });
+  });
+
+  test.each(byPermission)("$name needs nothing else than its permission, or what covers it", async (rpc) => {
+    const { send, holderOf } = await world(transport);
+    const permission = String(rpc.rule.value);
+    const [request] = samples(rpc, {});
+    for (const held of ["*", permission, permission.replace(/\.[^.]*$/, ".*")]) {
+      const { token } = await holderOf(held);
+      const reason = await send(rpc, request!, bearer(token)).then(() => undefined, reasonOf);
+      expect([held, reason]).not.toEqual([held, "PERMISSION_MISSING"]);
+    }
+  });
+
+  test.each(byPermission)(
+    "$name counts neither what the token leaves out nor what its service has lost",
+    async (rpc) => {
+      const { server, send } = await world(transport);
+      const [request] = samples(rpc, {});
+      const { serviceId, key, secret, token } = await server.addService(["*"]);
+      const signIn = { key, secret, permissions: nearMisses(String(rpc.rule.value)) };
+      const { serviceToken: narrower } = await server.as(undefined).services.authenticateService(signIn);
+      await expectRefusal(send(rpc, request!, bearer(narrower)), "PERMISSION_MISSING");
+
+      await server.services.revokeServicePermissions({ serviceId, permissions: ["*"] });
+      await expectRefusal(send(rpc, request!, bearer(token)), "PERMISSION_MISSING");
+    },
+  );
+
+  test.each(guarded)("$name refuses a suspended tenant's service until the tenant is activated", async (rpc) => {
+    const { server, send } = await world(transport);
+    const { tenantId, service, known } = await plantTenant(server, catalogue);
+    const request = () =>
+      send(rpc, samples(rpc, { ...known, session_id: [randomUUID()] }).at(-1)!, bearer(service.token));
+    await server.org.suspendTenant({ tenantId });
+    const { metadata } = await expectRefusal(request(), "TENANT_SUSPENDED");
+    expect(metadata).toMatchObject({ tenant_id: tenantId });
+
+    await server.org.activateTenant({ tenantId });
+    expect(await request().then(() => undefined, reasonOf)).not.toBe("TENANT_SUSPENDED");
+  });
+
+  test.each(guarded)("$name shows and does a tenant's service nothing of another tenant", async (rpc) => {
+    const { send, mine, other } = await world(transport);
+    const headers = bearer(mine.service.token);
+    for (const request of samples(rpc, other.known)) {
+      if (namesTenant(rpc)) {
+        await expectRefusal(send(rpc, request, headers), "TENANT_MISMATCH");
+        continue;
+      }
+      const answer = await send(rpc, request, headers).then(
+        ({ message }) => toJsonString(rpc.method.output, message),
+        reasonOf,
+      );
+      if (!answer?.startsWith("{")) expect(answer).toMatch(/_NOT_FOUND$/);
+      for (const id of Object.values(other.known).flat()) expect(answer).not.toContain(id);
+    }
+  });
+
+  test.each(guarded.filter(namesTenant))("$name wants a tenant's service to name its tenant", async (rpc) => {
+    const { send, mine, other } = await world(transport);
+    const headers = bearer(mine.service.token);
+    const tenant = rpc.method.input.fields.find(({ name }) => name === "tenant_id");
+    for (const request of samples(rpc, mine.known)) {
+      const unnamed = { ...request, tenantId: tenant?.proto.proto3Optional ? undefined : "" };
+      await expectRefusal(send(rpc, create(rpc.method.input, unnamed), headers), "TENANT_MISMATCH");
+    }
+
+    // Where it names its own, what it asks about may still be another's: then it is as if that did not exist.
+    for (const own of samples(rpc, { ...other.known, tenant_id: [mine.tenantId] })) {
+      const answer = await send(rpc, own, headers).then(
+        ({ message }) => toJsonString(rpc.method.output, message),
+        reasonOf,
+      );
+      expect(answer).not.toContain(other.service.serviceId);
+    }
+  });
+});
