@@ -30,6 +30,22 @@ const register = (router: ConnectRouter, pipeline: Pipeline, method: Method) =>
     throw new ConnectError(message, code, { "x-request-id": call.requestId }, [...details]);
   });
 
+/**
+ * Connect calls a binary message that it cannot decode INTERNAL, as if the fault were ours, and broken JSON
+ * INVALID_ARGUMENT. It aborts the call with its error before it writes it: the one moment at which that can be mended.
+ */
+const blameSender = ({ signal }: HandlerContext): void =>
+  signal.addEventListener(
+    "abort",
+    () => {
+      const error: unknown = signal.reason;
+      if (error instanceof ConnectError && error.rawMessage.startsWith("parse binary: ")) {
+        Object.assign(error, { code: Code.InvalidArgument });
+      }
+    },
+    { once: true },
+  );
+
 /** Serves the methods over Connect, gRPC-Web and JSON; what is none of them goes to `fallback`. */
 export const createConnectHandler = (
   pipeline: Pipeline,
@@ -39,6 +55,7 @@ export const createConnectHandler = (
 ): ReturnType<typeof connectNodeAdapter> =>
   connectNodeAdapter({
     routes: (router) => methods.forEach((method) => register(router, pipeline, method)),
+    requestGate: blameSender,
     readMaxBytes,
     maxTimeoutMs: TIMEOUT_MAX_MS,
     fallback,
