@@ -1,0 +1,185 @@
+import { sql } from "slonik";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { z } from "zod";
+import type { Database } from "../../src/db/pool.ts";
+import { read, transact } from "../../src/db/transact.ts";
+import { detached } from "../../src/rpc/call.ts";
+import { startDatabaseProxy } from "../support/database-proxy.ts";
+import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
+import { cancellable, openFor, reasonOf } from "../support/open-database.ts";
+
+let database: TestDatabase;
+
+beforeAll(async () => {
+  database = await createEmptyDatabase();
+});
+afterAll(() => database.drop());
+
+const selectSleep = (ms: number) => sql.type(z.object({ pg_sleep: z.string() }))`
+  SELECT pg_sleep(${ms / 1_000})::text AS pg_sleep`;
+const selectSetting = (name: string) => sql.type(z.object({ value: z.string() }))`
+  SELECT current_setting(${name}) AS value`;
+const selectOne = sql.type(z.object({ one: z.number() }))`SELECT 1 AS one`;
+
+const pause = (db: Database, ms: number) => read(db, detached(), (c) => c.one(selectSleep(ms)));
+const settingOf = (db: Database, name: string) => read(db, detached(), (c) => c.oneFirst(selectSetting(name)));
+
+/** Takes the only connection until told to let it go. */
+const hold = (db: Database) => {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  const done = read(db, detached(), () => promise);
+  return () => {
+    resolve(undefined);
+    return done;
+  };
+};
+
+test("a full pool serves in the order of arrival", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1" });
+  const release = hold(db);
+  const order: number[] = [];
+  const uses = Array.from({ length: 20 }, (_, index) =>
+    read(db, detached(), async (c) => {
+      order.push(index);
+      await c.one(selectOne);
+    }),
+  );
+  expect(db.load()).toEqual({ inside: 1, waiting: 20 });
+  await release();
+  await Promise.all(uses);
+  expect(order).toEqual(Array.from({ length: 20 }, (_, index) => index));
+  expect(db.load()).toEqual({ inside: 0, waiting: 0 });
+});
+
+test("past the queue's length a use is OVERLOADED at once", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1", DATABASE_POOL_QUEUE: "2" });
+  const release = hold(db);
+  const queued = [pause(db, 0), pause(db, 0)];
+  expect(await reasonOf(pause(db, 0))).toBe("OVERLOADED");
+  await release();
+  await Promise.all(queued);
+});
+
+test("past the wait a use is OVERLOADED and has left the queue", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1", DATABASE_POOL_WAIT: "100ms" });
+  const release = hold(db);
+  expect(await reasonOf(pause(db, 0))).toBe("OVERLOADED");
+  expect(db.load()).toEqual({ inside: 1, waiting: 0 });
+  await release();
+});
+
+test("one who gives up leaves the queue, and those behind keep their order", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1" });
+  const release = hold(db);
+  const order: string[] = [];
+  const enter = (name: string, waiting = detached()) => read(db, waiting, async () => void order.push(name));
+  const leaver = cancellable();
+  const [first, second, third] = [enter("first"), enter("second", leaver), enter("third")];
+  leaver.cancel();
+  expect(await reasonOf(second)).toBe("CANCELLED");
+  expect(db.load()).toEqual({ inside: 1, waiting: 2 });
+  await release();
+  await Promise.all([first, third]);
+  expect(order).toEqual(["first", "third"]);
+});
+
+test("by default 1,000 at once wait and are served", async () => {
+  const db = openFor(database.url);
+  const uses = Array.from({ length: 1_000 }, () => transact(db, detached(), (tx) => tx.one(selectSleep(10))));
+  await Promise.all(uses);
+  expect(db.load()).toEqual({ inside: 0, waiting: 0 });
+});
+
+test("the environment sets size, time limits and idle time", async () => {
+  const db = openFor(database.url, {
+    DATABASE_POOL_MAX: "3",
+    DATABASE_STATEMENT_TIMEOUT: "1234ms",
+    DATABASE_IDLE_TIMEOUT: "1s",
+  });
+  expect(await settingOf(db, "statement_timeout")).toBe("1234ms");
+  expect(await settingOf(db, "idle_in_transaction_session_timeout")).toBe("30s");
+  await Promise.all(Array.from({ length: 9 }, () => pause(db, 20)));
+  const watcher = openFor(database.url, { DATABASE_POOL_MAX: "1" });
+  const others = () =>
+    read(watcher, detached(), (c) =>
+      c.oneFirst(sql.type(z.object({ count: z.bigint() }))`
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()
+          AND query LIKE '%pg_sleep%'`),
+    );
+  expect(await others()).toBe(3n);
+  await expect.poll(others, { timeout: 5_000 }).toBe(0n);
+});
+
+const throughProxy = async (env: Readonly<Record<string, string>>) => {
+  const proxy = await startDatabaseProxy(database.url);
+  onTestFinished(() => proxy.close());
+  return { proxy, db: openFor(proxy.url, env) };
+};
+
+test("for PgBouncer no start-up parameter is sent that it refuses; a transaction sets its own time limit", async () => {
+  const { proxy, db } = await throughProxy({ DATABASE_PGBOUNCER: "on", DATABASE_STATEMENT_TIMEOUT: "4321ms" });
+  const timeout = await transact(db, detached(), (tx) => tx.oneFirst(selectSetting("statement_timeout")));
+  expect(timeout).toBe("4321ms");
+  expect(await settingOf(db, "statement_timeout")).toBe("0");
+  const parameters = proxy.startups.flatMap((startup) =>
+    startup
+      .slice(8)
+      .split("\0")
+      .filter((_, at) => at % 2 === 0),
+  );
+  // What PgBouncer tracks or knows: https://www.pgbouncer.org/config.html#ignore_startup_parameters
+  const taken = ["user", "database", "client_encoding", "application_name", "datestyle", "timezone", ""];
+  expect(parameters.map((name) => name.toLowerCase()).filter((name) => !taken.includes(name))).toEqual([]);
+});
+
+test("without a statement timeout none is sent", async () => {
+  const { proxy, db } = await throughProxy({ DATABASE_STATEMENT_TIMEOUT: "off" });
+  expect(await settingOf(db, "statement_timeout")).toBe("0");
+  expect(proxy.startups.join()).not.toContain("statement_timeout");
+});
+
+test("no use costs a DISCARD ALL, and transactions say no more than they must", async () => {
+  const { proxy, db } = await throughProxy({ DATABASE_POOL_MAX: "1" });
+  await pause(db, 0);
+  await transact(db, detached(), (tx) => tx.one(selectOne));
+  await pause(db, 0);
+  expect(proxy.startups).toHaveLength(1);
+  expect(proxy.sent()).not.toMatch(/DISCARD|RESET|pg_type/);
+  expect(proxy.sent().match(/START TRANSACTION|COMMIT|set_config/g)).toEqual(["START TRANSACTION", "COMMIT"]);
+});
+
+test("TLS that must verify refuses a server without it", async () => {
+  const db = openFor(database.url, { DATABASE_TLS: "verify" });
+  expect(await reasonOf(pause(db, 0))).toBe("DATABASE_UNAVAILABLE");
+});
+
+test("a connection that is not answered within its time limit is DATABASE_UNAVAILABLE", async () => {
+  const { proxy, db } = await throughProxy({ DATABASE_CONNECT_TIMEOUT: "200ms" });
+  proxy.swallowNew();
+  const started = performance.now();
+  expect(await reasonOf(pause(db, 0))).toBe("DATABASE_UNAVAILABLE");
+  expect(performance.now() - started).toBeLessThan(1_500);
+  await proxy.pass();
+  await pause(db, 0);
+});
+
+test("types arrive as the row schemas take them", async () => {
+  const db = openFor(database.url);
+  const statement = sql.type(z.record(z.string(), z.unknown()))`
+    SELECT 9007199254740993 AS big, ARRAY[1, NULL]::int8[] AS bigs, '2024-01-02T03:04:05.678901Z'::timestamptz AS at,
+      ARRAY['2024-01-02T03:04:05Z']::timestamptz[] AS ats, '2024-01-02'::date AS day, 1.50::numeric AS amount,
+      '{"a":1}'::jsonb AS json, ARRAY['x']::text[] AS texts, '\\x01'::bytea AS bytes`;
+  const row = await read(db, detached(), (c) => c.one(statement));
+  expect(row).toEqual({
+    big: 9007199254740993n,
+    bigs: [1n, null],
+    at: Date.parse("2024-01-02T03:04:05.678Z"),
+    ats: [Date.parse("2024-01-02T03:04:05Z")],
+    day: "2024-01-02",
+    amount: 1.5,
+    json: { a: 1 },
+    texts: ["x"],
+    bytes: Buffer.from([1]),
+  });
+});

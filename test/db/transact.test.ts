@@ -1,0 +1,231 @@
+import { type CommonQueryMethods, sql } from "slonik";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { z } from "zod";
+import type { Database } from "../../src/db/pool.ts";
+import { type Tx, read, transact } from "../../src/db/transact.ts";
+import { Call, detached } from "../../src/rpc/call.ts";
+import { Refusal, refusal } from "../../src/rpc/refusal.ts";
+import { administer } from "../support/admin.ts";
+import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
+import { cancellable, openFor, reasonOf } from "../support/open-database.ts";
+
+let database: TestDatabase;
+
+beforeAll(async () => {
+  database = await createEmptyDatabase();
+  await administer(
+    database.url,
+    (tag) => tag.unsafe`CREATE TABLE counters (id text PRIMARY KEY, count int NOT NULL CHECK (count < 100))`,
+  );
+});
+afterAll(() => database.drop());
+
+const insert = (id: string, count = 0) => sql.unsafe`INSERT INTO counters (id, count) VALUES (${id}, ${count})`;
+const increment = (id: string) => sql.unsafe`UPDATE counters SET count = count + 1 WHERE id = ${id}`;
+const selectCount = (id: string) => sql.type(z.object({ count: z.number() }))`
+  SELECT count FROM counters WHERE id = ${id}`;
+const selectSleep = (ms: number) => sql.type(z.object({ pg_sleep: z.string() }))`
+  SELECT pg_sleep(${ms / 1_000})::text AS pg_sleep`;
+const selectSetting = (name: string) => sql.type(z.object({ value: z.string() }))`
+  SELECT current_setting(${name}) AS value`;
+const selectPid = sql.type(z.object({ pid: z.number() }))`SELECT pg_backend_pid() AS pid`;
+
+const selectOpenTransactions = sql.type(z.object({ count: z.bigint() }))`
+  SELECT count(*) FROM pg_stat_activity
+  WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()`;
+
+const countOf = (db: Database, id: string) =>
+  read(db, detached(), (connection) => connection.maybeOne(selectCount(id))).then((row) => row?.count);
+const pidOf = (db: Database) => read(db, detached(), (connection) => connection.oneFirst(selectPid));
+const settingOf = (connection: CommonQueryMethods, name: string) => connection.oneFirst(selectSetting(name));
+
+test("a refusal that a body returns is thrown once what it wrote is committed", async () => {
+  const db = openFor(database.url);
+  const work = transact(db, detached(), async (tx) => {
+    await tx.query(insert("returned"));
+    return refusal("TENANT_NOT_FOUND");
+  });
+  expect(await reasonOf(work)).toBe("TENANT_NOT_FOUND");
+  expect(await countOf(db, "returned")).toBe(0);
+});
+
+test("a refusal that a body throws rolls back", async () => {
+  const db = openFor(database.url);
+  const work = transact(db, detached(), async (tx) => {
+    await tx.query(insert("thrown"));
+    throw refusal("TENANT_NOT_FOUND");
+  });
+  expect(await reasonOf(work)).toBe("TENANT_NOT_FOUND");
+  expect(await countOf(db, "thrown")).toBeUndefined();
+});
+
+test("transactions that deadlock are run again until each has passed", async () => {
+  const db = openFor(database.url);
+  await transact(db, detached(), async (tx) => {
+    await tx.query(insert("left"));
+    await tx.query(insert("right"));
+  });
+  const bothHoldOne = Promise.withResolvers<undefined>();
+  let held = 0;
+  const runs = [0, 0];
+  const cross = (index: number, first: string, second: string) =>
+    transact(db, detached(), async (tx) => {
+      runs[index]!++;
+      await tx.query(increment(first));
+      if (++held === 2) bothHoldOne.resolve(undefined);
+      await bothHoldOne.promise;
+      await tx.query(increment(second));
+    });
+  await Promise.all([cross(0, "left", "right"), cross(1, "right", "left")]);
+  // PostgreSQL ends one of the two, which passes the second time.
+  expect(runs.toSorted()).toEqual([1, 2]);
+  expect([await countOf(db, "left"), await countOf(db, "right")]).toEqual([2, 2]);
+});
+
+test("a conflict that does not end is CONFLICT after five tries, with pauses between", async () => {
+  const db = openFor(database.url);
+  await transact(db, detached(), (tx) => tx.query(insert("conflict")));
+  const times: number[] = [];
+  const work = transact(db, detached(), async (tx) => {
+    times.push(performance.now());
+    await tx.query(sql.unsafe`SET TRANSACTION ISOLATION LEVEL SERIALIZABLE`);
+    await tx.one(selectCount("conflict"));
+    await transact(db, detached(), (other) => other.query(increment("conflict")));
+    await tx.query(increment("conflict"));
+  });
+  expect(await reasonOf(work)).toBe("CONFLICT");
+  expect(times).toHaveLength(5);
+  expect(await countOf(db, "conflict")).toBe(5);
+});
+
+test("transactions are READ COMMITTED, whatever the database's default is", async () => {
+  const db = openFor(database.url);
+  const name = new URL(database.url).pathname.slice(1);
+  const setDefault = (level: string) => {
+    const text = sql.unsafe`
+      ALTER DATABASE ${sql.identifier([name])} SET default_transaction_isolation TO ${sql.identifier([level])}`;
+    return read(db, detached(), (connection) => connection.query(text));
+  };
+  await setDefault("serializable");
+  const later = openFor(database.url);
+  expect(await transact(later, detached(), (tx) => settingOf(tx, "transaction_isolation"))).toBe("read committed");
+  await setDefault("read committed");
+});
+
+const faults: [string, (db: Database) => Promise<unknown>][] = [
+  ["a unique violation in a transaction", (db) => transact(db, detached(), (tx) => tx.query(insert("taken")))],
+  ["a unique violation of a plain statement", (db) => read(db, detached(), (c) => c.query(insert("taken")))],
+  ["a check violation", (db) => read(db, detached(), (c) => c.query(insert("check", 100)))],
+  ["a value that is none", (db) => read(db, detached(), (c) => c.query(sql.unsafe`SELECT ${"x"}::int`))],
+  ["a row too few", (db) => read(db, detached(), (c) => c.one(selectCount("nobody")))],
+  [
+    "a row that breaks its schema",
+    (db) => read(db, detached(), (c) => c.one(sql.type(z.object({ a: z.string() }))`SELECT 1 AS a`)),
+  ],
+  ["a statement timeout", (db) => read(db, detached(), (c) => c.one(selectSleep(2_000)))],
+  ["a thrown refusal", (db) => transact(db, detached(), () => Promise.reject(refusal("TENANT_NOT_FOUND")))],
+  ["a returned refusal", (db) => transact(db, detached(), () => Promise.resolve(refusal("TENANT_NOT_FOUND")))],
+];
+
+test.each(faults)("%s leaves the connection as it was", async (_name, fail) => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1", DATABASE_STATEMENT_TIMEOUT: "100ms" });
+  await read(db, detached(), (c) =>
+    c.query(sql.unsafe`
+    INSERT INTO counters (id, count) VALUES ('taken', 0) ON CONFLICT DO NOTHING`),
+  );
+  const before = await pidOf(db);
+  await expect(fail(db)).rejects.toThrow();
+  expect(await pidOf(db)).toBe(before);
+});
+
+test("a call that is cancelled leaves the connection as it was, and what it wrote is rolled back", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1" });
+  const before = await pidOf(db);
+  const waiting = cancellable();
+  const written = Promise.withResolvers<undefined>();
+  const work = transact(db, waiting, async (tx: Tx) => {
+    await tx.query(insert("cancelled"));
+    written.resolve(undefined);
+    await tx.one(selectSleep(200));
+  });
+  await written.promise;
+  const cancelledAt = performance.now();
+  waiting.cancel();
+  expect(await reasonOf(work)).toBe("CANCELLED");
+  expect(performance.now() - cancelledAt).toBeLessThan(150);
+  expect(await pidOf(db)).toBe(before);
+  expect(await countOf(db, "cancelled")).toBeUndefined();
+});
+
+test("a statement's time limit is DATABASE_UNAVAILABLE", async () => {
+  const db = openFor(database.url, { DATABASE_STATEMENT_TIMEOUT: "100ms" });
+  const started = performance.now();
+  expect(await reasonOf(read(db, detached(), (c) => c.one(selectSleep(3_000))))).toBe("DATABASE_UNAVAILABLE");
+  expect(performance.now() - started).toBeLessThan(1_500);
+});
+
+test("a deadline that is nearer cuts the statement of a transaction off", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1" });
+  const before = await pidOf(db);
+  const call = new Call("deadline", 200);
+  const started = performance.now();
+  const work = call.outcome(() => transact(db, call, (tx) => tx.one(selectSleep(4_000))));
+  expect(await reasonOf(work)).toBe("DEADLINE");
+  expect(performance.now() - started).toBeLessThan(1_000);
+  // The only connection is free again long before the statement would have ended by itself.
+  expect(await pidOf(db)).toBe(before);
+  expect(performance.now() - started).toBeLessThan(2_000);
+  expect(await read(db, detached(), (c) => settingOf(c, "statement_timeout"))).toBe("5s");
+});
+
+test("a transaction may take longer than one statement may", async () => {
+  const db = openFor(database.url, { DATABASE_STATEMENT_TIMEOUT: "300ms" });
+  const work = transact(db, detached(), async (tx) => {
+    for (let statement = 0; statement < 5; statement++) await tx.one(selectSleep(200));
+    return "done";
+  });
+  expect(await work).toBe("done");
+});
+
+test("work that waits for a place is not begun once nobody waits for it", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1" });
+  let begun = 0;
+  const first = transact(db, detached(), (tx) => tx.one(selectSleep(300)));
+  const waiting = cancellable();
+  const second = transact(db, waiting, async () => void begun++);
+  const third = transact(db, detached(), async () => void begun++);
+  waiting.cancel();
+  expect(await reasonOf(second)).toBe("CANCELLED");
+  await first;
+  await third;
+  expect(begun).toBe(1);
+});
+
+test("while down, what is under way is refused at once and never committed", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1" });
+  const [written, go] = [Promise.withResolvers<undefined>(), Promise.withResolvers<undefined>()];
+  const inside = transact(db, detached(), async (tx) => {
+    await tx.query(insert("down"));
+    written.resolve(undefined);
+    await go.promise;
+  });
+  const queued = transact(db, detached(), (tx) => tx.query(insert("queued")));
+  await written.promise;
+  db.setDown(true);
+  expect(await Promise.all([inside, queued].map(reasonOf))).toEqual(["DATABASE_UNAVAILABLE", "DATABASE_UNAVAILABLE"]);
+  expect(await reasonOf(countOf(db, "down"))).toBe("DATABASE_UNAVAILABLE");
+  db.setDown(false);
+  expect(db.load()).toEqual({ inside: 0, waiting: 0 });
+  expect(await countOf(db, "down")).toBeUndefined();
+  go.resolve(undefined);
+  await expect.poll(() => read(db, detached(), (c) => c.oneFirst(selectOpenTransactions))).toBe(0n);
+  expect([await countOf(db, "down"), await countOf(db, "queued")]).toEqual([undefined, undefined]);
+});
+
+test("a row that breaks its schema is an error without its values", async () => {
+  const db = openFor(database.url);
+  const statement = sql.type(z.object({ a: z.number() }))`SELECT 'a-secret' AS a`;
+  const error = await read(db, detached(), (c) => c.one(statement)).catch((thrown: unknown) => thrown);
+  expect(error).not.toBeInstanceOf(Refusal);
+  expect((error as Error).message).not.toContain("a-secret");
+});
