@@ -32,7 +32,7 @@ const eventRow = z.object({
 });
 type EventRow = z.output<typeof eventRow>;
 
-const eventKey = z.tuple([microseconds, z.uuid()]);
+const eventKey = z.tuple([microseconds, z.guid()]);
 type EventKey = z.output<typeof eventKey>;
 
 interface Filter {

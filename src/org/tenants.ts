@@ -108,7 +108,7 @@ export const tenantHandlers = (db: Database, forget: () => void) => {
     },
 
     async listTenants(request, call) {
-      const page = readPage(ListTenantsRequestSchema, request, z.uuid());
+      const page = readPage(ListTenantsRequestSchema, request, z.guid());
       const own = call.caller.tenantId ?? null;
       const list = selectTenants(own, stateCode(request.state), page.after ?? null, page.size + 1);
       const found = await read(db, call, (connection) => connection.any(list));

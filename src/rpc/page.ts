@@ -79,5 +79,6 @@ export const cutPage = <Row, Key>(
 /** Microseconds since 1970 within the years 1 to 9999, as digits: JSON has no integers of that size. */
 export const microseconds = z
   .string()
-  .regex(/^-?\d{1,18}$/)
+  // BigInt throws at what is no number: the bounds are looked at only where there is one.
+  .regex(/^-?\d{1,18}$/, { abort: true })
   .refine((digits) => BigInt(digits) >= -62_135_596_800_000_000n && BigInt(digits) < 253_402_300_800_000_000n);

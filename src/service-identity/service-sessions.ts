@@ -34,7 +34,7 @@ const ownedSessionRow = z.object({
 });
 const sessionIdRow = z.object({ svc_session_id: z.string() });
 
-const liveKey = z.tuple([microseconds, z.uuid()]);
+const liveKey = z.tuple([microseconds, z.guid()]);
 type LiveKey = z.output<typeof liveKey>;
 
 /** Latest end first, from an index that has only those not revoked: what has ended costs a page nothing. */
@@ -148,7 +148,7 @@ export const serviceSessionHandlers = ({ db, hasher, tokens }: ServiceHandlerOpt
     async listServiceSessions(request, call) {
       const { serviceId, includeEnded = false } = request;
       const ended: Page<string> | undefined = includeEnded
-        ? readPage(ListServiceSessionsRequestSchema, request, z.uuid())
+        ? readPage(ListServiceSessionsRequestSchema, request, z.guid())
         : undefined;
       const live = ended ? undefined : readPage(ListServiceSessionsRequestSchema, request, liveKey);
       const statement = live

@@ -196,7 +196,7 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =
     },
 
     async listServices(request, call) {
-      const page = readPage(ListServicesRequestSchema, request, z.uuid());
+      const page = readPage(ListServicesRequestSchema, request, z.guid());
       const list = selectServices(
         request.tenantId ?? null,
         stateCode(request.state),
