@@ -6,12 +6,10 @@ import { createPool, sql } from "slonik";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { z } from "zod";
 import { migrate } from "../../src/commands/migrate.ts";
-import { parseConfig } from "../../src/config.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
-import { createLog } from "../../src/log.ts";
-import { startServer } from "../../src/server.ts";
 import { type DatabaseProxy, startDatabaseProxy } from "../support/database-proxy.ts";
 import { refused } from "../support/refusals.ts";
+import { serve } from "../support/serve.ts";
 import { type TestService, launchService } from "../support/service.ts";
 
 const DEADLINE_MS = 5_000;
@@ -191,20 +189,6 @@ test("a postmaster that is killed, and started again elsewhere", async () => {
   await expectRecovery();
 });
 
-const startAway = () =>
-  startServer({
-    config: parseConfig({
-      DATABASE_CONNECT_TIMEOUT: "1s",
-      GRPC_HOST: "127.0.0.1",
-      GRPC_PORT: "0",
-      HTTP_PORT: "0",
-      LOG_LEVEL: "silent",
-    }),
-    databaseUrl: proxy.url,
-    peppers: [{ version: 1, key: Buffer.alloc(32, 7) }],
-    log: createLog("silent"),
-  });
-
 describe("a start while the database", () => {
   test.each([
     ["refuses connections", () => proxy.refuse()],
@@ -212,7 +196,7 @@ describe("a start while the database", () => {
   ])("%s: it serves, is not ready, and becomes ready", async (_name, fail) => {
     proxy.reset();
     await fail();
-    const other = await startAway();
+    const other = await serve(proxy.url, { DATABASE_CONNECT_TIMEOUT: "1s" });
     try {
       expect(other.readiness()).toBe("database unavailable");
       await proxy.pass();

@@ -1,0 +1,126 @@
+import { randomUUID } from "node:crypto";
+import { createClient } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
+import { status } from "@grpc/grpc-js";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { migrate } from "../../src/commands/migrate.ts";
+import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
+import type { RunningServer } from "../../src/server.ts";
+import { makeCredential } from "../../src/service-identity/credentials.ts";
+import { type DatabaseProxy, startDatabaseProxy } from "../support/database-proxy.ts";
+import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
+import { healthClient, probe, watchHealth } from "../support/health-client.ts";
+import { expectRefusal } from "../support/refusals.ts";
+import { serve } from "../support/serve.ts";
+
+const FOLLOWING = ["", "readiness", "org.v1.OrgService", "service_identity.v1.ServiceIdentityService"];
+/** Two pings, each with its time limit, a second apart, and the poll's own second before them. */
+const FALL_MS = 4_000;
+const RISE_MS = 2_000;
+
+const healthz = async ({ httpPort }: RunningServer) => (await fetch(`http://127.0.0.1:${httpPort}/healthz`)).status;
+
+const statuses = async ({ grpcPort }: RunningServer) =>
+  new Set(await Promise.all(FOLLOWING.map((name) => probe(grpcPort, name))));
+
+let database: TestDatabase;
+let proxy: DatabaseProxy;
+let server: RunningServer;
+
+beforeAll(async () => {
+  database = await createDatabase();
+  proxy = await startDatabaseProxy(database.url);
+  server = await serve(proxy.url);
+});
+afterAll(async () => {
+  await server.stop();
+  await proxy.close();
+  await database.drop();
+});
+
+test("a probe of each name succeeds, and of an unknown one is NOT_FOUND", async () => {
+  expect(await statuses(server)).toEqual(new Set(["SERVING"]));
+  expect(await probe(server.grpcPort, "liveness")).toBe("SERVING");
+  expect(await probe(server.grpcPort, "nobody.v1.NobodyService")).toBe(status.NOT_FOUND);
+  expect(await healthz(server)).toBe(200);
+});
+
+test("List names everything that Check knows", async () => {
+  const client = healthClient(server.grpcPort);
+  const listed = await new Promise((resolve, reject) =>
+    client.list({}, (error, value) => (error ? reject(error) : resolve(value?.statuses))),
+  );
+  client.close();
+  const names = ["liveness", ...FOLLOWING];
+  expect(listed).toEqual(Object.fromEntries(names.map((name) => [name, { status: "SERVING" }])));
+});
+
+test("one ping that fails does not fall, two do, and one that passes rises", async () => {
+  const watch = watchHealth(server.grpcPort, "readiness");
+  const unknown = watchHealth(server.grpcPort, "nobody");
+  await expect.poll(() => watch.heard).toEqual(["SERVING"]);
+
+  const opened = proxy.startups.length;
+  proxy.swallowExisting();
+  // The ping after the one that failed opens a connection of its own; the one after that uses it.
+  await expect.poll(() => proxy.startups.length, { timeout: FALL_MS }).toBe(opened + 1);
+  const sent = proxy.sent().length;
+  await expect.poll(() => proxy.sent().length, { timeout: FALL_MS }).toBeGreaterThan(sent);
+  expect(watch.heard).toEqual(["SERVING"]);
+
+  proxy.swallowExisting();
+  proxy.swallowNew();
+  await expect.poll(() => watch.heard, { timeout: FALL_MS }).toEqual(["SERVING", "NOT_SERVING"]);
+  expect(await statuses(server)).toEqual(new Set(["NOT_SERVING"]));
+  expect(await probe(server.grpcPort, "liveness")).toBe("SERVING");
+  expect(await healthz(server)).toBe(503);
+
+  await proxy.pass();
+  await expect.poll(() => watch.heard, { timeout: RISE_MS }).toEqual(["SERVING", "NOT_SERVING", "SERVING"]);
+  expect(await statuses(server)).toEqual(new Set(["SERVING"]));
+  expect(await healthz(server)).toBe(200);
+  expect(unknown.heard).toEqual(["SERVICE_UNKNOWN"]);
+  watch.cancel();
+  unknown.cancel();
+});
+
+test("/healthz is 200 exactly while readiness is SERVING", async () => {
+  const heard = watchHealth(server.grpcPort, "readiness").heard;
+  await proxy.refuse();
+  await expect.poll(() => heard.at(-1), { timeout: FALL_MS, interval: 5 }).toBe("NOT_SERVING");
+  expect(await healthz(server)).toBe(503);
+  await proxy.pass();
+  await expect.poll(() => heard.at(-1), { timeout: RISE_MS, interval: 5 }).toBe("SERVING");
+  expect(await healthz(server)).toBe(200);
+});
+
+test("pending migrations are not ready and refuse calls, until they are applied", async () => {
+  const empty = await createEmptyDatabase();
+  const unmigrated = await serve(empty.url);
+  const transport = createGrpcTransport({ baseUrl: `http://127.0.0.1:${unmigrated.grpcPort}` });
+  const { authenticateService } = createClient(ServiceIdentityService, transport);
+  const signIn = () => authenticateService({ key: "root", secret: makeCredential("sks", randomUUID()) });
+  try {
+    expect(unmigrated.readiness()).toBe("migrations pending");
+    expect(await statuses(unmigrated)).toEqual(new Set(["NOT_SERVING"]));
+    expect(await probe(unmigrated.grpcPort, "liveness")).toBe("SERVING");
+    expect(await healthz(unmigrated)).toBe(503);
+    await expectRefusal(signIn(), "DATABASE_UNAVAILABLE");
+    await migrate(empty.url);
+    await expect.poll(() => unmigrated.readiness(), { timeout: RISE_MS }).toBe("ready");
+    expect(await statuses(unmigrated)).toEqual(new Set(["SERVING"]));
+    await expectRefusal(signIn(), "SERVICE_CREDENTIALS_INVALID");
+  } finally {
+    await unmigrated.stop();
+    await empty.drop();
+  }
+});
+
+test("a Watch ends when the server stops", async () => {
+  const other = await serve(database.url);
+  const watch = watchHealth(other.grpcPort, "");
+  await expect.poll(() => watch.heard).toEqual(["SERVING"]);
+  await other.stop();
+  expect(watch.heard).toEqual(["SERVING", "NOT_SERVING"]);
+  expect(await watch.ended).toBe(status.OK);
+});

@@ -1,0 +1,18 @@
+import { parseConfig } from "../../src/config.ts";
+import { type Log, createLog } from "../../src/log.ts";
+import { type RunningServer, startServer } from "../../src/server.ts";
+
+/** A server on free ports and a database in whatever state: nothing is bootstrapped, nobody signed in. */
+export const serve = (
+  databaseUrl: string,
+  env: Readonly<Record<string, string>> = {},
+  log: Log = createLog("silent"),
+): Promise<RunningServer> => {
+  const parsed = parseConfig({ NODE_ENV: "test", GRPC_HOST: "127.0.0.1", GRPC_PORT: "0", ...env });
+  return startServer({
+    config: { ...parsed, http: { ...parsed.http, enabled: true, host: "127.0.0.1", port: 0 } },
+    databaseUrl,
+    peppers: [{ version: 1, key: Buffer.alloc(32, 7) }],
+    log,
+  });
+};
