@@ -1,3 +1,4 @@
+import { inspect } from "node:util";
 import { ConnectError } from "@connectrpc/connect";
 import { expect } from "vitest";
 import { BadRequestSchema, ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
@@ -14,7 +15,7 @@ export interface Refused {
 /** Waits for a call to be refused, and reads the details of its error. */
 export const refused = async (call: Promise<unknown>): Promise<Refused> => {
   const error = await call.then(
-    (answer) => expect.fail(`the call was answered: ${JSON.stringify(answer)}`),
+    (answer) => expect.fail(`the call was answered: ${inspect(answer)}`),
     (thrown: unknown) => thrown,
   );
   if (!(error instanceof ConnectError)) throw error;
