@@ -153,9 +153,12 @@ export const runPostgres = async (cluster: Cluster): Promise<Running> => {
     const lifeLine = postgres.stdio[3] as Socket;
     const ready = Promise.withResolvers<boolean>();
     const said = lastLines(postgres, (text) => text.includes("ready to accept connections") && ready.resolve(true));
-    postgres.once("close", () => ready.resolve(false));
+    const closed = once(postgres, "close");
+    postgres.once("exit", () => ready.resolve(false));
     if (await ready.promise) return { process: postgres, lifeLine, port };
+    // The watchdog holds the other end: until ours closes, so does the process's output stay open.
     lifeLine.destroy();
+    await closed;
     // Somebody may have taken the port since it was found free.
     if (tries === PORT_TRIES || !said().includes("could not bind")) {
       throw new Error(`PostgreSQL did not start: ${said()}`);

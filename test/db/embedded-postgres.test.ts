@@ -34,6 +34,7 @@ const hold = async (dataDir: string) => {
 };
 
 const pidFile = (dataDir: string) => join(dataDir, "postgres", "cluster", "postmaster.pid");
+const postgresPid = async (dataDir: string) => Number.parseInt(await readFile(pidFile(dataDir), "utf8"), 10);
 const tables = async (url: string) => [...(await definitions(url)).keys()].filter((thing) => thing.startsWith("table"));
 
 test("data is there again after a restart, and the password is for its owner alone", async () => {
@@ -61,12 +62,24 @@ test("PostgreSQL ends when the process that started it is killed, and starts aga
   const dataDir = await closedFolder();
   const { child, url } = await hold(dataDir);
   await administer(url, () => sql.unsafe`CREATE TABLE kept (kept_id INT)`);
-  const pid = Number.parseInt(await readFile(pidFile(dataDir), "utf8"), 10);
+  const pid = await postgresPid(dataDir);
   child.kill("SIGKILL");
   // Waits for the lock, which is let go only once PostgreSQL has ended.
   const next = await start(dataDir);
   expect(() => process.kill(pid, 0)).toThrow("ESRCH");
   expect(await tables(next.url)).toEqual(["table kept"]);
+});
+
+test.runIf(process.platform === "linux")("PostgreSQL ends when its watching process is killed too", async () => {
+  const dataDir = await closedFolder();
+  const { child } = await hold(dataDir);
+  const status = await readFile(`/proc/${await postgresPid(dataDir)}/status`, "utf8");
+  const [, watcher] = /\nPPid:\t(\d+)/.exec(status) ?? [];
+  child.kill("SIGKILL");
+  process.kill(Number(watcher), "SIGKILL");
+  // Nobody holds the lock any more; a start is refused for as long as the PostgreSQL of before runs.
+  const next = await start(dataDir);
+  expect(await tables(next.url)).toEqual([]);
 });
 
 test("the pid file of a crash does not stand in the way, even where its process id has another owner now", async () => {
@@ -77,6 +90,14 @@ test("the pid file of a crash does not stand in the way, even where its process 
   await writeFile(pidFile(dataDir), left.replace(/^\d+/, String(process.pid)));
   const second = await start(dataDir, false);
   expect(await tables(second.url)).toEqual([]);
+});
+
+test("a PostgreSQL that cannot start says why", async () => {
+  const dataDir = await closedFolder();
+  const first = await start(dataDir, false);
+  await first.stop();
+  await writeFile(join(dataDir, "postgres", "cluster", "PG_VERSION"), "9.6\n");
+  await expect(startEmbeddedPostgres({ dataDir })).rejects.toThrow(/did not start: .*incompatible with server/s);
 });
 
 test("a folder that is to be removed goes with its PostgreSQL", async () => {
