@@ -64,6 +64,8 @@ await runCommand(async (config) => {
       await embedded?.stop();
     });
     log.info({ ...addresses(config, server), readiness: server.readiness() }, "serving");
+    // After what was logged before it, which is still gathered.
+    await flushed(log);
     if (embedded) process.stdout.write(welcome(config, server, embedded));
   } catch (error) {
     await embedded?.stop();

@@ -10,6 +10,7 @@ import { ServiceIdentityService } from "./gen/service_identity/v1/service_identi
 import type { Log } from "./log.ts";
 import { auditEventHandlers } from "./org/audit-events.ts";
 import { tenantHandlers } from "./org/tenants.ts";
+import { detached } from "./rpc/call.ts";
 import { createConnectHandler } from "./rpc/connect.ts";
 import { createGrpcServer } from "./rpc/grpc.ts";
 import { type Health, createHealth } from "./rpc/health.ts";
@@ -143,6 +144,8 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const http = config.http.enabled ? createHttpServer({ config, handler, certificates }) : undefined;
 
   await health.start();
+  // The first caller shall not wait for the first connection.
+  if (health.readiness() === "ready") await db.use(detached(), () => Promise.resolve());
   const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
   const grpcPort = await bindGrpc(grpc, `${config.grpc.host}:${config.grpc.port}`, credentials);
   const httpPort = await http?.listen();

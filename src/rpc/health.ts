@@ -57,7 +57,8 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
     if (left || next === readiness) return;
     readiness = next;
     for (const name of names) statuses.setStatus(name, next === "ready" ? "SERVING" : "NOT_SERVING");
-    log[next === "ready" ? "info" : "warn"]({ readiness, pending_migrations: pending }, "readiness changed");
+    const isExpected = next === "ready" || next === "shutting down";
+    log[isExpected ? "info" : "warn"]({ readiness, pending_migrations: pending }, "readiness changed");
     onChange(readiness, pending);
   };
 

@@ -54,6 +54,7 @@ export const startBenchService = async (
     env: {
       ...process.env,
       NODE_ENV: "development",
+      NODE_COMPILE_CACHE: join(dataDir, "compile-cache"),
       DATA_DIR: dataDir,
       GRPC_PORT: String(GRPC_PORT),
       HTTP_PORT: String(HTTP_PORT),
