@@ -1,0 +1,88 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { text } from "node:stream/consumers";
+import { sql } from "slonik";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { z } from "zod";
+import { createCredentialHasher, makeCredential } from "../../src/service-identity/credentials.ts";
+import { createDatabase } from "../support/database.ts";
+import { type TestService, launchService } from "../support/service.ts";
+
+const PEPPER = `1:${Buffer.alloc(32, 7).toString("base64")}`;
+const COMMAND = new URL("../../src/commands/bootstrap.ts", import.meta.url).pathname;
+
+let database: Awaited<ReturnType<typeof createDatabase>>;
+let service: TestService | undefined;
+
+beforeAll(async () => {
+  database = await createDatabase();
+});
+afterAll(async () => {
+  await service?.stop();
+  await database.drop();
+});
+
+const bootstrap = async (...args: readonly string[]) => {
+  const child = spawn(process.execPath, [COMMAND, ...args], {
+    env: { ...process.env, NODE_ENV: "production", DATABASE_URL: database.url, SECRET_PEPPERS: PEPPER },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const exited = once(child, "exit");
+  const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)]);
+  const [code] = (await exited) as [number];
+  return { code, stdout, stderr };
+};
+
+test("bootstrap makes root once, prints its secret alone on stdout, and --recover makes it usable again", async () => {
+  const early = await bootstrap("--recover");
+  expect(early).toMatchObject({ code: 1, stdout: "" });
+  expect(early.stderr).toContain("no root service yet");
+
+  const runs = await Promise.all([bootstrap(), bootstrap(), bootstrap()]);
+  const made = runs.filter(({ code }) => code === 0);
+  expect(made).toHaveLength(1);
+  expect(made[0]?.stdout).toMatch(/^sks_[^\s]{89}\n$/);
+  for (const { stdout, stderr } of runs.filter(({ code }) => code === 1)) {
+    expect(stdout).toBe("");
+    expect(stderr).toContain("exists already");
+  }
+
+  service = await launchService("grpc", { databaseUrl: database.url });
+  const { services } = service.as(undefined);
+  const first = { key: "root", secret: made[0]?.stdout.trim() ?? "" };
+  expect((await services.authenticateService(first)).permissions).toEqual(["*"]);
+  await service.pool.query(sql.type(z.object({}))`UPDATE services SET svc_state_code = 'disabled'`);
+  await service.pool.query(sql.type(z.object({}))`DELETE FROM service_permissions`);
+
+  const recovered = await bootstrap("--recover");
+  expect(recovered.code).toBe(0);
+  const { serviceToken, permissions } = await services.authenticateService({
+    key: "root",
+    secret: recovered.stdout.trim(),
+  });
+  expect(permissions).toEqual(["*"]);
+  const { events } = await service.as(serviceToken).org.listAuditEvents({});
+  expect(events.map(({ action }) => action)).toEqual([
+    "service.secret.create",
+    "service.permissions.grant",
+    "service.enable",
+    "service.register",
+  ]);
+  expect(events.every(({ actorServiceId }) => actorServiceId === undefined)).toBe(true);
+});
+
+test("a credential hashed under an older pepper still verifies, and under a dropped one does not", () => {
+  const [old, newer] = [
+    { version: 1, key: Buffer.alloc(32, 1) },
+    { version: 2, key: Buffer.alloc(32, 2) },
+  ];
+  const secret = makeCredential("sks", crypto.randomUUID());
+  const hash = createCredentialHasher([old]).hash(secret);
+  expect(createCredentialHasher([old, newer]).matches(secret, hash)).toBe(true);
+  expect(createCredentialHasher([old, newer]).hash(secret)).toMatch(/^2:/);
+  expect(createCredentialHasher([newer]).matches(secret, hash)).toBe(false);
+  expect(createCredentialHasher([{ ...newer, version: 1 }]).matches(secret, hash)).toBe(false);
+  for (const broken of ["", "1:", ":", "1", "1:AAAA", "x:y:z"]) {
+    expect(createCredentialHasher([old]).matches(secret, broken)).toBe(false);
+  }
+});
