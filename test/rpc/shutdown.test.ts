@@ -1,0 +1,211 @@
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { Agent, get } from "node:http";
+import { connect as connectHttp2 } from "node:http2";
+import { Agent as TlsAgent, get as getTls } from "node:https";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { status } from "@grpc/grpc-js";
+import { createPool, sql } from "slonik";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { z } from "zod";
+import { makeAuthority, makeIdentity } from "../support/certificates.ts";
+import { type TestDatabase, createDatabase } from "../support/database.ts";
+import { probe, watchHealth } from "../support/health-client.ts";
+import { serve } from "../support/serve.ts";
+import { bootstrapSecret, clientsOf, startProcess } from "../support/server-process.ts";
+
+let database: TestDatabase;
+let secret: string;
+
+beforeAll(async () => {
+  database = await createDatabase();
+  secret = await bootstrapSecret(database.url);
+});
+afterAll(() => database.drop());
+
+/** Locks all tenants, so that a call which writes one is held. */
+const lockTenants = async () => {
+  const pool = await createPool(database.url, { maxPoolSize: 2 });
+  const [locked, released] = [Promise.withResolvers<undefined>(), Promise.withResolvers<undefined>()];
+  const transaction = pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`LOCK TABLE tenants IN SHARE MODE`);
+    locked.resolve(undefined);
+    await released.promise;
+  });
+  await locked.promise;
+  const release = async () => {
+    released.resolve(undefined);
+    await transaction;
+  };
+  onTestFinished(async () => {
+    await release();
+    await pool.end();
+  });
+  const waiters = () =>
+    pool.oneFirst(sql.type(z.object({ count: z.bigint() }))`
+      SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
+  return { release, waiters };
+};
+
+/** Calls without a pause until told to stop, and says of each when it began and how it ended. */
+const callOn = (call: () => Promise<unknown>) => {
+  const calls: { readonly began: number; readonly error: unknown }[] = [];
+  let stopped = false;
+  const run = async () => {
+    while (!stopped) {
+      const began = performance.now();
+      const error: unknown = await call().then(
+        () => undefined,
+        (thrown: unknown) => thrown,
+      );
+      calls.push({ began, error });
+      // Once the port is closed nothing more is learnt.
+      if (error !== undefined) return;
+    }
+  };
+  const done = Promise.all(Array.from({ length: 4 }, run));
+  return {
+    calls,
+    stop: () => {
+      stopped = true;
+      return done;
+    },
+  };
+};
+
+/** Connections on which nothing goes on. */
+const idleConnections = async (grpcPort: number, httpPort: number) => {
+  const agent = new Agent({ keepAlive: true });
+  const request = get({ port: httpPort, host: "127.0.0.1", path: "/healthz", agent });
+  const [response] = (await once(request, "response")) as [NodeJS.ReadableStream];
+  response.resume();
+  await once(response, "end");
+  const session = connectHttp2(`http://127.0.0.1:${grpcPort}`);
+  session.on("error", () => undefined);
+  await once(session, "connect");
+  onTestFinished(() => {
+    agent.destroy();
+    session.destroy();
+  });
+};
+
+test("a signal turns pollers away, answers all that began, and ends with 0", async () => {
+  const server = await startProcess(database.url, { SHUTDOWN_DELAY: "1s" });
+  const { grpc, connect, headers } = await clientsOf(server, secret);
+  await idleConnections(server.grpcPort, server.httpPort);
+  const watch = watchHealth(server.grpcPort, "readiness");
+  const streams = [callOn(() => grpc.listTenants({}, { headers })), callOn(() => connect.listTenants({}, { headers }))];
+  for (const { calls } of streams) await expect.poll(() => calls.length).toBeGreaterThan(10);
+
+  server.process.kill("SIGTERM");
+  // npm's echo of the same signal.
+  server.process.kill("SIGTERM");
+  await expect.poll(() => watch.heard).toEqual(["SERVING", "NOT_SERVING"]);
+  expect(await probe(server.grpcPort, "")).toBe("NOT_SERVING");
+  expect((await fetch(`http://127.0.0.1:${server.httpPort}/healthz`)).status).toBe(503);
+  const before = streams.map(({ calls }) => calls.length);
+  for (const [index, { calls }] of streams.entries()) {
+    await expect.poll(() => calls.length).toBeGreaterThan(before[index]! + 10);
+  }
+
+  expect(await watch.ended).toBe(status.OK);
+  const closed = performance.now();
+  expect(await server.exit).toBe(0);
+  await Promise.all(streams.map(({ stop }) => stop()));
+  for (const { calls } of streams) {
+    // Only what was on its way while the ports closed may have found them closed.
+    expect(calls.filter(({ began, error }) => error !== undefined && began < closed - 100)).toEqual([]);
+  }
+  watch.cancel();
+});
+
+test("calls that are under way end as they would have, on either port", async () => {
+  const server = await startProcess(database.url, { SHUTDOWN_DELAY: "0ms" });
+  const { grpc, connect, headers } = await clientsOf(server, secret);
+  const lock = await lockTenants();
+  const held = [
+    grpc.createTenant({ label: "gRPC" }, { headers }),
+    connect.createTenant({ label: "HTTP" }, { headers }),
+  ];
+  await expect.poll(lock.waiters).toBe(2n);
+  server.process.kill("SIGTERM");
+  await expect
+    .poll(() =>
+      fetch(`http://127.0.0.1:${server.httpPort}/healthz`).then(
+        () => "open",
+        () => "closed",
+      ),
+    )
+    .toBe("closed");
+  await lock.release();
+  expect((await Promise.all(held)).map(({ tenant }) => tenant?.label)).toEqual(["gRPC", "HTTP"]);
+  expect(await server.exit).toBe(0);
+});
+
+test.each([
+  ["SIGTERM", 143],
+  ["SIGINT", 130],
+] as const)("a second %s ends at once with %i", async (signal, code) => {
+  const server = await startProcess(database.url, { SHUTDOWN_DELAY: "0ms", DATABASE_STATEMENT_TIMEOUT: "20s" });
+  const { grpc, headers } = await clientsOf(server, secret);
+  const lock = await lockTenants();
+  const held = grpc.createTenant({ label: "held" }, { headers }).catch(() => "cut off");
+  await expect.poll(lock.waiters).toBe(1n);
+  const first = performance.now();
+  server.process.kill(signal);
+  server.process.kill(signal);
+  await expect.poll(() => performance.now() - first, { timeout: 3_000 }).toBeGreaterThan(1_100);
+  // The echo did not count: the call is still awaited.
+  expect(server.process.exitCode).toBeNull();
+  const second = performance.now();
+  server.process.kill(signal);
+  expect(await server.exit).toBe(code);
+  expect(performance.now() - second).toBeLessThan(1_000);
+  expect(await held).toBe("cut off");
+});
+
+test("what hangs on either port is cut off after SHUTDOWN_GRACE", async () => {
+  const server = await startProcess(database.url, {
+    SHUTDOWN_DELAY: "0ms",
+    SHUTDOWN_GRACE: "500ms",
+    DATABASE_STATEMENT_TIMEOUT: "20s",
+  });
+  const { grpc, connect, headers } = await clientsOf(server, secret);
+  const lock = await lockTenants();
+  const held = [grpc, connect].map((org) => org.createTenant({ label: "hung" }, { headers }).catch(() => "cut off"));
+  await expect.poll(lock.waiters).toBe(2n);
+  const started = performance.now();
+  server.process.kill("SIGTERM");
+  expect(await server.exit).toBe(0);
+  expect(performance.now() - started).toBeGreaterThan(500);
+  expect(performance.now() - started).toBeLessThan(4_000);
+  expect(await Promise.all(held)).toEqual(["cut off", "cut off"]);
+});
+
+test("over TLS, idle connections of HTTP/1.1 and HTTP/2 hold nothing up", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "auth-service-tls-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  const authority = await makeAuthority("authority");
+  const { cert, key } = await makeIdentity("server", authority);
+  const files = { TLS_CERT_FILE: join(folder, "cert.pem"), TLS_KEY_FILE: join(folder, "key.pem") };
+  await writeFile(files.TLS_CERT_FILE, cert);
+  await writeFile(files.TLS_KEY_FILE, key);
+  const server = await serve(database.url, files);
+
+  const agent = new TlsAgent({ keepAlive: true, ca: authority.cert });
+  onTestFinished(() => agent.destroy());
+  const url = `https://localhost:${server.httpPort}/healthz`;
+  const [response] = (await once(getTls(url, { agent }), "response")) as [NodeJS.ReadableStream];
+  response.resume();
+  await once(response, "end");
+  for (const port of [server.httpPort, server.grpcPort]) {
+    const session = connectHttp2(`https://localhost:${port}`, { ca: authority.cert });
+    session.on("error", () => undefined);
+    onTestFinished(() => session.destroy());
+    await once(session, "connect");
+  }
+  const started = performance.now();
+  await server.stop();
+  expect(performance.now() - started).toBeLessThan(2_000);
+});
