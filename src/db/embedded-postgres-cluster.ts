@@ -5,7 +5,7 @@ import { chownSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, wri
 import { createServer, type AddressInfo, type Socket } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Binaries, RunAs } from "./embedded-postgres-user.ts";
+import { type Binaries, type RunAs, alive } from "./embedded-postgres-user.ts";
 
 /** macOS has no C.UTF-8; its en_US.UTF-8 sorts by bytes as well. */
 const LOCALE = process.platform === "darwin" ? "en_US.UTF-8" : "C.UTF-8";
@@ -92,15 +92,6 @@ const freePort = async (): Promise<number> => {
   server.close();
   await once(server, "close");
   return port;
-};
-
-const alive = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
 };
 
 const isPostgres = (pid: number): boolean => {

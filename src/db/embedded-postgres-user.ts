@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { chmodSync, cpSync, mkdtempSync } from "node:fs";
+import { chmodSync, cpSync, lstatSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 
@@ -20,6 +20,27 @@ export const runAs = (): RunAs => {
   } catch {
     execFileSync("useradd", ["--system", "--user-group", "--no-create-home", "postgres"], { stdio: "pipe" });
     return postgresIds();
+  }
+};
+
+/** Whether a process has this id, whoever's it is. */
+export const alive = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+};
+
+const COPY_NAME = "auth-service-postgres-";
+
+/** Copies carry the process id of who made them: whoever was killed could not remove his. */
+const removeForsakenCopies = () => {
+  for (const name of readdirSync(tmpdir()).filter((each) => each.startsWith(COPY_NAME))) {
+    const folder = join(tmpdir(), name);
+    const [, pid] = /-(\d+)-\w+$/.exec(name) ?? [];
+    if (pid && !alive(Number(pid)) && lstatSync(folder).uid === 0) rmSync(folder, { recursive: true, force: true });
   }
 };
 
@@ -45,7 +66,8 @@ export const usableBinaries = async (user: RunAs): Promise<Binaries> => {
   const { postgres, initdb } = await locate();
   const executable = spawnSync("/bin/sh", ["-c", 'test -x "$0"', postgres], { ...user, cwd: "/" }).status === 0;
   if (executable) return { postgres, initdb, copy: undefined };
-  const copy = mkdtempSync(join(tmpdir(), "auth-service-postgres-"));
+  removeForsakenCopies();
+  const copy = mkdtempSync(join(tmpdir(), `${COPY_NAME}${process.pid}-`));
   chmodSync(copy, 0o755);
   cpSync(dirname(dirname(postgres)), copy, { recursive: true, verbatimSymlinks: true });
   return { postgres: join(copy, "bin", "postgres"), initdb: join(copy, "bin", "initdb"), copy };
