@@ -1,4 +1,4 @@
-import type { DescMethodUnary } from "@bufbuild/protobuf";
+import type { DescMethodUnary, Message } from "@bufbuild/protobuf";
 import { Code, ConnectError, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import type { HeaderReader } from "./caller.ts";
@@ -21,10 +21,11 @@ const register = (router: ConnectRouter, pipeline: Pipeline, method: Method) =>
     const header = headersOf(context);
     const call = pipeline.receive(header, context.timeoutMs());
     context.signal.addEventListener("abort", () => call.end(endReason(context)), { once: true });
-    const answer = await pipeline.answer(method, call, header, () => request);
-    if ("message" in answer) {
+    const exchange = { header, decode: () => request, encode: (response: Message) => response };
+    const answer = await pipeline.answer(method, call, exchange);
+    if ("encoded" in answer) {
       context.responseHeader.set("x-request-id", call.requestId);
-      return answer.message;
+      return answer.encoded;
     }
     const { code, message, details } = answer.failure;
     throw new ConnectError(message, code, { "x-request-id": call.requestId }, [...details]);

@@ -1,4 +1,4 @@
-import { type DescService, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { type DescService, type Message, fromBinary, toBinary } from "@bufbuild/protobuf";
 import {
   Metadata,
   type MethodDefinition,
@@ -66,13 +66,17 @@ const handlerOf = (pipeline: Pipeline, method: Method) => (raw: RawCall, callbac
   const header = headersOf(raw.metadata);
   const call = pipeline.receive(header, timeoutOf(raw));
   raw.on("cancelled", () => call.end("CANCELLED"));
-  const decode = () => fromBinary(method.desc.input, raw.request);
-  void pipeline.answer(method, call, header, decode).then((answer) => {
+  const exchange = {
+    header,
+    decode: () => fromBinary(method.desc.input, raw.request),
+    encode: (message: Message) => asBuffer(toBinary(method.desc.output, message)),
+  };
+  void pipeline.answer(method, call, exchange).then((answer) => {
     if ("failure" in answer) return failWith(callback, answer.failure, call.requestId);
     const metadata = new Metadata();
     metadata.set("x-request-id", call.requestId);
     raw.sendMetadata(metadata);
-    callback(null, asBuffer(toBinary(method.desc.output, answer.message)));
+    callback(null, answer.encoded);
   });
 };
 

@@ -1,6 +1,6 @@
 import { type Server, createServer } from "node:http";
 import { type Http2SecureServer, type ServerHttp2Session, createSecureServer } from "node:http2";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { cors as connectCors } from "@connectrpc/connect";
 import type { connectNodeAdapter } from "@connectrpc/connect-node";
 import cors from "cors";
@@ -75,6 +75,7 @@ const listening = (server: Server | Http2SecureServer, host: string, port: numbe
 /** HTTP/1.1, and HTTP/2 beside it where TLS negotiates it. */
 export const createHttpServer = ({ config, handler, certificates }: HttpOptions): HttpServer => {
   const sessions = new Set<ServerHttp2Session>();
+  const sockets = new Set<Socket>();
   let draining = false;
 
   const listener = withCors(config.http.corsOrigins, (request, response) => {
@@ -88,6 +89,10 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
     ? createSecureServer({ ...certificates.secureServerOptions(), allowHTTP1: true }, listener as never)
     : createServer(listener);
   certificates?.onChange((options) => (server as Http2SecureServer).setSecureContext(options));
+  server.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+  });
   server.on("session", (session: ServerHttp2Session) => {
     sessions.add(session);
     session.once("close", () => sessions.delete(session));
@@ -103,7 +108,8 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
     },
     force() {
       for (const session of sessions) session.destroy();
-      if ("closeAllConnections" in server) server.closeAllConnections();
+      // Http2SecureServer has no closeAllConnections for those of HTTP/1.1.
+      for (const socket of sockets) socket.destroy();
     },
   };
 };

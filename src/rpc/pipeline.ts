@@ -21,14 +21,21 @@ export interface PipelineOptions {
   readonly tracing?: Tracing | undefined;
 }
 
-export type Answer = { readonly message: Message } | { readonly failure: Failure };
+export type Answer<Encoded> = { readonly encoded: Encoded } | { readonly failure: Failure };
+
+/** How one call's messages and headers are read and written, by its transport. */
+export interface Exchange<Encoded> {
+  readonly header: HeaderReader;
+  readonly decode: () => Message;
+  readonly encode: (message: Message) => Encoded;
+}
 
 /** What every call goes through, whichever transport brought it. */
 export interface Pipeline {
   /** Takes a call in. The transport ends it when its caller goes away. */
   receive(header: HeaderReader, timeoutMs: number | undefined): Call;
   /** Answers it; never throws. `decode` is asked only once the caller may call. */
-  answer(method: Method, call: Call, header: HeaderReader, decode: () => Message): Promise<Answer>;
+  answer<Encoded>(method: Method, call: Call, exchange: Exchange<Encoded>): Promise<Answer<Encoded>>;
 }
 
 const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
@@ -54,7 +61,7 @@ const decoded = (decode: () => Message) => {
 };
 
 export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracing }: PipelineOptions): Pipeline => {
-  const handle = async (method: Method, call: Call, header: HeaderReader, decode: () => Message) => {
+  const handle = async (method: Method, call: Call, { header, decode }: Exchange<unknown>) => {
     if (method.rule.case === "anonymous") {
       const request = decoded(decode);
       method.validate(request);
@@ -90,13 +97,13 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     else log.info(line, "call");
   };
 
-  const answer: Pipeline["answer"] = async (method, call, header, decode) => {
+  const answer: Pipeline["answer"] = async (method, call, exchange) => {
     const startedAt = performance.now();
     try {
-      const response = await call.outcome(() => handle(method, call, header, decode));
-      const message = create(method.desc.output, response);
+      const response = await call.outcome(() => handle(method, call, exchange));
+      const encoded = exchange.encode(create(method.desc.output, response));
       record(method, call, startedAt);
-      return { message };
+      return { encoded };
     } catch (error) {
       const failure = failureOf(error, call.requestId);
       record(method, call, startedAt, failure, error);
@@ -108,10 +115,10 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
 
   const traced =
     (tracer: Tracing): Pipeline["answer"] =>
-    (method, call, header, decode) =>
+    (method, call, exchange) =>
       tracer.run(
-        { name: method.name, header },
-        () => answer(method, call, header, decode),
+        { name: method.name, header: exchange.header },
+        () => answer(method, call, exchange),
         (result) => ("failure" in result ? result.failure.code : 0),
       );
 

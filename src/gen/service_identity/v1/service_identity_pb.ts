@@ -1378,7 +1378,8 @@ export const ServiceIdentityService: GenService<{
     output: typeof RevokeServiceSessionResponseSchema;
   },
   /**
-   * Lists a service's sessions, by id, newest first (AIP-132, AIP-158).
+   * Lists a service's sessions (AIP-132, AIP-158): those that have not ended, the one that expires last first; with
+   * `include_ended` all, by id, newest first.
    *
    * Permission: `service.read`. Errors: SERVICE_NOT_FOUND.
    *
