@@ -2,7 +2,7 @@ import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { Agent, get } from "node:http";
 import { connect as connectHttp2 } from "node:http2";
-import { Agent as TlsAgent, get as getTls } from "node:https";
+import { Agent as TlsAgent, get as getTls, request as requestTls } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { status } from "@grpc/grpc-js";
@@ -183,7 +183,8 @@ test("what hangs on either port is cut off after SHUTDOWN_GRACE", async () => {
   expect(await Promise.all(held)).toEqual(["cut off", "cut off"]);
 });
 
-test("over TLS, idle connections of HTTP/1.1 and HTTP/2 hold nothing up", async () => {
+/** A server over TLS, and the authority that its clients trust. */
+const serveTls = async (env: Readonly<Record<string, string>> = {}) => {
   const folder = await mkdtemp(join(tmpdir(), "auth-service-tls-"));
   onTestFinished(() => rm(folder, { recursive: true }));
   const authority = await makeAuthority("authority");
@@ -191,16 +192,19 @@ test("over TLS, idle connections of HTTP/1.1 and HTTP/2 hold nothing up", async 
   const files = { TLS_CERT_FILE: join(folder, "cert.pem"), TLS_KEY_FILE: join(folder, "key.pem") };
   await writeFile(files.TLS_CERT_FILE, cert);
   await writeFile(files.TLS_KEY_FILE, key);
-  const server = await serve(database.url, files);
+  return { server: await serve(database.url, { ...files, ...env }), ca: authority.cert };
+};
 
-  const agent = new TlsAgent({ keepAlive: true, ca: authority.cert });
+test("over TLS, idle connections of HTTP/1.1 and HTTP/2 hold nothing up", async () => {
+  const { server, ca } = await serveTls();
+  const agent = new TlsAgent({ keepAlive: true, ca });
   onTestFinished(() => agent.destroy());
   const url = `https://localhost:${server.httpPort}/healthz`;
   const [response] = (await once(getTls(url, { agent }), "response")) as [NodeJS.ReadableStream];
   response.resume();
   await once(response, "end");
   for (const port of [server.httpPort, server.grpcPort]) {
-    const session = connectHttp2(`https://localhost:${port}`, { ca: authority.cert });
+    const session = connectHttp2(`https://localhost:${port}`, { ca });
     session.on("error", () => undefined);
     onTestFinished(() => session.destroy());
     await once(session, "connect");
@@ -208,4 +212,20 @@ test("over TLS, idle connections of HTTP/1.1 and HTTP/2 hold nothing up", async 
   const started = performance.now();
   await server.stop();
   expect(performance.now() - started).toBeLessThan(2_000);
+});
+
+test("over TLS, a request of HTTP/1.1 that never ends is cut off after SHUTDOWN_GRACE", async () => {
+  const { server, ca } = await serveTls({ SHUTDOWN_GRACE: "300ms" });
+  const url = `https://localhost:${server.httpPort}/org.v1.OrgService/ListTenants`;
+  const headers = { "content-type": "application/json", "content-length": "100" };
+  const request = requestTls(url, { method: "POST", headers, ca, agent: false });
+  request.on("error", () => undefined);
+  const closed = new Promise((resolve) => request.once("close", resolve));
+  request.write("{");
+  const [socket] = (await once(request, "socket")) as [NodeJS.EventEmitter];
+  await once(socket, "secureConnect");
+  const started = performance.now();
+  await server.stop();
+  expect(performance.now() - started).toBeLessThan(2_000);
+  await closed;
 });
