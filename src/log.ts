@@ -1,5 +1,5 @@
 import { sqlStateOf } from "./db/faults.ts";
-import { pino, stdSerializers, type Logger } from "pino";
+import { type DestinationStream, pino, stdSerializers, type Logger } from "pino";
 
 export type Log = Logger;
 
@@ -37,8 +37,9 @@ const errorSerializer = (error: unknown): unknown => {
  * JSON lines on stdout, or readable ones where a terminal looks.
  *
  * Lines are gathered before they are written, since one write a call is a third of a call's cost; `flush` before exit.
+ * @param destination where the lines go instead.
  */
-export const createLog = (level: string): Log => {
+export const createLog = (level: string, destination?: DestinationStream): Log => {
   const options = {
     level,
     base: null,
@@ -46,6 +47,7 @@ export const createLog = (level: string): Log => {
     formatters: { level: (label: string) => ({ level: label }) },
     serializers: { ...stdSerializers, err: errorSerializer },
   };
+  if (destination) return pino(options, destination);
   if (process.stdout.isTTY) {
     try {
       return pino({ ...options, transport: { target: "pino-pretty", options: { ignore: "time" } } });

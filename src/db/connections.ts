@@ -11,6 +11,9 @@ import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
 import { createDriver } from "./driver.ts";
 
+// Slonik's own logger quotes rows and what callers sent, and ROARR_LOG in the environment would turn it on.
+Object.assign((globalThis as { ROARR?: object }).ROARR ?? {}, { write: () => undefined });
+
 // A server that is alive ends a statement by its own timeout; only a hung one is still silent this much later.
 const SILENCE_MS = 500;
 const NO_TIMEOUT_MS = 30_000;

@@ -54,6 +54,7 @@ const valid = (field: DescField, known: Known): Values => {
   const rules = rulesOf(field);
   if (field.name === "page_token") return fc.constant("");
   const values = known[field.name];
+  if (values && field.fieldKind === "list") return fc.subarray([...values], { minLength: 1 });
   if (values) return fc.constantFrom(...values);
   switch (field.fieldKind) {
     case "scalar":
