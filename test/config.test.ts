@@ -43,9 +43,11 @@ describe(".env.example", () => {
 
   test("copied as it is, is the configuration without any variable", async () => {
     const text = await readFile(new URL("../.env.example", import.meta.url), "utf8");
-    const variables = Object.fromEntries(
-      Array.from(text.matchAll(/^([A-Z_]+)=(.*)$/gm), ([, name, value]) => [name, value]),
+    const lines = Array.from(
+      text.matchAll(/^([A-Z_]+)=(.*)$/gm),
+      ([, name = "", value = ""]) => [name, value] as const,
     );
+    const variables: Record<string, string> = Object.fromEntries(lines);
     expect(parseConfig(variables)).toEqual(parseConfig({}));
   });
 });

@@ -30,7 +30,7 @@ const code = (text: string) => `\`${text}\``;
 test("the table of errors has every reason with its code, in the order of the code", () => {
   const rows = rowsOf("Errors");
   expect(rows.map(([reason, name]) => [reason, name])).toEqual(
-    Object.entries(REASONS).map(([reason, answer]) => [code(reason), status[Number(answer.code)]]),
+    Object.entries(REASONS).map(([reason, answer]) => [code(reason), status[answer.code as number]]),
   );
   for (const [reason, , when] of rows) expect(when, `when ${reason}`).not.toBe("");
 });

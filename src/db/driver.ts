@@ -24,7 +24,7 @@ const OIDS: Readonly<Record<string, readonly [type: number, array: number]>> = {
 
 type Parse = (text: string) => unknown;
 
-const usualParser = (oid: number) => types.getTypeParser(oid as never) as Parse;
+const usualParser = types.getTypeParser as (oid: number) => Parse;
 const textArray = (text: string) => usualParser(TEXT_ARRAY)(text) as (string | null)[];
 
 const typeParsersOf = ({ typeParsers }: DriverConfiguration): ClientConfig["types"] => {
@@ -35,7 +35,7 @@ const typeParsersOf = ({ typeParsers }: DriverConfiguration): ClientConfig["type
     parsers.set(oids[0], parse);
     parsers.set(oids[1], (text) => textArray(text).map((item) => (item === null ? null : parse(item))));
   }
-  return { getTypeParser: (oid: number) => parsers.get(oid) ?? usualParser(oid) } as never;
+  return { getTypeParser: (oid: number) => parsers.get(oid) ?? usualParser(oid) };
 };
 
 const sslOf = ({ ssl }: DriverConfiguration, mode: string | undefined): ClientConfig["ssl"] => {
@@ -95,6 +95,8 @@ export const createDriver = (silenceMs: number): DriverFactory =>
           socket.destroy();
           return broken;
         };
+        // What broke the connection says more than what its statement then fails with.
+        const whatBroke = (error: unknown) => broken ?? error;
         client.on("error", (error) => {
           const fault = breakOff(error);
           if (clientEventEmitter.listenerCount("error") > 0) clientEventEmitter.emit("error", fault);
@@ -107,7 +109,7 @@ export const createDriver = (silenceMs: number): DriverFactory =>
           try {
             return await within(silenceMs, client.query(text, values));
           } catch (error) {
-            throw error instanceof DatabaseSilent ? breakOff(error) : (broken ?? error);
+            throw error instanceof DatabaseSilent ? breakOff(error) : whatBroke(error);
           }
         };
 

@@ -1,7 +1,7 @@
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Code } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { createPool, sql } from "slonik";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { z } from "zod";
@@ -166,7 +166,7 @@ test("every connection ended by the database", async () => {
   const calls = Array.from({ length: 20 }, () =>
     call().then(
       () => undefined,
-      ({ code }: { code: Code }) => code,
+      (error: unknown) => ConnectError.from(error).code,
     ),
   );
   await look((pool) =>

@@ -192,8 +192,8 @@ test("work that waits for a place is not begun once nobody waits for it", async 
   let begun = 0;
   const first = transact(db, detached(), (tx) => tx.one(selectSleep(300)));
   const waiting = cancellable();
-  const second = transact(db, waiting, async () => void begun++);
-  const third = transact(db, detached(), async () => void begun++);
+  const second = transact(db, waiting, () => Promise.resolve(begun++));
+  const third = transact(db, detached(), () => Promise.resolve(begun++));
   waiting.cancel();
   expect(await reasonOf(second)).toBe("CANCELLED");
   await first;

@@ -15,7 +15,7 @@ interface HealthStub {
   close(): void;
 }
 
-const HealthClient = makeClientConstructor(service as never, "Health");
+const HealthClient = makeClientConstructor(service, "Health");
 const PROBE_MS = 1_000;
 
 /** As Kubernetes and balancers ask: a plain gRPC client that knows the standard alone. */
