@@ -214,6 +214,19 @@ test.each(rpcs)(
   },
 );
 
+test.each([
+  ["ListAuditEvents", "after", { seconds: 0n, nanos: -1 }],
+  ["ListAuditEvents", "before", { seconds: 0n, nanos: 1_000_000_000 }],
+  ["RotateServiceSecret", "overlap", { seconds: 1n, nanos: -2_147_483_648 }],
+  ["RotateServiceSecret", "overlap", { seconds: 1n, nanos: -1 }],
+  ["AuthenticateService", "ttl", { seconds: 1n, nanos: 1_000_000_000 }],
+])("%s refuses %s whose nanoseconds no clock has", async (rpc, field, time) => {
+  const request = { serviceId: unknown, key: "root", secret: "x", [field]: time };
+  for (const wire of ["grpc", "connect binary"] as const) {
+    expect(badFieldsOf(await send(wire, rpc, request, asRoot()))).toEqual([field]);
+  }
+});
+
 test("broken JSON and broken gRPC-Web are refused by their code alone", async () => {
   const method = methodOf("CreateTenant");
   expect(await wires["connect JSON"].call(method, "{", asRoot())).toMatchObject({
