@@ -33,6 +33,20 @@ const errorSerializer = (error: unknown): unknown => {
   };
 };
 
+/** The time as pino wants it; written anew once a millisecond, in which a busy server logs ten lines. */
+const millisecondClock = () => {
+  let at = 0;
+  let text = "";
+  return () => {
+    const now = Date.now();
+    if (now !== at) {
+      at = now;
+      text = `,"time":"${new Date(now).toISOString()}"`;
+    }
+    return text;
+  };
+};
+
 /**
  * JSON lines on stdout, or readable ones where a terminal looks.
  *
@@ -43,7 +57,7 @@ export const createLog = (level: string, destination?: DestinationStream): Log =
   const options = {
     level,
     base: null,
-    timestamp: () => `,"time":"${new Date().toISOString()}"`,
+    timestamp: millisecondClock(),
     formatters: { level: (label: string) => ({ level: label }) },
     serializers: { ...stdSerializers, err: errorSerializer },
   };
