@@ -708,7 +708,7 @@ export const ListServiceSecretsRequestSchema: GenMessage<ListServiceSecretsReque
  */
 export type ListServiceSecretsResponse = Message<"service_identity.v1.ListServiceSecretsResponse"> & {
   /**
-   * The secrets, newest first.
+   * The secrets, in the order in which they were made.
    *
    * @generated from field: repeated service_identity.v1.ServiceSecret secrets = 1;
    */
