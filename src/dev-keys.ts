@@ -1,5 +1,5 @@
-import { randomBytes } from "node:crypto";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { randomBytes, randomUUID } from "node:crypto";
+import { link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Config, type Pepper, parsePeppers } from "./config.ts";
 import type { Log } from "./log.ts";
@@ -9,7 +9,7 @@ const isExisting = (error: unknown) => (error as NodeJS.ErrnoException).code ===
 /**
  * The peppers of the configuration, or outside production those of `DATA_DIR/secret.peppers`, made where there are none.
  *
- * The file is created exclusively, so that of two processes that start at once one makes it and both read it.
+ * The file appears whole or not at all, so that of two processes that start at once one makes it and both read it.
  */
 export const peppersOf = async (
   { peppers, dataDir }: Pick<Config, "peppers" | "dataDir">,
@@ -18,11 +18,15 @@ export const peppersOf = async (
   if (peppers) return peppers;
   const file = join(dataDir, "secret.peppers");
   await mkdir(dataDir, { recursive: true });
+  const draft = `${file}.${randomUUID()}`;
+  await writeFile(draft, `1:${randomBytes(32).toString("base64")}\n`, { mode: 0o600, flag: "wx" });
   try {
-    await writeFile(file, `1:${randomBytes(32).toString("base64")}\n`, { mode: 0o600, flag: "wx" });
+    await link(draft, file);
     log.warn({ file }, "SECRET_PEPPERS is not set: made one for development");
   } catch (error) {
     if (!isExisting(error)) throw error;
+  } finally {
+    await rm(draft);
   }
   return parsePeppers((await readFile(file, "utf8")).trim(), file);
 };

@@ -1,4 +1,4 @@
-import { writeFile } from "node:fs/promises";
+import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { migrate } from "./commands/migrate.ts";
 import type { Config, Pepper } from "./config.ts";
@@ -16,11 +16,17 @@ export interface PreparedDatabase extends EmbeddedPostgres {
   readonly rootSecret: string | undefined;
 }
 
+// Anew, since the mode counts only for a file that is created.
+const keepRootSecret = async (file: string, secret: string) => {
+  await rm(file, { force: true });
+  await writeFile(file, `${secret}\n`, { mode: 0o600, flag: "wx" });
+};
+
 const bootstrap = async (config: Config, url: string, peppers: readonly Pepper[], log: Log) => {
   const db = openDatabase({ url, settings: config.database, log });
   try {
     const secret = await bootstrapRoot(db, createCredentialHasher(peppers));
-    if (secret) await writeFile(rootSecretFile(config), `${secret}\n`, { mode: 0o600 });
+    if (secret) await keepRootSecret(rootSecretFile(config), secret);
     return secret;
   } finally {
     await db.end();

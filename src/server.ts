@@ -69,7 +69,8 @@ const bindGrpc = (server: Server, address: string, credentials: ServerCredential
 const drainGrpc = (server: Server): Promise<void> => new Promise((resolve) => server.tryShutdown(() => resolve()));
 
 interface Drained {
-  readonly config: Config;
+  readonly delayMs: number;
+  readonly graceMs: number;
   readonly health: Health;
   readonly grpc: Server;
   readonly http: HttpServer | undefined;
@@ -77,14 +78,14 @@ interface Drained {
 }
 
 /** NOT_SERVING, wait for endpoints to notice, take no new call, drain, force what stays, close the pool. */
-const shutDown = async ({ config, health, grpc, http, databases }: Drained): Promise<void> => {
+const shutDown = async ({ delayMs, graceMs, health, grpc, http, databases }: Drained): Promise<void> => {
   health.leave();
-  await sleep(config.shutdown.delayMs);
+  await sleep(delayMs);
   health.endWatches();
   const force = setTimeout(() => {
     grpc.forceShutdown();
     http?.force();
-  }, config.shutdown.graceMs);
+  }, graceMs);
   await Promise.all([drainGrpc(grpc), http?.drain()]);
   clearTimeout(force);
   await Promise.all(databases.map((database) => database.end()));
@@ -143,23 +144,34 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const handler = createConnectHandler(pipeline, methods, config.messageMaxBytes, sideRoutes);
   const http = config.http.enabled ? createHttpServer({ config, handler, certificates }) : undefined;
 
-  await health.start();
-  // The first caller shall not wait for the first connection.
-  if (health.readiness() === "ready") await db.use(detached(), () => Promise.resolve());
-  const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
-  const grpcPort = await bindGrpc(grpc, `${config.grpc.host}:${config.grpc.port}`, credentials);
-  const httpPort = await http?.listen();
-  const stopPurge = schedulePurge(db, config.purge, log);
-
-  return {
-    grpcPort,
-    httpPort,
-    readiness: health.readiness,
-    async stop() {
-      stopPurge();
-      await shutDown({ config, health, grpc, http, databases: [db, probe] });
-      certificates?.close();
-      await tracing?.shutdown();
-    },
+  const end = async (delayMs: number) => {
+    await shutDown({ delayMs, graceMs: config.shutdown.graceMs, health, grpc, http, databases: [db, probe] });
+    certificates?.close();
+    await tracing?.shutdown();
   };
+
+  try {
+    // Until health has seen the database, nobody waits for it.
+    db.setDown(true);
+    await health.start();
+    // The first caller shall not wait for the first connection.
+    if (health.readiness() === "ready") await db.use(detached(), () => Promise.resolve());
+    const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
+    const grpcPort = await bindGrpc(grpc, `${config.grpc.host}:${config.grpc.port}`, credentials);
+    const httpPort = await http?.listen();
+    const stopPurge = schedulePurge(db, config.purge, log);
+    return {
+      grpcPort,
+      httpPort,
+      readiness: health.readiness,
+      stop: () => {
+        stopPurge();
+        return end(config.shutdown.delayMs);
+      },
+    };
+  } catch (error) {
+    // A port that is taken must not leave the other one served by a process that nobody knows to be half alive.
+    await end(0);
+    throw error;
+  }
 };

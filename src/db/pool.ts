@@ -96,7 +96,11 @@ export const openDatabase = (options: DatabaseOptions): Database => {
         if (abandoned) throw new Abandoned("nobody waits for it", { cause: abandoned.reason });
       };
       const abort = () => abandon(waiting.signal.reason);
-      const run = () => onConnection(connections, throwIfAbandoned, work);
+      const run = async () => {
+        // Who gave up while he waited shall not take a connection from those who did not.
+        throwIfAbandoned();
+        return onConnection(connections, throwIfAbandoned, work);
+      };
       underWay.add(abandon);
       waiting.signal.addEventListener("abort", abort, { once: true });
       gate

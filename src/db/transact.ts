@@ -37,23 +37,28 @@ const attempt = <T>(
     return result;
   }, 0);
 
+const nothing = () => undefined;
+
 /**
  * Runs `body` in one READ COMMITTED transaction.
  *
  * A body locks, reads, decides, writes and records, in that order, and may run more than once: conflicts (SQLSTATE class
  * 40) are tried again with a growing, random pause. A Refusal that it RETURNS is thrown after the commit, so what was
  * written before stands; one that it throws rolls back, and so does a caller who went away before the commit.
+ * @param settled told when a try has ended, committed or not, before anybody else is: also where the caller went away
+ *   during the commit, or its answer was lost.
  * @throws Refusal CONFLICT when the tries are used up, DATABASE_UNAVAILABLE, OVERLOADED, or the body's own.
  */
 export const transact = async <T>(
   db: Database,
   waiting: Waiting,
   body: (tx: Tx) => Promise<T>,
+  settled: () => void = nothing,
 ): Promise<Exclude<T, Refusal>> => {
   for (let tries = 1; ; tries++) {
     try {
       const result = await db.use(waiting, (connection, abandoned) =>
-        attempt(db, waiting, body, connection, abandoned),
+        attempt(db, waiting, body, connection, abandoned).finally(settled),
       );
       if (result instanceof Refusal) throw result;
       return result as Exclude<T, Refusal>;

@@ -88,6 +88,12 @@ const timestampOf = (us: bigint): MessageInitShape<typeof AuditEventSchema>["occ
   return { seconds: (us - micros) / 1_000_000n, nanos: Number(micros) * 1_000 };
 };
 
+/** An object in each event of ours; another JSON value, from a bulk load, stands under `value`. */
+const payloadOf = (payload: unknown): JsonObject => {
+  const object = z.record(z.string(), z.json()).safeParse(payload ?? {});
+  return object.success ? object.data : { value: z.json().parse(payload) };
+};
+
 const eventMessage = (row: EventRow): MessageInitShape<typeof AuditEventSchema> => ({
   auditId: row.audit_id,
   ...(row.tenant_id !== null && { tenantId: row.tenant_id }),
@@ -97,7 +103,7 @@ const eventMessage = (row: EventRow): MessageInitShape<typeof AuditEventSchema> 
   entityKind: row.entity_kind_code,
   ...(row.entity_id !== null && { entityId: row.entity_id }),
   occurTime: timestampOf(row.occurred_us),
-  payload: (row.payload_json ?? {}) as JsonObject,
+  payload: payloadOf(row.payload_json),
 });
 
 const filterOf = (request: ListAuditEventsRequest): Filter => ({

@@ -80,8 +80,7 @@ export const tenantHandlers = (db: Database, forget: () => void) => {
       await recordEvent(tx, call, { action, tenantId, entityKind: "tenant", entityId: tenantId });
       return row;
     };
-    // Also after a failure: a commit whose answer was lost stands.
-    const row = await transact(db, call, change).finally(forget);
+    const row = await transact(db, call, change, forget);
     return { tenant: tenantMessage(row) };
   };
 

@@ -1,6 +1,9 @@
 import type { Caller } from "./caller.ts";
 import { type Reason, type Refusal, refusal } from "./refusal.ts";
 
+// What a timer can hold, 24 days; beyond it Node fires at once.
+const TIMER_MAX_MS = 2 ** 31 - 1;
+
 /** What whoever waits for the database must know: when to stop waiting. */
 export interface Waiting {
   /** Aborted with the Refusal to answer, when the caller cancels or the deadline passes. */
@@ -35,7 +38,7 @@ export class Call implements Waiting {
     this.requestId = requestId;
     this.#deadline = performance.now() + timeoutMs;
     if (timeoutMs <= 0) this.#ended = refusal("DEADLINE");
-    else this.#timer = setTimeout(() => this.end("DEADLINE"), timeoutMs);
+    else this.#timer = setTimeout(() => this.end("DEADLINE"), Math.min(timeoutMs, TIMER_MAX_MS));
   }
 
   /** The calling service. Handlers of anonymous methods must not ask for it. */

@@ -20,6 +20,7 @@ const register = (router: ConnectRouter, pipeline: Pipeline, method: Method) =>
   router.rpc(method.desc as DescMethodUnary, async (request, context) => {
     const header = headersOf(context);
     const call = pipeline.receive(header, context.timeoutMs());
+    if (context.signal.aborted) call.end(endReason(context));
     context.signal.addEventListener("abort", () => call.end(endReason(context)), { once: true });
     const exchange = { header, decode: () => request, encode: (response: Message) => response };
     const answer = await pipeline.answer(method, call, exchange);

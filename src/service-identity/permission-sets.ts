@@ -15,8 +15,8 @@ export const coversAll = (held: readonly string[], wanted: readonly string[]): b
 
 /** The permissions that both sets cover, in order and without those that another of the result covers. */
 export const intersection = (a: readonly string[], b: readonly string[]): string[] => {
-  const both = new Set([...a.filter((p) => covers(b, p)), ...b.filter((p) => covers(a, p))]);
-  return [...both].filter((p) => ![...both].some((other) => other !== p && covers([other], p))).sort();
+  const both = [...new Set([...a.filter((p) => covers(b, p)), ...b.filter((p) => covers(a, p))])];
+  return both.filter((p) => !both.some((other) => other !== p && covers([other], p))).sort();
 };
 
 /** Whether two lists hold the same permissions, in whatever order. */

@@ -100,19 +100,24 @@ export const secretHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =>
       }),
 
     async revokeServiceSecret({ serviceId, secretId }, call) {
-      await transact(db, call, async (tx) => {
-        const target = await lockTarget(tx, call, serviceId);
-        if (target instanceof Refusal) return target;
-        if (!(await tx.maybeOne(selectSecret(serviceId, secretId)))) {
-          return refusal("SERVICE_SECRET_NOT_FOUND", { secret_id: secretId });
-        }
-        const revoked = await tx.maybeOne(revokeSecret(serviceId, secretId));
-        const endedSessions = await endSecretSessions(tx, serviceId, secretId);
-        if (!revoked && endedSessions === 0) return undefined;
-        const payload = { secret_id: secretId, ended_sessions: endedSessions };
-        await recordEvent(tx, call, { ...serviceEvent("service.secret.revoke", target), payload });
-        return undefined;
-      }).finally(tokens.forget);
+      await transact(
+        db,
+        call,
+        async (tx) => {
+          const target = await lockTarget(tx, call, serviceId);
+          if (target instanceof Refusal) return target;
+          if (!(await tx.maybeOne(selectSecret(serviceId, secretId)))) {
+            return refusal("SERVICE_SECRET_NOT_FOUND", { secret_id: secretId });
+          }
+          const revoked = await tx.maybeOne(revokeSecret(serviceId, secretId));
+          const ended = await endSecretSessions(tx, serviceId, secretId);
+          if (!revoked && !ended) return undefined;
+          const payload = { secret_id: secretId };
+          await recordEvent(tx, call, { ...serviceEvent("service.secret.revoke", target), payload });
+          return undefined;
+        },
+        tokens.forget,
+      );
       return {};
     },
 

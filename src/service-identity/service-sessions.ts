@@ -4,13 +4,14 @@ import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import {
+  type ListServiceSessionsRequest,
   ListServiceSessionsRequestSchema,
   type RevokeServiceSessionRequest,
   type ServiceIdentityService,
 } from "../gen/service_identity/v1/service_identity_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { type Page, cutPage, microseconds, readPage } from "../rpc/page.ts";
+import { cutPage, microseconds, readPage } from "../rpc/page.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { type CredentialHasher, credentialId } from "./credentials.ts";
 import { covers } from "./permission-sets.ts";
@@ -43,17 +44,27 @@ const selectLiveSessions = (serviceId: string, [afterUs, afterId]: LiveKey | [nu
   SELECT x.svc_session_id, x.svc_id, x.created_utc, x.expiry_utc, x.revoked_utc,
     (extract(epoch FROM x.expiry_utc) * 1000000)::bigint AS expiry_us
   FROM service_sessions x
+  JOIN services s ON s.svc_id = x.svc_id
+  LEFT JOIN service_secrets y ON y.secret_id = x.secret_id
   WHERE x.svc_id = ${serviceId}::uuid AND x.revoked_utc IS NULL AND x.expiry_utc > now()
+    AND y.sessions_ended_utc IS NULL
+    AND (s.sessions_ended_utc IS NULL OR x.created_utc > s.sessions_ended_utc)
     AND (${afterId}::uuid IS NULL OR (x.expiry_utc, x.svc_session_id) <
       ('epoch'::timestamptz + ${afterUs}::bigint * interval '1 microsecond', ${afterId}::uuid))
   ORDER BY x.expiry_utc DESC, x.svc_session_id DESC
   LIMIT ${limit}`;
 
-/** Newest first, since ids are by time. */
+/** Newest first, since ids are by time. One that a mark has ended was revoked at that time. */
 const selectSessions = (serviceId: string, afterId: string | null, limit: number) => sql.type(sessionRow)`
-  SELECT x.svc_session_id, x.svc_id, x.created_utc, x.expiry_utc, x.revoked_utc,
+  SELECT x.svc_session_id, x.svc_id, x.created_utc, x.expiry_utc,
+    coalesce(x.revoked_utc, least(
+      CASE WHEN y.sessions_ended_utc < x.expiry_utc THEN y.sessions_ended_utc END,
+      CASE WHEN s.sessions_ended_utc < x.expiry_utc AND x.created_utc <= s.sessions_ended_utc THEN s.sessions_ended_utc END
+    )) AS revoked_utc,
     (extract(epoch FROM x.expiry_utc) * 1000000)::bigint AS expiry_us
   FROM service_sessions x
+  JOIN services s ON s.svc_id = x.svc_id
+  LEFT JOIN service_secrets y ON y.secret_id = x.secret_id
   WHERE x.svc_id = ${serviceId}::uuid AND (${afterId}::uuid IS NULL OR x.svc_session_id < ${afterId}::uuid)
   ORDER BY x.svc_session_id DESC
   LIMIT ${limit}`;
@@ -69,23 +80,42 @@ const revokeSession = (sessionId: string) => sql.type(sessionIdRow)`
   WHERE svc_session_id = ${sessionId}::uuid AND revoked_utc IS NULL AND expiry_utc > now()
   RETURNING svc_session_id`;
 
-const revokeSessionsOfService = (serviceId: string) => sql.type(sessionIdRow)`
+// How many rows one revocation writes; the mark ends the others, and the purge writes them later.
+const REVOKE_ROWS = 1_000;
+
+const markService = (serviceId: string) => sql.type(z.object({ svc_id: z.string() }))`
+  UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
+
+const markSecret = (serviceId: string, secretId: string) => sql.type(z.object({ secret_id: z.string() }))`
+  UPDATE service_secrets SET sessions_ended_utc = clock_timestamp()
+  WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND sessions_ended_utc IS NULL
+  RETURNING secret_id`;
+
+const revokeSomeSessions = (serviceId: string, secretId: string | null) => sql.type(sessionIdRow)`
   UPDATE service_sessions SET revoked_utc = now()
-  WHERE svc_id = ${serviceId}::uuid AND revoked_utc IS NULL AND expiry_utc > now()
+  WHERE svc_session_id IN (
+    SELECT x.svc_session_id FROM service_sessions x
+    WHERE x.svc_id = ${serviceId}::uuid AND (${secretId}::uuid IS NULL OR x.secret_id = ${secretId}::uuid)
+      AND x.revoked_utc IS NULL AND x.expiry_utc > now()
+    LIMIT ${REVOKE_ROWS}
+  )
   RETURNING svc_session_id`;
 
-const revokeSessionsOfSecret = (serviceId: string, secretId: string) => sql.type(sessionIdRow)`
-  UPDATE service_sessions SET revoked_utc = now()
-  WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND revoked_utc IS NULL AND expiry_utc > now()
-  RETURNING svc_session_id`;
+/** Ends every session of a service, whose row is locked, at a cost that does not grow with their number. */
+export const endServiceSessions = async (tx: Tx, serviceId: string): Promise<void> => {
+  await tx.one(markService(serviceId));
+  await tx.any(revokeSomeSessions(serviceId, null));
+};
 
-/** Ends every session of a service, whose row is locked; answers with how many. */
-export const endServiceSessions = async (tx: Tx, serviceId: string): Promise<number> =>
-  (await tx.any(revokeSessionsOfService(serviceId))).length;
-
-/** Ends the sessions that a secret opened; the service's row is locked. Answers with how many. */
-export const endSecretSessions = async (tx: Tx, serviceId: string, secretId: string): Promise<number> =>
-  (await tx.any(revokeSessionsOfSecret(serviceId, secretId))).length;
+/**
+ * Ends the sessions that a secret opened; the service's row is locked.
+ * @returns whether they had not been ended before.
+ */
+export const endSecretSessions = async (tx: Tx, serviceId: string, secretId: string): Promise<boolean> => {
+  const marked = await tx.maybeOne(markSecret(serviceId, secretId));
+  await tx.any(revokeSomeSessions(serviceId, secretId));
+  return marked !== null;
+};
 
 const sessionMessage = (row: SessionRow) => ({
   sessionId: row.svc_session_id,
@@ -109,22 +139,44 @@ const namedSession = async (
   return proven ? session : refusal("SERVICE_SESSION_NOT_FOUND");
 };
 
+const liveSessions = (request: ListServiceSessionsRequest) => {
+  const page = readPage(ListServiceSessionsRequestSchema, request, liveKey);
+  const keyOf = (row: SessionRow): LiveKey => [String(row.expiry_us), row.svc_session_id];
+  return {
+    statement: selectLiveSessions(request.serviceId, page.after ?? [null, null], page.size + 1),
+    cut: (rows: readonly SessionRow[]) => cutPage(page, rows, keyOf),
+  };
+};
+
+const allSessions = (request: ListServiceSessionsRequest) => {
+  const page = readPage(ListServiceSessionsRequestSchema, request, z.guid());
+  return {
+    statement: selectSessions(request.serviceId, page.after ?? null, page.size + 1),
+    cut: (rows: readonly SessionRow[]) => cutPage(page, rows, (row) => row.svc_session_id),
+  };
+};
+
 export const serviceSessionHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =>
   ({
     async revokeServiceSession({ selector }, call) {
-      await transact(db, call, async (tx) => {
-        const session = await namedSession(tx, call, hasher, selector);
-        if (session instanceof Refusal) return session;
-        const isOwn = session.svc_id === call.caller.serviceId;
-        if (!isOwn && !covers(call.caller.permissions, "service.write")) {
-          return refusal("PERMISSION_MISSING", { permission: "service.write" });
-        }
-        const revoked = await tx.maybeOne(revokeSession(session.svc_session_id));
-        if (!revoked) return undefined;
-        const payload = { session_id: session.svc_session_id };
-        await recordEvent(tx, call, { ...serviceEvent("service.session.revoke", session), payload });
-        return undefined;
-      }).finally(tokens.forget);
+      await transact(
+        db,
+        call,
+        async (tx) => {
+          const session = await namedSession(tx, call, hasher, selector);
+          if (session instanceof Refusal) return session;
+          const isOwn = session.svc_id === call.caller.serviceId;
+          if (!isOwn && !covers(call.caller.permissions, "service.write")) {
+            return refusal("PERMISSION_MISSING", { permission: "service.write" });
+          }
+          const revoked = await tx.maybeOne(revokeSession(session.svc_session_id));
+          if (!revoked) return undefined;
+          const payload = { session_id: session.svc_session_id };
+          await recordEvent(tx, call, { ...serviceEvent("service.session.revoke", session), payload });
+          return undefined;
+        },
+        tokens.forget,
+      );
       return {};
     },
 
@@ -146,22 +198,13 @@ export const serviceSessionHandlers = ({ db, hasher, tokens }: ServiceHandlerOpt
     },
 
     async listServiceSessions(request, call) {
-      const { serviceId, includeEnded = false } = request;
-      const ended: Page<string> | undefined = includeEnded
-        ? readPage(ListServiceSessionsRequestSchema, request, z.guid())
-        : undefined;
-      const live = ended ? undefined : readPage(ListServiceSessionsRequestSchema, request, liveKey);
-      const statement = live
-        ? selectLiveSessions(serviceId, live.after ?? [null, null], live.size + 1)
-        : selectSessions(serviceId, ended?.after ?? null, (ended?.size ?? 0) + 1);
+      const { statement, cut } = request.includeEnded ? allSessions(request) : liveSessions(request);
       const found = await read(db, call, async (connection) => {
-        const service = await visibleService(connection, call, serviceId);
+        const service = await visibleService(connection, call, request.serviceId);
         return service instanceof Refusal ? service : connection.any(statement);
       });
       if (found instanceof Refusal) throw found;
-      const { rows, nextPageToken } = live
-        ? cutPage(live, found, (row): LiveKey => [String(row.expiry_us), row.svc_session_id])
-        : cutPage(ended as Page<string>, found, (row) => row.svc_session_id);
+      const { rows, nextPageToken } = cut(found);
       return { sessions: rows.map(sessionMessage), nextPageToken };
     },
   }) satisfies Partial<Handlers<typeof ServiceIdentityService>>;

@@ -33,7 +33,10 @@ const selectToken = (sessionId: string) => sql.type(tokenRow)`
   FROM service_sessions x
   JOIN services s ON s.svc_id = x.svc_id AND s.svc_state_code = 'active'
   LEFT JOIN tenants t ON t.tenant_id = s.tenant_id
-  WHERE x.svc_session_id = ${sessionId}::uuid AND x.revoked_utc IS NULL AND x.expiry_utc > now()`;
+  LEFT JOIN service_secrets y ON y.secret_id = x.secret_id
+  WHERE x.svc_session_id = ${sessionId}::uuid AND x.revoked_utc IS NULL AND x.expiry_utc > now()
+    AND y.sessions_ended_utc IS NULL
+    AND (s.sessions_ended_utc IS NULL OR x.created_utc > s.sessions_ended_utc)`;
 
 /** A service token that is good now. */
 export interface ServiceToken {

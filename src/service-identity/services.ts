@@ -41,7 +41,7 @@ type StateCode = ServiceRow["svc_state_code"];
 /** By id, key or both; `own` is the tenant beyond which the caller sees nothing. */
 const selectService = (serviceId: string | null, key: string | null, own: string | null) => sql.type(serviceRow)`
   SELECT s.svc_id, s.tenant_id, s.svc_key, s.svc_label, s.svc_state_code, s.created_utc,
-    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key) AS perm_keys
+    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key COLLATE "C") AS perm_keys
   FROM services s
   WHERE (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid)
     AND (${serviceId}::uuid IS NULL OR s.svc_id = ${serviceId}::uuid)
@@ -51,7 +51,7 @@ const selectService = (serviceId: string | null, key: string | null, own: string
 const selectServices = (tenantId: string | null, state: StateCode | null, after: string | null, limit: number) =>
   sql.type(serviceRow)`
   SELECT s.svc_id, s.tenant_id, s.svc_key, s.svc_label, s.svc_state_code, s.created_utc,
-    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key) AS perm_keys
+    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key COLLATE "C") AS perm_keys
   FROM services s
   WHERE (${tenantId}::uuid IS NULL OR s.tenant_id = ${tenantId}::uuid)
     AND (${state}::text IS NULL OR s.svc_state_code = ${state}::text)
@@ -144,24 +144,30 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =
     const { serviceId = null, key } = request;
     const present = serviceId ? await tx.maybeOne(selectService(serviceId, null, ownTenant(call))) : null;
     if (present && isSameContent(present, request)) {
-      const first = await tx.one(selectFirstSecret(present.svc_id));
-      return { service: present, secretId: first.secret_id, secret: "" };
+      // A service that was loaded in bulk may have none.
+      const first = await tx.maybeOne(selectFirstSecret(present.svc_id));
+      return { service: present, secretId: first?.secret_id ?? "", secret: "" };
     }
     const idTaken = serviceId && (await tx.maybeOne(selectService(serviceId, null, null)));
     return idTaken ? refusal("SERVICE_ID_TAKEN", { service_id: serviceId }) : refusal("SERVICE_KEY_TAKEN", { key });
   };
 
   const setState = async (serviceId: string, state: StateCode, call: Call) => {
-    const service = await transact(db, call, async (tx) => {
-      if (state === "disabled") await lockRoots(tx);
-      const target = await lockTarget(tx, call, serviceId);
-      if (target instanceof Refusal || target.svc_state_code === state) return target;
-      if (state === "disabled" && (await isLastRoot(tx, serviceId))) return refusal("LAST_ROOT_SERVICE");
-      await tx.one(updateServiceState(serviceId, state));
-      if (state === "disabled") await endServiceSessions(tx, serviceId);
-      await recordEvent(tx, call, serviceEvent(state === "disabled" ? "service.disable" : "service.enable", target));
-      return { ...target, svc_state_code: state };
-    }).finally(tokens.forget);
+    const service = await transact(
+      db,
+      call,
+      async (tx) => {
+        if (state === "disabled") await lockRoots(tx);
+        const target = await lockTarget(tx, call, serviceId);
+        if (target instanceof Refusal || target.svc_state_code === state) return target;
+        if (state === "disabled" && (await isLastRoot(tx, serviceId))) return refusal("LAST_ROOT_SERVICE");
+        await tx.one(updateServiceState(serviceId, state));
+        if (state === "disabled") await endServiceSessions(tx, serviceId);
+        await recordEvent(tx, call, serviceEvent(state === "disabled" ? "service.disable" : "service.enable", target));
+        return { ...target, svc_state_code: state };
+      },
+      tokens.forget,
+    );
     return { service: serviceMessage(service) };
   };
 

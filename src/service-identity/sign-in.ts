@@ -21,7 +21,7 @@ const credentialRow = z.object({
 
 const selectCredential = (secretId: string) => sql.type(credentialRow)`
   SELECT x.secret_hash_text, s.svc_key, s.svc_state_code, t.tenant_state_code,
-    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key) AS perm_keys,
+    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key COLLATE "C") AS perm_keys,
     coalesce(x.last_used_utc < now() - interval '1 minute', true) AS use_is_stale
   FROM service_secrets x
   JOIN services s ON s.svc_id = x.svc_id
@@ -43,16 +43,17 @@ interface NewSession {
 
 /**
  * Looks again while it locks: a service disabled or a secret revoked meanwhile makes no session, and who disables or
- * revokes later waits for this one and ends it. Service before secret, the order in which those who revoke lock.
+ * revokes later waits for this one and ends it. By the clock, since now() is from before the wait. Service before secret,
+ * the order in which those who revoke lock.
  */
 const insertSession = (session: NewSession) => sql.type(z.object({ expiry_utc: z.number() }))`
-  INSERT INTO service_sessions (svc_session_id, svc_id, secret_id, token_hash_text, perm_keys, expiry_utc)
+  INSERT INTO service_sessions (svc_session_id, svc_id, secret_id, token_hash_text, perm_keys, created_utc, expiry_utc)
   SELECT ${session.sessionId}::uuid, s.svc_id, x.secret_id, ${session.tokenHash}, ${sql.array(session.permissions, "text")},
-    now() + ${session.ttlMs}::float8 * interval '1 millisecond'
+    clock_timestamp(), now() + ${session.ttlMs}::float8 * interval '1 millisecond'
   FROM services s
   JOIN service_secrets x ON x.svc_id = s.svc_id
   WHERE x.secret_id = ${session.secretId}::uuid AND s.svc_state_code = 'active'
-    AND (x.revoked_utc IS NULL OR x.revoked_utc > now())
+    AND (x.revoked_utc IS NULL OR x.revoked_utc > clock_timestamp())
   FOR SHARE OF s, x
   RETURNING expiry_utc`;
 
@@ -74,7 +75,7 @@ export const signInHandlers = ({ db, hasher }: ServiceHandlerOptions, defaultTtl
 
       const sessionId = uuidv7();
       const serviceToken = makeCredential("skt", sessionId);
-      const granted = permissions.length > 0 ? permissions : found.perm_keys;
+      const granted = permissions.length > 0 ? [...permissions].sort() : found.perm_keys;
       // By itself, not in the session's transaction: two that share the secret's lock would wait for each other.
       if (found.use_is_stale) await transact(db, call, (tx) => tx.any(updateLastUsed(secretId)));
       const { expiry_utc: expiry } = await transact(db, call, async (tx) => {
@@ -82,7 +83,8 @@ export const signInHandlers = ({ db, hasher }: ServiceHandlerOptions, defaultTtl
           sessionId,
           secretId,
           tokenHash: hasher.hash(serviceToken),
-          permissions: granted,
+          // One that is not narrowed follows its service, whose present permissions bound it anyway.
+          permissions: permissions.length > 0 ? granted : ["*"],
           ttlMs: ttl ? durationMs(ttl) : defaultTtlMs,
         };
         return (await tx.maybeOne(insertSession(session))) ?? refusal("SERVICE_CREDENTIALS_INVALID");

@@ -88,7 +88,7 @@ const MUTATIONS: readonly Mutation[] = [
     rpc: "RevokeServiceSecret",
     action: "service.secret.revoke",
     call: (stage) => stage.server.services.revokeServiceSecret(secretOf(stage)),
-    payload: ({ target }) => ({ secret_id: target.secretId, ended_sessions: 1 }),
+    payload: ({ target }) => ({ secret_id: target.secretId }),
   },
   {
     rpc: "GrantServicePermissions",

@@ -92,10 +92,11 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
     await expectRefusal(handOut, "PERMISSION_MISSING");
   });
 
-  test("a lost permission takes hold at once, a gained one only in the next token", async () => {
-    const { services, addService } = await startService(transport);
+  test("a lost permission takes hold at once, a gained one too where the token is not narrowed", async () => {
+    const { services, addService, as } = await startService(transport);
     const { serviceId, key, secret, ...mine } = await addService(["service.read", "org.tenant.read"]);
     await mine.org.listTenants({});
+    const narrow = await services.authenticateService({ key, secret, permissions: ["service.read"] });
     await services.revokeServicePermissions({ serviceId, permissions: ["org.tenant.read", "auth.login"] });
     await expectRefusal(mine.org.listTenants({}), "PERMISSION_MISSING");
     const { service } = await services.grantServicePermissions({
@@ -103,7 +104,8 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
       permissions: ["service.read", "org.audit.read"],
     });
     expect(service?.permissions).toEqual(["org.audit.read", "service.read"]);
-    await expectRefusal(mine.org.listAuditEvents({}), "PERMISSION_MISSING");
+    await mine.org.listAuditEvents({});
+    await expectRefusal(as(narrow.serviceToken).org.listAuditEvents({}), "PERMISSION_MISSING");
     expect((await services.authenticateService({ key, secret })).permissions).toEqual([
       "org.audit.read",
       "service.read",

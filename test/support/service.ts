@@ -51,6 +51,8 @@ export interface StartOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly log?: Log;
   readonly databaseUrl?: string;
+  /** Any free one where it is not named. */
+  readonly httpPort?: number;
 }
 
 const PEPPERS = [{ version: 1, key: Buffer.alloc(32, 7) }];
@@ -103,7 +105,10 @@ export const launchService = async (transport: TransportName, options: StartOpti
     GRPC_PORT: "0",
     ...options.env,
   });
-  const config: Config = { ...parsed, http: { ...parsed.http, enabled: true, host: "127.0.0.1", port: 0 } };
+  const config: Config = {
+    ...parsed,
+    http: { ...parsed.http, enabled: true, host: "127.0.0.1", port: options.httpPort ?? 0 },
+  };
   const log = options.log ?? createLog(config.logLevel);
   const rootSecret = await bootstrap(database.url, config, log);
   const server = await startServer({

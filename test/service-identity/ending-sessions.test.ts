@@ -1,0 +1,101 @@
+import { sql } from "slonik";
+import { describe, expect, test } from "vitest";
+import { z } from "zod";
+import { openDatabase } from "../../src/db/pool.ts";
+import { purge } from "../../src/db/purge.ts";
+import { createLog } from "../../src/log.ts";
+import { expectRefusal } from "../support/refusals.ts";
+import { type TestService, startService, transports } from "../support/service.ts";
+
+const MANY = 5_000;
+const anyRow = z.object({});
+const countRow = z.object({ sessions: z.bigint() });
+
+/** Sessions as a stolen secret could open them, more than one revocation writes. */
+const openMany = ({ pool }: TestService, serviceId: string, secretId: string) =>
+  pool.query(sql.type(anyRow)`
+    INSERT INTO service_sessions (svc_session_id, svc_id, secret_id, token_hash_text, expiry_utc)
+    SELECT gen_random_uuid(), ${serviceId}::uuid, ${secretId}::uuid, 'x', now() + interval '1 day'
+    FROM generate_series(1, ${MANY}::int)`);
+
+const notYetWritten = async ({ pool }: TestService, serviceId: string) =>
+  Number(
+    (
+      await pool.one(sql.type(countRow)`
+        SELECT count(*) AS sessions FROM service_sessions
+        WHERE svc_id = ${serviceId}::uuid AND revoked_utc IS NULL`)
+    ).sessions,
+  );
+
+describe.each(transports)("%s: ending sessions", (transport) => {
+  test.each(["disableService", "revokeServiceSecret"] as const)(
+    "%s ends however many there are with bounded work, and the purge writes the rest",
+    async (rpc) => {
+      const service = await startService(transport);
+      const { services, addService, databaseUrl, config } = service;
+      const { serviceId, secretId, token, ...mine } = await addService(["service.read"]);
+      await openMany(service, serviceId, secretId);
+      await (rpc === "disableService"
+        ? services.disableService({ serviceId })
+        : services.revokeServiceSecret({ serviceId, secretId }));
+      await expectRefusal(mine.services.listServices({}), "CALLER_TOKEN_INVALID");
+      expect((await services.verifyServiceToken({ serviceToken: token })).active).toBe(false);
+      expect((await services.listServiceSessions({ serviceId })).sessions).toEqual([]);
+      const { sessions } = await services.listServiceSessions({ serviceId, includeEnded: true, pageSize: 1_000 });
+      expect(sessions.every(({ revokeTime }) => revokeTime !== undefined)).toBe(true);
+      expect(await notYetWritten(service, serviceId)).toBeGreaterThan(MANY / 2);
+
+      const db = openDatabase({ url: databaseUrl, settings: config.database, log: createLog("silent") });
+      await purge(db, config.purge);
+      await db.end();
+      expect(await notYetWritten(service, serviceId)).toBe(0);
+    },
+  );
+
+  test("a service that is enabled again gets sessions that count", async () => {
+    const { services, addService, as } = await startService(transport);
+    const { serviceId, key, secret } = await addService(["service.read"]);
+    await services.disableService({ serviceId });
+    await services.enableService({ serviceId });
+    const { serviceToken } = await services.authenticateService({ key, secret });
+    await as(serviceToken).services.listServices({});
+    expect((await services.listServiceSessions({ serviceId })).sessions).toHaveLength(1);
+  });
+
+  test("a sign-in that began before a revocation and waited for it makes no session", async () => {
+    const { services, addService, pool } = await startService(transport);
+    const { serviceId, secretId, key, secret } = await addService([]);
+    const lock = Promise.withResolvers<undefined>();
+    const locked = Promise.withResolvers<undefined>();
+    // Holds the row that sign-ins share, so that this one has begun, and waits, when the secret ends.
+    const holder = pool.transaction(async (tx) => {
+      await tx.any(sql.type(anyRow)`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR UPDATE`);
+      locked.resolve(undefined);
+      await lock.promise;
+      await tx.any(sql.type(anyRow)`
+        UPDATE service_secrets SET revoked_utc = clock_timestamp() WHERE secret_id = ${secretId}::uuid`);
+    });
+    await locked.promise;
+    const signIn = services.authenticateService({ key, secret });
+    const isWaiting = () =>
+      pool.exists(sql.type(anyRow)`
+        SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
+    await expect.poll(isWaiting, { interval: 10 }).toBe(true);
+    lock.resolve(undefined);
+    await holder;
+    await expectRefusal(signIn, "SERVICE_CREDENTIALS_INVALID");
+  });
+
+  test("a service has at most a hundred permissions, however they are granted", async () => {
+    const { services, addService } = await startService(transport);
+    const { serviceId } = await addService(Array.from({ length: 90 }, (_, n) => `a.p${n}`));
+    const more = Array.from({ length: 11 }, (_, n) => `b.p${n}`);
+    const { fields } = await expectRefusal(
+      services.grantServicePermissions({ serviceId, permissions: more }),
+      "INVALID_REQUEST",
+    );
+    expect(fields).toEqual(["permissions"]);
+    const { service } = await services.grantServicePermissions({ serviceId, permissions: more.slice(1) });
+    expect(service?.permissions).toHaveLength(100);
+  });
+});
