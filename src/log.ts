@@ -69,5 +69,5 @@ export const createLog = (level: string, destination?: DestinationStream): Log =
       // pino-pretty is a development dependency: without it the lines stay JSON.
     }
   }
-  return pino(options, pino.destination({ dest: 1, sync: false, minLength: 4_096, periodicFlush: 200 }));
+  return pino(options, pino.destination({ dest: 1, sync: false, minLength: 16_000, periodicFlush: 200 }));
 };

@@ -31,12 +31,10 @@ export const authenticate = async (tokens: ServiceTokens, header: HeaderReader):
 };
 
 /**
- * The user behind `x-actor-token`, where the caller sends one: never ignored when it is not good.
+ * The user behind an `x-actor-token`: one that is not good is refused, never ignored.
  * @throws ACTOR_TOKEN_INVALID
  */
-export const actorOf = async (verify: ActorVerifier, header: HeaderReader, call: Call): Promise<Actor | undefined> => {
-  const token = header("x-actor-token");
-  if (token === undefined) return undefined;
+export const actorOf = async (verify: ActorVerifier, token: string, call: Call): Promise<Actor> => {
   const actor = token.length > TOKEN_MAX ? undefined : await verify(token, call);
   if (!actor) throw refusal("ACTOR_TOKEN_INVALID");
   return actor;

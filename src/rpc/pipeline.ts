@@ -70,7 +70,8 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     const caller = await authenticate(tokens, header);
     call.identify(caller, undefined);
     mayCall(method, caller.permissions);
-    const actor = await actorOf(verifyActor, header, call);
+    const actorToken = header("x-actor-token");
+    const actor = actorToken === undefined ? undefined : await actorOf(verifyActor, actorToken, call);
     call.identify(caller, actor);
     const request = decoded(decode);
     checkTenant(caller, actor, method.tenantOf(request));

@@ -125,12 +125,12 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
 
   return {
     verify(token) {
-      const sessionId = credentialId("skt", token);
-      if (!sessionId) return Promise.resolve(undefined);
       const key = digest("sha256", token, "base64");
       const now = performance.now();
       const known = memory.get(key);
       if (known && known.goodUntil > now) return known.token;
+      const sessionId = credentialId("skt", token);
+      if (!sessionId) return Promise.resolve(undefined);
       memory.delete(key);
       dropStale(now);
       return ask(token, sessionId, key);
