@@ -46,6 +46,8 @@ describe.each(transports)("%s: ending sessions", (transport) => {
       await expectRefusal(mine.services.listServices({}), "CALLER_TOKEN_INVALID");
       expect((await services.verifyServiceToken({ serviceToken: token })).active).toBe(false);
       expect((await services.listServiceSessions({ serviceId })).sessions).toEqual([]);
+      await services.enableService({ serviceId });
+      await expectRefusal(mine.services.listServices({}), "CALLER_TOKEN_INVALID");
       const { sessions } = await services.listServiceSessions({ serviceId, includeEnded: true, pageSize: 1_000 });
       expect(sessions.every(({ revokeTime }) => revokeTime !== undefined)).toBe(true);
       expect(await notYetWritten(service, serviceId)).toBeGreaterThan(MANY / 2);
