@@ -86,7 +86,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
   });
 
   const server: Server | Http2SecureServer = certificates
-    ? createSecureServer({ ...certificates.secureServerOptions(), allowHTTP1: true }, listener as never)
+    ? createSecureServer(certificates.secureServerOptions(), listener as never)
     : createServer(listener);
   certificates?.onChange((options) => (server as Http2SecureServer).setSecureContext(options));
   server.on("connection", (socket: Socket) => {
@@ -96,6 +96,8 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
   server.on("session", (session: ServerHttp2Session) => {
     sessions.add(session);
     session.once("close", () => sessions.delete(session));
+    // Its handshake was under way when the drain began: nobody else would close it.
+    if (draining) session.close();
   });
 
   return {
