@@ -68,6 +68,10 @@ const bindGrpc = (server: Server, address: string, credentials: ServerCredential
 
 const drainGrpc = (server: Server): Promise<void> => new Promise((resolve) => server.tryShutdown(() => resolve()));
 
+/** The first caller shall not wait for the first connection; where there is none to be had, the start goes on. */
+const warmUp = (db: Database, log: Log): Promise<void> =>
+  db.use(detached(), () => Promise.resolve()).catch((error: unknown) => log.warn({ err: error }, "no connection yet"));
+
 interface Drained {
   readonly delayMs: number;
   readonly graceMs: number;
@@ -154,8 +158,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     // Until health has seen the database, nobody waits for it.
     db.setDown(true);
     await health.start();
-    // The first caller shall not wait for the first connection.
-    if (health.readiness() === "ready") await db.use(detached(), () => Promise.resolve());
+    if (health.readiness() === "ready") await warmUp(db, log);
     const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
     const grpcPort = await bindGrpc(grpc, `${config.grpc.host}:${config.grpc.port}`, credentials);
     const httpPort = await http?.listen();
