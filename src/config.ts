@@ -1,7 +1,8 @@
 import { z } from "zod";
 
 const UNITS_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
-const TIMER_MAX_MS = 2 ** 31 - 1;
+/** What a timer can hold, 24 days; beyond it Node fires at once. */
+export const TIMER_MAX_MS = 2 ** 31 - 1;
 
 const durationText = (text: string, context: z.RefinementCtx) => {
   const [, amount, unit] = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text) ?? [];

@@ -1,4 +1,4 @@
-import { sqlStateOf } from "./db/faults.ts";
+import { sqlStateOf } from "./db/sql-state.ts";
 import { type DestinationStream, pino, stdSerializers, type Logger } from "pino";
 
 export type Log = Logger;

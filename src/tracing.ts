@@ -1,6 +1,7 @@
 import { setTimeout } from "node:timers/promises";
 import { status } from "@grpc/grpc-js";
 import type { Attributes, Span } from "@opentelemetry/api";
+import { sqlStateOf } from "./db/sql-state.ts";
 
 export interface TracedCall {
   /** `package.Service/Method`, as declared, never as a caller spelt it: it becomes the span's name. */
@@ -43,14 +44,11 @@ const FAULTS = new Set<number>([
   status.DATA_LOSS,
 ]);
 
-/** Of slonik's errors the SQLSTATE stands in the cause. A message is left out: PostgreSQL quotes values in it. */
+/** A message is left out: PostgreSQL quotes values in it. */
 const databaseFault = (error: unknown): Attributes => {
   if (!(error instanceof Error)) return { [ERROR_TYPE]: typeof error };
-  for (let at: unknown = error; at instanceof Error; at = at.cause) {
-    if ("code" in at && typeof at.code === "string" && /^[0-9A-Z]{5}$/.test(at.code)) {
-      return { [ERROR_TYPE]: at.code, [DB_STATUS]: at.code };
-    }
-  }
+  const state = sqlStateOf(error);
+  if (state !== undefined) return { [ERROR_TYPE]: state, [DB_STATUS]: state };
   return { [ERROR_TYPE]: error.constructor.name };
 };
 

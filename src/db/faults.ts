@@ -8,6 +8,7 @@ import {
   UnexpectedStateError,
 } from "slonik";
 import { Refusal } from "../rpc/refusal.ts";
+import { sqlStateOf } from "./sql-state.ts";
 
 /** A database that took a statement and has been silent since. */
 export class DatabaseSilent extends Error {
@@ -33,15 +34,6 @@ const OUT_OF_REACH_STATES = /^(08|53|57|58|25006|25P03)/;
 const OUT_OF_REACH_ERRNO = /^E(CONNREFUSED|CONNRESET|PIPE|TIMEDOUT|HOSTUNREACH|NETUNREACH|AI_AGAIN|NOTFOUND)$/;
 // pg and slonik say these in words alone.
 const OUT_OF_REACH_WORDS = /^(Client (is|was|has)|Connection terminated|Connection pool|timeout expired)/i;
-
-/** The SQLSTATE of a database error, where it has one. */
-export const sqlStateOf = (error: unknown): string | undefined => {
-  if (!(error instanceof Error)) return undefined;
-  const { code, cause } = error as Error & { code?: unknown; cause?: { code?: unknown } };
-  return [code, cause?.code].find(
-    (value): value is string => typeof value === "string" && /^[0-9A-Z]{5}$/.test(value) && !/^E[A-Z]{4}$/.test(value),
-  );
-};
 
 /** Transaction rollback: serialization failure or deadlock, to be tried again. */
 export const isConflict = (error: unknown): boolean => sqlStateOf(error)?.startsWith("40") ?? false;

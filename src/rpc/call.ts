@@ -1,8 +1,6 @@
+import { TIMER_MAX_MS } from "../config.ts";
 import type { Caller } from "./caller.ts";
 import { type Reason, type Refusal, refusal } from "./refusal.ts";
-
-// What a timer can hold, 24 days; beyond it Node fires at once.
-const TIMER_MAX_MS = 2 ** 31 - 1;
 
 /** What whoever waits for the database must know: when to stop waiting. */
 export interface Waiting {

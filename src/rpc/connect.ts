@@ -1,12 +1,11 @@
 import type { DescMethodUnary, Message } from "@bufbuild/protobuf";
 import { Code, ConnectError, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
+import { TIMER_MAX_MS } from "../config.ts";
 import type { HeaderReader } from "./caller.ts";
+import type { HttpHandler } from "./http.ts";
 import type { Method } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
-
-// What a timer can hold: a caller's own deadline is his business, as on gRPC.
-const TIMEOUT_MAX_MS = 2 ** 31 - 1;
 
 const headersOf =
   ({ requestHeader }: HandlerContext): HeaderReader =>
@@ -53,12 +52,13 @@ export const createConnectHandler = (
   pipeline: Pipeline,
   methods: readonly Method[],
   readMaxBytes: number,
-  fallback: NonNullable<Parameters<typeof connectNodeAdapter>[0]["fallback"]>,
-): ReturnType<typeof connectNodeAdapter> =>
+  fallback: HttpHandler,
+): HttpHandler =>
   connectNodeAdapter({
     routes: (router) => methods.forEach((method) => register(router, pipeline, method)),
     requestGate: blameSender,
     readMaxBytes,
-    maxTimeoutMs: TIMEOUT_MAX_MS,
+    // A caller's own deadline is his business, as long as a timer can hold it.
+    maxTimeoutMs: TIMER_MAX_MS,
     fallback,
   });

@@ -2,7 +2,7 @@ import type { Server, ServerWritableStream } from "@grpc/grpc-js";
 import { HealthImplementation } from "grpc-health-check";
 import { sql } from "slonik";
 import { z } from "zod";
-import { sqlStateOf } from "../db/faults.ts";
+import { sqlStateOf } from "../db/sql-state.ts";
 import { pendingMigrations } from "../db/migrations.ts";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";

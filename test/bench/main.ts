@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
 import { benchPipeline } from "./pipeline.ts";
 import { benchServiceTokens } from "./service-tokens.ts";
@@ -9,7 +10,6 @@ const BENCHES: Readonly<Record<string, (service: BenchService) => Promise<void>>
 };
 
 const REST_MS = 3_000;
-const rest = () => new Promise((resolve) => setTimeout(resolve, REST_MS));
 
 /** `npm run bench [-- name …]`: figures of one run, to be compared with each other; nothing fails by time. */
 const [...names] = process.argv.slice(2);
@@ -19,7 +19,7 @@ try {
   await first.stop();
   const embedded = await startEmbeddedPostgres({ dataDir: folder });
   const service = await startBenchService(folder, { DATABASE_URL: embedded.url });
-  await rest();
+  await sleep(REST_MS);
   console.table({
     "first start, with a new database of its own": { seconds: first.startSeconds.toFixed(2), target: "8" },
     "start on an existing database": { seconds: service.startSeconds.toFixed(2), target: "1" },
