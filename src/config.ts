@@ -1,58 +1,9 @@
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import { z } from "zod";
+import { type Pepper, commaSeparated, duration, flag, integer, peppers, postgresUrl, urlOf } from "./config-values.ts";
 
-const UNITS_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
-/** What a timer can hold, 24 days; beyond it Node fires at once. */
-export const TIMER_MAX_MS = 2 ** 31 - 1;
-
-const durationText = (text: string, context: z.RefinementCtx) => {
-  const [, amount, unit] = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text) ?? [];
-  if (amount && unit) return Number(amount) * UNITS_MS[unit as keyof typeof UNITS_MS];
-  context.addIssue({ code: "custom", message: "must be a duration such as 250ms, 10s, 15m, 24h or 30d" });
-  return z.NEVER;
-};
-/** Milliseconds; bounded by what a timer can hold unless a larger `max` is named. */
-const duration = (min: number, max = TIMER_MAX_MS) =>
-  z
-    .string()
-    .transform(durationText)
-    .pipe(z.number().min(min, `must be at least ${min}ms`).max(max, `must be at most ${max}ms`));
-const integer = (min: number, max: number) =>
-  z
-    .string()
-    .regex(/^\d{1,10}$/, `must be a whole number from ${min} to ${max}`)
-    .transform(Number)
-    .pipe(z.number().min(min, `must be at least ${min}`).max(max, `must be at most ${max}`));
-const flag = z.enum(["on", "off"], "must be on or off").transform((value) => value === "on");
-
-const pepper = z
-  .string()
-  .regex(/^[1-9]\d{0,8}:[A-Za-z0-9+/]{43,}={0,2}$/)
-  .transform((text) => {
-    const [version, key] = text.split(":", 2) as [string, string];
-    return { version: Number(version), key: Buffer.from(key, "base64") };
-  });
-const peppers = z
-  .string()
-  .transform((text) => z.array(pepper).safeParse(text.split(",").map((part) => part.trim())))
-  .refine(
-    ({ success, data }) =>
-      success && new Set(data.map((p) => p.version)).size === data.length && data.every((p) => p.key.length >= 32),
-    "must be version:base64 pairs with distinct versions, each key of 32 bytes or more, such as 1:…,2:…",
-  )
-  .transform(({ data }) => data ?? []);
-
-/** A key for HMACs; `version` stands beside each hash, so that a pepper can be replaced while old hashes still verify. */
-export type Pepper = z.output<typeof pepper>;
-
-const postgresUrl = z
-  .string()
-  .refine((text) => /^postgres(ql)?:\/\//.test(text) && URL.canParse(text), "must be a postgresql:// URL");
-const origins = z.string().transform((text) =>
-  text
-    .split(",")
-    .map((origin) => origin.trim())
-    .filter((origin) => origin !== ""),
-);
+const YEARS_10_MS = 3_650 * 86_400_000;
 
 /** Every variable the service reads, with its default; `.env.example` says the same and a test holds the two equal. */
 export const environment = z.object({
@@ -68,7 +19,7 @@ export const environment = z.object({
   GRPC_CONNECTION_IDLE: duration(1_000).prefault("5m"),
   HTTP_HOST: z.string().prefault("0.0.0.0"),
   HTTP_PORT: integer(0, 65_535).prefault("8080"),
-  CORS_ORIGINS: origins.prefault(""),
+  CORS_ORIGINS: commaSeparated.prefault(""),
   MESSAGE_MAX_BYTES: integer(1_024, 64 * 1_048_576).prefault("4194304"),
   CALL_TIMEOUT: duration(1).prefault("30s"),
   TLS_CERT_FILE: z.string().optional(),
@@ -88,7 +39,50 @@ export const environment = z.object({
   DATA_DIR: z.string().prefault(".data"),
   SECRET_PEPPERS: peppers.optional(),
   SERVICE_TOKEN_TTL: duration(1_000, 86_400_000).prefault("1h"),
-  SESSION_RETENTION: duration(0, 3_650 * 86_400_000).prefault("30d"),
+  JWT_KEYS_FILE: z.string().optional(),
+  JWT_KEYS_RELOAD_INTERVAL: duration(100).prefault("10s"),
+  JWT_ISSUER: z.string().prefault("auth-service"),
+  JWT_AUDIENCE: z.string().prefault("auth-service"),
+  ACCESS_TOKEN_TTL: duration(1_000, 86_400_000).prefault("10m"),
+  SESSION_IDLE_TTL: duration(1_000, YEARS_10_MS).prefault("30d"),
+  SESSION_MAX_TTL: duration(1_000, YEARS_10_MS).prefault("90d"),
+  SESSIONS_PER_USER_MAX: integer(1, 10_000).prefault("1000"),
+  REFRESH_GRACE: duration(0, 3_600_000).prefault("10s"),
+  PASSWORD_HASH_MEMORY_KIB: integer(8, 1_048_576).prefault("19456"),
+  PASSWORD_HASH_PASSES: integer(1, 100).prefault("2"),
+  PASSWORD_HASH_PARALLELISM: integer(1, 16).prefault("1"),
+  PASSWORD_HASH_THREADS: integer(1, 256).optional(),
+  PASSWORD_HASH_QUEUE: integer(0, 1_000_000).prefault("1000"),
+  OTP_TTL: duration(1_000, 86_400_000).prefault("5m"),
+  OTP_ATTEMPT_MAX: integer(1, 10).prefault("5"),
+  OTP_REQUEST_INTERVAL: duration(0, 86_400_000).prefault("60s"),
+  OTP_REQUESTS_PER_HOUR: integer(1, 1_000).prefault("5"),
+  THROTTLES: flag.prefault("on"),
+  THROTTLE_WINDOW: duration(1_000, 86_400_000).prefault("10m"),
+  THROTTLE_IDENTIFIER_ADDRESS: integer(1, 1_000_000).prefault("10"),
+  THROTTLE_IDENTIFIER: integer(1, 1_000_000).prefault("30"),
+  THROTTLE_ADDRESS: integer(1, 1_000_000).prefault("100"),
+  THROTTLE_TENANT: integer(1, 1_000_000_000).prefault("5000"),
+  KNOWN_NETWORK_LIFE: duration(0, YEARS_10_MS).prefault("90d"),
+  GOOGLE_CLIENT_IDS: commaSeparated.prefault(""),
+  GOOGLE_JWKS_URL: urlOf("https", "http").prefault("https://www.googleapis.com/oauth2/v3/certs"),
+  GOOGLE_TIMEOUT: duration(1, 60_000).prefault("3s"),
+  SMTP_URL: urlOf("smtp", "smtps").optional(),
+  MAIL_FROM: z.string().optional(),
+  TWILIO_ACCOUNT_SID: z.string().optional(),
+  TWILIO_AUTH_TOKEN: z.string().optional(),
+  TWILIO_FROM: z.string().optional(),
+  TWILIO_WHATSAPP_FROM: z.string().optional(),
+  TWILIO_BASE_URL: urlOf("https", "http").prefault("https://api.twilio.com"),
+  MESSAGE_TEMPLATES_DIR: z.string().optional(),
+  MESSAGE_LOCALE: z
+    .string()
+    .regex(/^[A-Za-z0-9-]{1,35}$/, "must be a locale such as en or pt-BR")
+    .prefault("en"),
+  DELIVERY_CONCURRENCY: integer(1, 100).prefault("5"),
+  DELIVERY_ATTEMPT_MAX: integer(1, 25).prefault("6"),
+  DELIVERY_TIMEOUT: duration(1, 600_000).prefault("10s"),
+  SESSION_RETENTION: duration(0, YEARS_10_MS).prefault("30d"),
   PURGE_INTERVAL: duration(1_000).prefault("1h"),
   LOG_LEVEL: z
     .enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], "must be a pino level or silent")
@@ -135,6 +129,17 @@ const together = (env: Environment): string[] => {
       "DATABASE_URL: sslmode must be disable, no-verify or require; for verify-full set DATABASE_TLS=verify",
     production && !env.DATABASE_URL && "DATABASE_URL: required when NODE_ENV=production",
     production && !env.SECRET_PEPPERS && "SECRET_PEPPERS: required when NODE_ENV=production",
+    production && !env.JWT_KEYS_FILE && "JWT_KEYS_FILE: required when NODE_ENV=production",
+    env.PASSWORD_HASH_MEMORY_KIB < 8 * env.PASSWORD_HASH_PARALLELISM &&
+      "PASSWORD_HASH_MEMORY_KIB: must be at least 8 times PASSWORD_HASH_PARALLELISM",
+    env.SESSION_IDLE_TTL > env.SESSION_MAX_TTL && "SESSION_IDLE_TTL: must not be longer than SESSION_MAX_TTL",
+    !!env.SMTP_URL !== !!env.MAIL_FROM && "SMTP_URL, MAIL_FROM: set both or neither",
+    !!env.TWILIO_ACCOUNT_SID !== !!env.TWILIO_AUTH_TOKEN &&
+      "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN: set both or neither",
+    env.TWILIO_ACCOUNT_SID &&
+      !env.TWILIO_FROM &&
+      !env.TWILIO_WHATSAPP_FROM &&
+      "TWILIO_FROM, TWILIO_WHATSAPP_FROM: one of them is needed with TWILIO_ACCOUNT_SID",
     env.HTTP_PORT !== 0 && env.HTTP_PORT === env.GRPC_PORT && "HTTP_PORT: must differ from GRPC_PORT",
   ].filter((fault): fault is string => typeof fault === "string");
 };
@@ -184,6 +189,62 @@ const arrange = (env: Environment) => ({
   },
   peppers: env.SECRET_PEPPERS,
   serviceTokenTtlMs: env.SERVICE_TOKEN_TTL,
+  accessTokens: {
+    keysFile: env.JWT_KEYS_FILE,
+    pollMs: env.JWT_KEYS_RELOAD_INTERVAL,
+    issuer: env.JWT_ISSUER,
+    audience: env.JWT_AUDIENCE,
+    ttlMs: env.ACCESS_TOKEN_TTL,
+  },
+  sessions: {
+    idleTtlMs: env.SESSION_IDLE_TTL,
+    maxTtlMs: env.SESSION_MAX_TTL,
+    perUserMax: env.SESSIONS_PER_USER_MAX,
+    refreshGraceMs: env.REFRESH_GRACE,
+    knownNetworkMs: env.KNOWN_NETWORK_LIFE,
+  },
+  passwords: {
+    memoryKib: env.PASSWORD_HASH_MEMORY_KIB,
+    passes: env.PASSWORD_HASH_PASSES,
+    parallelism: env.PASSWORD_HASH_PARALLELISM,
+    threads: env.PASSWORD_HASH_THREADS ?? availableParallelism(),
+    queueMax: env.PASSWORD_HASH_QUEUE,
+  },
+  otp: {
+    ttlMs: env.OTP_TTL,
+    attemptMax: env.OTP_ATTEMPT_MAX,
+    requestIntervalMs: env.OTP_REQUEST_INTERVAL,
+    requestsPerHour: env.OTP_REQUESTS_PER_HOUR,
+  },
+  throttles: {
+    enabled: env.THROTTLES,
+    windowMs: env.THROTTLE_WINDOW,
+    identifierAddressMax: env.THROTTLE_IDENTIFIER_ADDRESS,
+    identifierMax: env.THROTTLE_IDENTIFIER,
+    addressMax: env.THROTTLE_ADDRESS,
+    tenantMax: env.THROTTLE_TENANT,
+  },
+  google: { clientIds: env.GOOGLE_CLIENT_IDS, jwksUrl: env.GOOGLE_JWKS_URL, timeoutMs: env.GOOGLE_TIMEOUT },
+  delivery: {
+    smtp: env.SMTP_URL && env.MAIL_FROM ? { url: env.SMTP_URL, from: env.MAIL_FROM } : undefined,
+    twilio:
+      env.TWILIO_ACCOUNT_SID && env.TWILIO_AUTH_TOKEN
+        ? {
+            accountSid: env.TWILIO_ACCOUNT_SID,
+            authToken: env.TWILIO_AUTH_TOKEN,
+            smsFrom: env.TWILIO_FROM,
+            whatsAppFrom: env.TWILIO_WHATSAPP_FROM,
+            baseUrl: env.TWILIO_BASE_URL,
+          }
+        : undefined,
+    // What no provider is configured for goes into a folder, outside production alone.
+    outboxDir: env.NODE_ENV === "production" ? undefined : join(env.DATA_DIR, "outbox"),
+    templatesDir: env.MESSAGE_TEMPLATES_DIR,
+    locale: env.MESSAGE_LOCALE,
+    concurrency: env.DELIVERY_CONCURRENCY,
+    attemptMax: env.DELIVERY_ATTEMPT_MAX,
+    timeoutMs: env.DELIVERY_TIMEOUT,
+  },
   purge: { intervalMs: env.PURGE_INTERVAL, sessionRetentionMs: env.SESSION_RETENTION },
   shutdown: {
     delayMs: env.SHUTDOWN_DELAY ?? (env.NODE_ENV === "production" ? 5_000 : 0),

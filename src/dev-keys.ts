@@ -1,7 +1,8 @@
 import { randomBytes, randomUUID } from "node:crypto";
 import { link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Config, type Pepper, parsePeppers } from "./config.ts";
+import { type Config, parsePeppers } from "./config.ts";
+import type { Pepper } from "./config-values.ts";
 import type { Log } from "./log.ts";
 
 const isExisting = (error: unknown) => (error as NodeJS.ErrnoException).code === "EEXIST";

@@ -1,7 +1,8 @@
 import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { migrate } from "./commands/migrate.ts";
-import type { Config, Pepper } from "./config.ts";
+import type { Config } from "./config.ts";
+import type { Pepper } from "./config-values.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { openDatabase } from "./db/pool.ts";
 import type { Log } from "./log.ts";

@@ -12,6 +12,7 @@ const PRODUCTION = {
   NODE_ENV: "production",
   DATABASE_URL: "postgresql://app:app@db.internal/auth",
   SECRET_PEPPERS: `1:${PEPPER}`,
+  JWT_KEYS_FILE: "/run/secrets/jwt-keys.json",
 };
 
 const faultsOf = (variables: Record<string, string>): readonly string[] => {
@@ -102,7 +103,13 @@ describe("faults", () => {
 
   test("of rules between variables are told together too", () => {
     const faults = faultyNames({ NODE_ENV: "production", TLS_CERT_FILE: "tls.crt", GRPC_PORT: "1", HTTP_PORT: "1" });
-    expect(faults).toEqual(["TLS_CERT_FILE, TLS_KEY_FILE", "DATABASE_URL", "SECRET_PEPPERS", "HTTP_PORT"]);
+    expect(faults).toEqual([
+      "TLS_CERT_FILE, TLS_KEY_FILE",
+      "DATABASE_URL",
+      "SECRET_PEPPERS",
+      "JWT_KEYS_FILE",
+      "HTTP_PORT",
+    ]);
   });
 });
 
@@ -200,8 +207,8 @@ describe("values", () => {
 });
 
 describe("production", () => {
-  test("needs a database and peppers of its own", () => {
-    expect(faultyNames({ NODE_ENV: "production" })).toEqual(["DATABASE_URL", "SECRET_PEPPERS"]);
+  test("needs a database, peppers and keys of its own", () => {
+    expect(faultyNames({ NODE_ENV: "production" })).toEqual(["DATABASE_URL", "SECRET_PEPPERS", "JWT_KEYS_FILE"]);
     expect(parseConfig(PRODUCTION)).toMatchObject({ production: true, peppers: [{ version: 1 }] });
   });
 

@@ -1,4 +1,4 @@
-import { TIMER_MAX_MS } from "../config.ts";
+import { TIMER_MAX_MS } from "../config-values.ts";
 import type { Caller } from "./caller.ts";
 import { type Reason, type Refusal, refusal } from "./refusal.ts";
 

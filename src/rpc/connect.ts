@@ -1,7 +1,7 @@
 import type { DescMethodUnary, Message } from "@bufbuild/protobuf";
 import { Code, ConnectError, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
-import { TIMER_MAX_MS } from "../config.ts";
+import { TIMER_MAX_MS } from "../config-values.ts";
 import type { HeaderReader } from "./caller.ts";
 import type { HttpHandler } from "./http.ts";
 import type { Method } from "./methods.ts";

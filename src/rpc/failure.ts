@@ -1,7 +1,7 @@
 import { type DescMessage, type MessageInitShape, create, toBinary } from "@bufbuild/protobuf";
-import { anyPack } from "@bufbuild/protobuf/wkt";
+import { anyPack, durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
-import { BadRequestSchema, ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
 import { REASONS, type Reason, Refusal } from "./refusal.ts";
 
@@ -28,11 +28,15 @@ const detail = <Desc extends DescMessage>(desc: Desc, value: MessageInitShape<De
 
 /** What the caller is told: a refusal as it is, anything else as INTERNAL, whose cause stands in the log alone. */
 export const failureOf = (error: unknown, requestId: string): Failure => {
-  const { reason, code, metadata, violations } = error instanceof Refusal ? error : new Refusal("INTERNAL", {});
+  const { reason, code, metadata, violations, retryAfterMs } =
+    error instanceof Refusal ? error : new Refusal("INTERNAL", {});
   const details = [
     detail(ErrorInfoSchema, { domain: DOMAIN, reason, metadata: { ...metadata, request_id: requestId } }),
   ];
   if (code === Code.InvalidArgument) details.push(detail(BadRequestSchema, { fieldViolations: [...violations] }));
+  if (retryAfterMs !== undefined) {
+    details.push(detail(RetryInfoSchema, { retryDelay: durationFromMs(Math.ceil(retryAfterMs)) }));
+  }
   const fields = violations.map(({ field, description }) => `${field}: ${description}`).join("; ");
   return { code, reason, message: REASONS[reason].message + (fields && ` (${fields})`), details };
 };

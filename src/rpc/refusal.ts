@@ -17,6 +17,14 @@ export const REASONS = {
     code: Code.Unauthenticated,
     message: "the service key or secret is wrong, or the service is disabled",
   },
+  INVALID_CREDENTIALS: { code: Code.Unauthenticated, message: "the identifier or the password is wrong" },
+  INVALID_CODE: { code: Code.Unauthenticated, message: "the code is wrong, spent or expired" },
+  ID_TOKEN_INVALID: { code: Code.Unauthenticated, message: "the id token is not valid" },
+  SESSION_INVALID: { code: Code.Unauthenticated, message: "the refresh token is not valid, or its session has ended" },
+  SESSION_REUSED: {
+    code: Code.Unauthenticated,
+    message: "the refresh token was used before: its session has ended",
+  },
   PERMISSION_MISSING: { code: Code.PermissionDenied, message: "the calling service lacks the permission" },
   PERMISSION_ESCALATION: { code: Code.PermissionDenied, message: "the calling service would hand out what it lacks" },
   TENANT_MISMATCH: {
@@ -24,10 +32,20 @@ export const REASONS = {
     message: "the calling service does not act in this tenant, or named none",
   },
   TENANT_NOT_FOUND: { code: Code.NotFound, message: "no such tenant" },
+  USER_NOT_FOUND: { code: Code.NotFound, message: "no such user" },
+  IDENTITY_NOT_FOUND: { code: Code.NotFound, message: "no such identity of this user" },
+  SESSION_NOT_FOUND: { code: Code.NotFound, message: "no such session" },
   SERVICE_NOT_FOUND: { code: Code.NotFound, message: "no such service" },
   SERVICE_SECRET_NOT_FOUND: { code: Code.NotFound, message: "no such secret of this service" },
   SERVICE_SESSION_NOT_FOUND: { code: Code.NotFound, message: "no such service session" },
   TENANT_ID_TAKEN: { code: Code.AlreadyExists, message: "the tenant id is taken by another content" },
+  USER_ID_TAKEN: { code: Code.AlreadyExists, message: "the user id is taken by another content" },
+  EMAIL_TAKEN: { code: Code.AlreadyExists, message: "the e-mail is taken" },
+  PHONE_TAKEN: { code: Code.AlreadyExists, message: "the phone is taken" },
+  IDENTITY_TAKEN: {
+    code: Code.AlreadyExists,
+    message: "the identity is linked to another user, or the user to another one",
+  },
   SERVICE_ID_TAKEN: { code: Code.AlreadyExists, message: "the service id is taken by another content" },
   SERVICE_KEY_TAKEN: { code: Code.AlreadyExists, message: "the service key is taken" },
   TENANT_SUSPENDED: { code: Code.FailedPrecondition, message: "the tenant is suspended" },
@@ -35,10 +53,29 @@ export const REASONS = {
     code: Code.FailedPrecondition,
     message: "this is the last active service that may do everything",
   },
+  USER_ERASED: { code: Code.FailedPrecondition, message: "the user is erased" },
+  LAST_IDENTITY: { code: Code.FailedPrecondition, message: "this is the user's last way to sign in" },
+  LAST_CONTACT: { code: Code.FailedPrecondition, message: "a user keeps an e-mail or a phone" },
+  LINK_REQUIRED: {
+    code: Code.FailedPrecondition,
+    message: "a user has this e-mail and has not verified it; sign in otherwise and link the identity",
+  },
+  CHANNEL_UNAVAILABLE: { code: Code.FailedPrecondition, message: "no provider is configured for this channel" },
+  GOOGLE_NOT_CONFIGURED: { code: Code.FailedPrecondition, message: "sign-in with Google is not configured" },
+  PASSWORD_TOO_WEAK: { code: Code.InvalidArgument, message: "the password is too weak" },
+  PASSWORD_HASH_UNSUPPORTED: {
+    code: Code.InvalidArgument,
+    message: "the password hash is of no supported kind, or its cost is out of bounds",
+  },
+  RATE_LIMITED: { code: Code.ResourceExhausted, message: "too many tries; try again later" },
   CONFLICT: { code: Code.Aborted, message: "the call conflicted with others too often; try again" },
   CANCELLED: { code: Code.Canceled, message: "the caller cancelled the call" },
   DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: "the database is out of reach; try again" },
   OVERLOADED: { code: Code.Unavailable, message: "the service sheds load; try again" },
+  IDENTITY_PROVIDER_UNAVAILABLE: {
+    code: Code.Unavailable,
+    message: "the identity provider is out of reach; try again",
+  },
   DEADLINE: { code: Code.DeadlineExceeded, message: "the deadline passed" },
   INTERNAL: {
     code: Code.Internal,
@@ -54,6 +91,12 @@ export interface FieldViolation {
   readonly description: string;
 }
 
+export interface RefusalOptions {
+  readonly violations?: readonly FieldViolation[];
+  readonly retryAfterMs?: number;
+  readonly cause?: unknown;
+}
+
 /** What the service says no with. The pipeline alone turns it into a status, the same for both transports. */
 export class Refusal extends Error {
   override readonly name = "Refusal";
@@ -61,16 +104,15 @@ export class Refusal extends Error {
   /** Ids and names that help the caller; never a secret, a token or what a person typed. */
   readonly metadata: Readonly<Record<string, string>>;
   readonly violations: readonly FieldViolation[];
+  /** Milliseconds after which to try again, told as RetryInfo. */
+  readonly retryAfterMs: number | undefined;
 
-  constructor(
-    reason: Reason,
-    metadata: Readonly<Record<string, string>>,
-    options: { violations?: readonly FieldViolation[]; cause?: unknown } = {},
-  ) {
+  constructor(reason: Reason, metadata: Readonly<Record<string, string>>, options: RefusalOptions = {}) {
     super(reason, options.cause === undefined ? undefined : { cause: options.cause });
     this.reason = reason;
     this.metadata = metadata;
     this.violations = options.violations ?? [];
+    this.retryAfterMs = options.retryAfterMs;
     // A refusal is an answer, not a fault: nobody reads its stack, and gathering one is most of what a refusal costs.
     if (options.cause === undefined) delete this.stack;
   }

@@ -1,0 +1,65 @@
+import { z } from "zod";
+
+const UNITS_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
+/** What a timer can hold, 24 days; beyond it Node fires at once. */
+export const TIMER_MAX_MS = 2 ** 31 - 1;
+
+const durationText = (text: string, context: z.RefinementCtx) => {
+  const [, amount, unit] = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text) ?? [];
+  if (amount && unit) return Number(amount) * UNITS_MS[unit as keyof typeof UNITS_MS];
+  context.addIssue({ code: "custom", message: "must be a duration such as 250ms, 10s, 15m, 24h or 30d" });
+  return z.NEVER;
+};
+/** Milliseconds; bounded by what a timer can hold unless a larger `max` is named. */
+export const duration = (min: number, max = TIMER_MAX_MS) =>
+  z
+    .string()
+    .transform(durationText)
+    .pipe(z.number().min(min, `must be at least ${min}ms`).max(max, `must be at most ${max}ms`));
+/** A whole number within bounds, both included. */
+export const integer = (min: number, max: number) =>
+  z
+    .string()
+    .regex(/^\d{1,10}$/, `must be a whole number from ${min} to ${max}`)
+    .transform(Number)
+    .pipe(z.number().min(min, `must be at least ${min}`).max(max, `must be at most ${max}`));
+export const flag = z.enum(["on", "off"], "must be on or off").transform((value) => value === "on");
+
+const pepper = z
+  .string()
+  .regex(/^[1-9]\d{0,8}:[A-Za-z0-9+/]{43,}={0,2}$/)
+  .transform((text) => {
+    const [version, key] = text.split(":", 2) as [string, string];
+    return { version: Number(version), key: Buffer.from(key, "base64") };
+  });
+export const peppers = z
+  .string()
+  .transform((text) => z.array(pepper).safeParse(text.split(",").map((part) => part.trim())))
+  .refine(
+    ({ success, data }) =>
+      success && new Set(data.map((p) => p.version)).size === data.length && data.every((p) => p.key.length >= 32),
+    "must be version:base64 pairs with distinct versions, each key of 32 bytes or more, such as 1:…,2:…",
+  )
+  .transform(({ data }) => data ?? []);
+
+/** A key for HMACs; `version` stands beside each hash, so that a pepper can be replaced while old hashes still verify. */
+export type Pepper = z.output<typeof pepper>;
+
+export const postgresUrl = z
+  .string()
+  .refine((text) => /^postgres(ql)?:\/\//.test(text) && URL.canParse(text), "must be a postgresql:// URL");
+/** Values separated by commas, without those that are empty. */
+export const commaSeparated = z.string().transform((text) =>
+  text
+    .split(",")
+    .map((part) => part.trim())
+    .filter((part) => part !== ""),
+);
+/** A URL of one of these schemes, such as `https`. */
+export const urlOf = (...schemes: readonly string[]) =>
+  z
+    .string()
+    .refine(
+      (text) => URL.canParse(text) && schemes.some((scheme) => new URL(text).protocol === `${scheme}:`),
+      `must be a URL that begins with ${schemes.map((scheme) => `${scheme}://`).join(" or ")}`,
+    );
