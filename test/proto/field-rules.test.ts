@@ -1,11 +1,12 @@
 import { type DescField, type DescMessage, getOption, ScalarType } from "@bufbuild/protobuf";
 import { expect, test } from "vitest";
+import { AuthService } from "../../src/gen/auth/v1/auth_pb.ts";
 import { type FieldRules, field as fieldOption } from "../../src/gen/buf/validate/validate_pb.ts";
 import { caller_rule } from "../../src/gen/caller/v1/caller_pb.ts";
 import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 
-const methods = [OrgService, ServiceIdentityService].flatMap((service) =>
+const methods = [AuthService, OrgService, ServiceIdentityService].flatMap((service) =>
   service.methods.map((method) => ({ name: `${service.name}.${method.name}`, method })),
 );
 
