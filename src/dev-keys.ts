@@ -31,3 +31,7 @@ export const peppersOf = async (
   }
   return parsePeppers((await readFile(file, "utf8")).trim(), file);
 };
+
+/** The key file of the configuration, or outside production `DATA_DIR/jwt-keys.json`. */
+export const jwtKeysFileOf = ({ accessTokens, dataDir }: Pick<Config, "accessTokens" | "dataDir">): Promise<string> =>
+  Promise.resolve(accessTokens.keysFile ?? join(dataDir, "jwt-keys.json"));

@@ -1,6 +1,6 @@
 import type { Config } from "./config.ts";
 import { runCommand } from "./commands/run.ts";
-import { peppersOf } from "./dev-keys.ts";
+import { jwtKeysFileOf, peppersOf } from "./dev-keys.ts";
 import { type PreparedDatabase, prepareEmbeddedDatabase, rootSecretFile } from "./embedded.ts";
 import { type Log, createLog } from "./log.ts";
 import { type RunningServer, startServer } from "./server.ts";
@@ -55,10 +55,11 @@ const stopOnSignal = (log: Log, stop: () => Promise<void>) => {
 await runCommand(async (config) => {
   const log = createLog(config.logLevel);
   const peppers = await peppersOf(config, log);
+  const jwtKeysFile = await jwtKeysFileOf(config);
   const embedded = config.database.url ? undefined : await prepareEmbeddedDatabase(config, peppers, log);
   const databaseUrl = config.database.url ?? embedded?.url ?? "";
   try {
-    const server = await startServer({ config, databaseUrl, peppers, log });
+    const server = await startServer({ config, databaseUrl, peppers, jwtKeysFile, log });
     stopOnSignal(log, async () => {
       await server.stop();
       await embedded?.stop();

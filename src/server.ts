@@ -2,10 +2,20 @@ import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Server, ServerCredentials } from "@grpc/grpc-js";
 import type { Interceptor } from "slonik";
+import { createAccessTokens } from "./auth/access-tokens.ts";
+import { createGoogle } from "./auth/google.ts";
+import { authHandlers } from "./auth/handlers.ts";
+import type { AuthParts } from "./auth/parts.ts";
+import { createPasswords } from "./auth/passwords.ts";
+import { createSessions } from "./auth/sessions.ts";
+import { watchSigningKeys } from "./auth/signing-keys.ts";
+import { createThrottles } from "./auth/throttles.ts";
 import type { Config } from "./config.ts";
 import type { Pepper } from "./config-values.ts";
 import { type Database, openDatabase } from "./db/pool.ts";
 import { schedulePurge } from "./db/purge.ts";
+import { availableChannels } from "./delivery/channels.ts";
+import { AuthService } from "./gen/auth/v1/auth_pb.ts";
 import { OrgService } from "./gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "./gen/service_identity/v1/service_identity_pb.ts";
 import type { Log } from "./log.ts";
@@ -22,6 +32,7 @@ import { createPipeline } from "./rpc/pipeline.ts";
 import { addReflection } from "./rpc/reflection.ts";
 import { watchCertificates } from "./rpc/tls.ts";
 import { createCredentialHasher } from "./service-identity/credentials.ts";
+import { createMacs } from "./macs.ts";
 import { permissionHandlers } from "./service-identity/permissions.ts";
 import { secretHandlers } from "./service-identity/secrets.ts";
 import { serviceSessionHandlers } from "./service-identity/service-sessions.ts";
@@ -44,6 +55,8 @@ export interface ServerOptions {
   readonly config: Config;
   readonly databaseUrl: string;
   readonly peppers: readonly Pepper[];
+  /** Where the keys of access tokens are: a JWKS file, read again when it changes. */
+  readonly jwtKeysFile: string;
   readonly log: Log;
   /** Watches every statement; tests hold row schemas against the database with it. */
   readonly interceptors?: readonly Interceptor[];
@@ -107,10 +120,27 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const probe = openDatabase({ ...database, settings: probeSettings(config.database) });
   metrics.watchPool(db.load);
 
-  const hasher = createCredentialHasher(peppers);
+  const macs = createMacs(peppers);
+  const hasher = createCredentialHasher(macs);
   const tokens = createServiceTokens(db, hasher);
+  const keys = await watchSigningKeys({ file: options.jwtKeysFile, pollMs: config.accessTokens.pollMs, log });
+  const accessTokens = createAccessTokens({ db, keys, config: config.accessTokens });
+  const passwords = createPasswords(config.passwords);
+  const auth: AuthParts = {
+    db,
+    config,
+    macs,
+    keys,
+    accessTokens,
+    passwords,
+    sessions: createSessions({ macs, accessTokens, config: config.sessions }),
+    throttles: createThrottles({ db, macs, config: config.throttles }),
+    google: createGoogle(config.google),
+    channels: availableChannels(config.delivery),
+  };
   const parts = { db, hasher, tokens };
   const implementations = [
+    implementation(AuthService, authHandlers(auth)),
     implementation(OrgService, { ...tenantHandlers(db, tokens.forget), ...auditEventHandlers(db) }),
     implementation(ServiceIdentityService, {
       ...serviceHandlers(parts),
@@ -124,8 +154,10 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const methods = bindMethods(implementations, metrics.meter);
   const pipeline = createPipeline({
     tokens,
-    // No service issues access tokens yet: none is valid, and a caller that sends one is told so.
-    verifyActor: () => Promise.resolve(undefined),
+    async verifyActor(token, call) {
+      const verified = await accessTokens.verify(call, token);
+      return verified.reason === "OK" ? verified : undefined;
+    },
     log,
     callTimeoutMs: config.callTimeoutMs,
     tracing,
@@ -152,6 +184,8 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const end = async (delayMs: number) => {
     await shutDown({ delayMs, graceMs: config.shutdown.graceMs, health, grpc, http, databases: [db, probe] });
     certificates?.close();
+    keys.close();
+    await passwords.close();
     await tracing?.shutdown();
   };
 

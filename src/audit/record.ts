@@ -5,7 +5,7 @@ import type { Tx } from "../db/transact.ts";
 import type { Call } from "../rpc/call.ts";
 
 /** The kinds of things that events speak of. */
-export type EntityKind = "service" | "tenant";
+export type EntityKind = "service" | "tenant" | "user" | "session";
 
 export interface AuditEvent {
   /** Dotted, `<package>.<noun>.<verb>`; api.md's table of the record has them all. */

@@ -3,6 +3,7 @@ import { openDatabase } from "../db/pool.ts";
 import { peppersOf } from "../dev-keys.ts";
 import { bootstrapRoot, recoverRoot } from "../service-identity/bootstrap.ts";
 import { createCredentialHasher } from "../service-identity/credentials.ts";
+import { createMacs } from "../macs.ts";
 import { runCommand } from "./run.ts";
 
 /** `npm run bootstrap [-- --recover]`: only the root service's secret on stdout, all else on stderr. */
@@ -11,7 +12,7 @@ await runCommand(async (config) => {
   if (!url)
     throw new Error("DATABASE_URL is not set; on the embedded database `npm start` makes the root service itself");
   const log = createLog("silent");
-  const hasher = createCredentialHasher(await peppersOf(config, log));
+  const hasher = createCredentialHasher(createMacs(await peppersOf(config, log)));
   const db = openDatabase({ url, settings: config.database, log });
   try {
     const recover = process.argv.includes("--recover");

@@ -1,6 +1,6 @@
-import { createHmac, randomInt, timingSafeEqual } from "node:crypto";
+import { randomInt } from "node:crypto";
 import { crc32 } from "node:zlib";
-import type { Config } from "../config.ts";
+import type { Macs } from "../macs.ts";
 
 /** What a credential is: a service's long-lived secret, or the token of one of its sessions. */
 export type CredentialKind = "sks" | "skt";
@@ -37,18 +37,7 @@ export interface CredentialHasher {
   matches(credential: string, hash: string): boolean;
 }
 
-export const createCredentialHasher = (peppers: NonNullable<Config["peppers"]>): CredentialHasher => {
-  const newest = peppers.at(-1);
-  if (!newest) throw new TypeError("at least one pepper is needed");
-  const mac = (key: Buffer, credential: string) => createHmac("sha256", key).update(credential).digest();
-  return {
-    hash: (credential) => `${newest.version}:${mac(newest.key, credential).toString("base64url")}`,
-    matches(credential, hash) {
-      const [version, stored] = hash.split(":", 2);
-      const pepper = peppers.find((p) => String(p.version) === version);
-      const expected = Buffer.from(stored ?? "", "base64url");
-      const actual = mac((pepper ?? newest).key, credential);
-      return expected.length === actual.length && timingSafeEqual(expected, actual) && pepper !== undefined;
-    },
-  };
-};
+export const createCredentialHasher = (macs: Macs): CredentialHasher => ({
+  hash: (credential) => macs.tag("credential", credential),
+  matches: (credential, hash) => macs.matches("credential", credential, hash),
+});

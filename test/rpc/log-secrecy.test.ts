@@ -100,6 +100,7 @@ const startProcess = async (databaseUrl: string): Promise<{ child: Child; grpcPo
   const env = {
     PATH: process.env["PATH"],
     NODE_ENV: "production",
+    JWT_KEYS_FILE: "not-read.json",
     DATABASE_URL: databaseUrl,
     SECRET_PEPPERS: `1:${PEPPER.toString("base64")}`,
     LOG_LEVEL: "trace",

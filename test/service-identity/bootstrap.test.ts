@@ -4,6 +4,7 @@ import { text } from "node:stream/consumers";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { z } from "zod";
+import { createMacs } from "../../src/macs.ts";
 import { createCredentialHasher, makeCredential } from "../../src/service-identity/credentials.ts";
 import { createDatabase } from "../support/database.ts";
 import { type TestService, launchService } from "../support/service.ts";
@@ -24,7 +25,13 @@ afterAll(async () => {
 
 const bootstrap = async (...args: readonly string[]) => {
   const child = spawn(process.execPath, [COMMAND, ...args], {
-    env: { ...process.env, NODE_ENV: "production", DATABASE_URL: database.url, SECRET_PEPPERS: PEPPER },
+    env: {
+      ...process.env,
+      NODE_ENV: "production",
+      DATABASE_URL: database.url,
+      SECRET_PEPPERS: PEPPER,
+      JWT_KEYS_FILE: "not-read-by-commands.json",
+    },
     stdio: ["ignore", "pipe", "pipe"],
   });
   const exited = once(child, "exit");
@@ -77,12 +84,12 @@ test("a credential hashed under an older pepper still verifies, and under a drop
     { version: 2, key: Buffer.alloc(32, 2) },
   ];
   const secret = makeCredential("sks", crypto.randomUUID());
-  const hash = createCredentialHasher([old]).hash(secret);
-  expect(createCredentialHasher([old, newer]).matches(secret, hash)).toBe(true);
-  expect(createCredentialHasher([old, newer]).hash(secret)).toMatch(/^2:/);
-  expect(createCredentialHasher([newer]).matches(secret, hash)).toBe(false);
-  expect(createCredentialHasher([{ ...newer, version: 1 }]).matches(secret, hash)).toBe(false);
+  const hash = createCredentialHasher(createMacs([old])).hash(secret);
+  expect(createCredentialHasher(createMacs([old, newer])).matches(secret, hash)).toBe(true);
+  expect(createCredentialHasher(createMacs([old, newer])).hash(secret)).toMatch(/^2:/);
+  expect(createCredentialHasher(createMacs([newer])).matches(secret, hash)).toBe(false);
+  expect(createCredentialHasher(createMacs([{ ...newer, version: 1 }])).matches(secret, hash)).toBe(false);
   for (const broken of ["", "1:", ":", "1", "1:AAAA", "x:y:z"]) {
-    expect(createCredentialHasher([old]).matches(secret, broken)).toBe(false);
+    expect(createCredentialHasher(createMacs([old])).matches(secret, broken)).toBe(false);
   }
 });

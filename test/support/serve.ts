@@ -13,6 +13,7 @@ export const serve = (
     config: { ...parsed, http: { ...parsed.http, enabled: true, host: "127.0.0.1", port: 0 } },
     databaseUrl,
     peppers: [{ version: 1, key: Buffer.alloc(32, 7) }],
+    jwtKeysFile: "",
     log,
   });
 };

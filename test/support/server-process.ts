@@ -11,6 +11,7 @@ import { ServiceIdentityService } from "../../src/gen/service_identity/v1/servic
 import { createLog } from "../../src/log.ts";
 import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
 import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
+import { createMacs } from "../../src/macs.ts";
 
 const PEPPER = Buffer.alloc(32, 7);
 
@@ -36,7 +37,7 @@ export interface ServerProcess {
 export const bootstrapSecret = async (url: string): Promise<string> => {
   const db = openDatabase({ url, settings: parseConfig({}).database, log: createLog("silent") });
   try {
-    return (await bootstrapRoot(db, createCredentialHasher([{ version: 1, key: PEPPER }]))) ?? "";
+    return (await bootstrapRoot(db, createCredentialHasher(createMacs([{ version: 1, key: PEPPER }])))) ?? "";
   } finally {
     await db.end();
   }

@@ -5,12 +5,15 @@ import { type DatabasePool, createPool } from "slonik";
 import { afterAll } from "vitest";
 import { type Config, parseConfig } from "../../src/config.ts";
 import { openDatabase } from "../../src/db/pool.ts";
+import { AuthService } from "../../src/gen/auth/v1/auth_pb.ts";
 import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import { type Log, createLog } from "../../src/log.ts";
 import { type RunningServer, startServer } from "../../src/server.ts";
+import { jwtKeysFileOf } from "../../src/dev-keys.ts";
 import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
 import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
+import { createMacs } from "../../src/macs.ts";
 import { createDatabase } from "./database.ts";
 import { statementSchemas } from "./statement-schemas.ts";
 
@@ -20,6 +23,7 @@ export type TransportName = (typeof transports)[number];
 
 /** Typed clients that send one service token. */
 export interface Clients {
+  readonly auth: Client<typeof AuthService>;
   readonly org: Client<typeof OrgService>;
   readonly services: Client<typeof ServiceIdentityService>;
 }
@@ -80,14 +84,18 @@ const clientsOf = (transport: TransportName, { grpcPort, httpPort }: RunningServ
             useBinaryFormat: false,
             interceptors,
           });
-    return { org: createClient(OrgService, channel), services: createClient(ServiceIdentityService, channel) };
+    return {
+      auth: createClient(AuthService, channel),
+      org: createClient(OrgService, channel),
+      services: createClient(ServiceIdentityService, channel),
+    };
   };
 };
 
 const bootstrap = async (url: string, config: Config, log: Log) => {
   const db = openDatabase({ url, settings: config.database, log });
   try {
-    return (await bootstrapRoot(db, createCredentialHasher(PEPPERS))) ?? "";
+    return (await bootstrapRoot(db, createCredentialHasher(createMacs(PEPPERS)))) ?? "";
   } finally {
     await db.end();
   }
@@ -115,6 +123,7 @@ export const launchService = async (transport: TransportName, options: StartOpti
     config,
     databaseUrl: database.url,
     peppers: PEPPERS,
+    jwtKeysFile: await jwtKeysFileOf(config),
     log,
     interceptors: [statementSchemas],
   });

@@ -1,0 +1,41 @@
+import { parsePhoneNumberFromString } from "libphonenumber-js";
+import { z } from "zod";
+import { invalid } from "../rpc/refusal.ts";
+
+/** How a user is reached, and named at a login. */
+export type ContactKind = "email" | "phone";
+
+export interface Contact {
+  readonly kind: ContactKind;
+  /** Normalised: what is stored and compared. */
+  readonly text: string;
+}
+
+// What browsers take in <input type="email"> (WHATWG HTML): a stricter rule would turn people away who have such one.
+const email = z.email({ pattern: z.regexes.html5Email }).max(254);
+
+/** Trimmed and lower-cased, or undefined for what is no e-mail address. */
+export const normalEmail = (text: string): string | undefined => email.safeParse(text.trim().toLowerCase()).data;
+
+/** In E.164, such as `+14155552671`, or undefined for what cannot be a number with its country code. */
+export const normalPhone = (text: string): string | undefined => {
+  const phone = parsePhoneNumberFromString(text.trim());
+  // Possible, not valid: numbering plans grow faster than lists of them.
+  return phone?.isPossible() && phone.ext === undefined ? phone.number : undefined;
+};
+
+const DESCRIPTIONS = {
+  email: "must be an e-mail address",
+  phone: "must be a phone number with its country code, such as +14155552671",
+} as const;
+
+/**
+ * A contact as it is stored.
+ * @param field the request's field that it came in
+ * @throws INVALID_REQUEST
+ */
+export const readContact = (kind: ContactKind, text: string, field: string = kind): Contact => {
+  const normal = kind === "email" ? normalEmail(text) : normalPhone(text);
+  if (normal === undefined) throw invalid({ field, description: DESCRIPTIONS[kind] });
+  return { kind, text: normal };
+};

@@ -1,0 +1,41 @@
+import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import type { AuthParts } from "./parts.ts";
+
+const notBuilt = () => Promise.reject(new Error("not built"));
+
+/** All of AuthService. */
+export const authHandlers = (_parts: AuthParts): Handlers<typeof AuthService> => ({
+  createUser: notBuilt,
+  getUser: notBuilt,
+  batchGetUsers: notBuilt,
+  listUsers: notBuilt,
+  updateUser: notBuilt,
+  deactivateUser: notBuilt,
+  activateUser: notBuilt,
+  eraseUser: notBuilt,
+  listIdentities: notBuilt,
+  unlinkIdentity: notBuilt,
+
+  importUsers: notBuilt,
+
+  setPassword: notBuilt,
+  changePassword: notBuilt,
+  loginWithPassword: notBuilt,
+
+  linkGoogleIdentity: notBuilt,
+  loginWithGoogle: notBuilt,
+
+  requestOtp: notBuilt,
+  loginWithOtp: notBuilt,
+  verifyContact: notBuilt,
+  resetPassword: notBuilt,
+
+  refreshSession: notBuilt,
+  logout: notBuilt,
+  listSessions: notBuilt,
+  revokeSession: notBuilt,
+  revokeAllSessions: notBuilt,
+  verifyAccessToken: notBuilt,
+  getJwks: notBuilt,
+});

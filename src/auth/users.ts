@@ -1,0 +1,53 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { sql } from "slonik";
+import { z } from "zod";
+import { type UserSchema, UserState } from "../gen/auth/v1/auth_pb.ts";
+import { type Refusal, refusal } from "../rpc/refusal.ts";
+
+export const userRow = z.object({
+  user_id: z.string(),
+  tenant_id: z.string(),
+  email_addr: z.string().nullable(),
+  phone_e164: z.string().nullable(),
+  display_label: z.string().nullable(),
+  user_state_code: z.enum(["active", "inactive"]),
+  email_verified_utc: z.number().nullable(),
+  phone_verified_utc: z.number().nullable(),
+  erased_utc: z.number().nullable(),
+  created_utc: z.number(),
+  updated_utc: z.number(),
+});
+export type UserRow = z.output<typeof userRow>;
+
+export const selectUser = (tenantId: string, userId: string) => sql.type(userRow)`
+  SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
+    u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
+  FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid`;
+
+/** For what ends sessions, or changes identities or contacts: it waits for sessions that are being made, and they for it. */
+export const lockUser = (tenantId: string, userId: string) => sql.type(userRow)`
+  SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
+    u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
+  FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
+  FOR NO KEY UPDATE`;
+
+const stateOf = (row: UserRow): UserState => {
+  if (row.erased_utc !== null) return UserState.ERASED;
+  return row.user_state_code === "active" ? UserState.ACTIVE : UserState.INACTIVE;
+};
+
+export const userMessage = (row: UserRow): MessageInitShape<typeof UserSchema> => ({
+  userId: row.user_id,
+  tenantId: row.tenant_id,
+  ...(row.email_addr !== null && { email: row.email_addr }),
+  ...(row.phone_e164 !== null && { phone: row.phone_e164 }),
+  ...(row.display_label !== null && { displayName: row.display_label }),
+  state: stateOf(row),
+  emailVerified: row.email_verified_utc !== null,
+  phoneVerified: row.phone_verified_utc !== null,
+  createTime: timestampFromMs(row.created_utc),
+  updateTime: timestampFromMs(row.updated_utc),
+});
+
+export const userNotFound = (userId: string): Refusal => refusal("USER_NOT_FOUND", { user_id: userId });

@@ -1,0 +1,51 @@
+import { createHmac, timingSafeEqual } from "node:crypto";
+import type { Pepper } from "./config-values.ts";
+
+/** What a MAC is for: it goes into it, so that none can stand for another. */
+export type MacPurpose = "credential" | "refresh-token" | "code" | "code-hash" | "network" | "throttle";
+
+/** HMAC-SHA-256 under the peppers: the last makes, all verify. */
+export interface Macs {
+  /** The version of the pepper that makes. */
+  readonly newest: number;
+  /** Under the pepper of this version, or undefined where it is no longer configured. */
+  under(version: number, purpose: MacPurpose, text: string): Buffer | undefined;
+  /** `<pepper version>:<MAC in base64url>` under the newest. */
+  tag(purpose: MacPurpose, text: string): string;
+  /** Under every pepper, as `tag` writes them: what is looked up may have been made under any. */
+  tags(purpose: MacPurpose, text: string): readonly string[];
+  /** Constant in time. False also where the tag's pepper is no longer configured. */
+  matches(purpose: MacPurpose, text: string, tag: string): boolean;
+}
+
+/** A tag's pepper version, for what was derived together with it. */
+export const versionOf = (tag: string): number => Number.parseInt(tag, 10);
+
+// Credentials were hashed before anything else was, as they are.
+const bytes = (purpose: MacPurpose, text: string) => (purpose === "credential" ? text : `${purpose}\0${text}`);
+
+export const createMacs = (peppers: readonly Pepper[]): Macs => {
+  const newest = peppers.at(-1);
+  if (!newest) throw new TypeError("at least one pepper is needed");
+  const mac = ({ key }: Pepper, purpose: MacPurpose, text: string) =>
+    createHmac("sha256", key).update(bytes(purpose, text)).digest();
+  const tagUnder = (pepper: Pepper, purpose: MacPurpose, text: string) =>
+    `${pepper.version}:${mac(pepper, purpose, text).toString("base64url")}`;
+  const pepperOf = (version: number) => peppers.find((pepper) => pepper.version === version);
+
+  return {
+    newest: newest.version,
+    under(version, purpose, text) {
+      const pepper = pepperOf(version);
+      return pepper && mac(pepper, purpose, text);
+    },
+    tag: (purpose, text) => tagUnder(newest, purpose, text),
+    tags: (purpose, text) => peppers.map((pepper) => tagUnder(pepper, purpose, text)),
+    matches(purpose, text, tag) {
+      const pepper = pepperOf(versionOf(tag));
+      const expected = Buffer.from(tag.slice(tag.indexOf(":") + 1), "base64url");
+      const actual = mac(pepper ?? newest, purpose, text);
+      return expected.length === actual.length && timingSafeEqual(expected, actual) && pepper !== undefined;
+    },
+  };
+};
