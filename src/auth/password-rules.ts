@@ -1,0 +1,56 @@
+import { Refusal, invalid } from "../rpc/refusal.ts";
+
+/** In characters (code points) after NFKC. */
+const LENGTH_MIN = 10;
+const LENGTH_MAX = 256;
+
+/** A password as it is hashed and compared (NIST SP 800-63B-4, 3.1.1.2): one text, however a keyboard composes it. */
+export const normalPassword = (password: string): string => password.normalize("NFKC");
+
+// Upper case first, which brings together what lower case alone keeps apart, such as ß and SS.
+const folded = (text: string) => normalPassword(text).toUpperCase().toLowerCase();
+
+const isLongEnough = (text: string) => [...text].length >= LENGTH_MIN;
+
+let commonPasswords: Promise<ReadonlySet<string>> | undefined;
+
+const loadCommonPasswords = async () => {
+  const { dictionary } = await import("@zxcvbn-ts/language-common");
+  // What is shorter is refused for its length.
+  return new Set(dictionary["passwords-common"].filter(isLongEnough).map(folded));
+};
+
+/** The forms of a contact or name that its owner would use as a password. */
+const formsOf = (text: string) => {
+  const own = folded(text.trim());
+  return [own, own.replace(/^\+/, ""), own.replace(/@[^@]*$/, "")];
+};
+
+const weakness = async (password: string, own: readonly (string | null | undefined)[]) => {
+  if (!isLongEnough(password)) return `must have at least ${LENGTH_MIN} characters`;
+  const text = folded(password);
+  if (own.some((part) => part && formsOf(part).includes(text))) return "must not be the user's own contact or name";
+  // Loaded when it is first needed: 50,000 words are not for a start, nor for who never sets a password.
+  commonPasswords ??= loadCommonPasswords();
+  return (await commonPasswords).has(text) ? "must not be a common password" : undefined;
+};
+
+/**
+ * A new password in the form that is hashed. There is no rule on classes of characters.
+ * @param field the request's field that it came in
+ * @param own the user's e-mail address, phone number and display name
+ * @throws PASSWORD_TOO_WEAK with the field and why, INVALID_REQUEST where it is too long.
+ */
+export const checkNewPassword = async (
+  password: string,
+  field: string,
+  own: readonly (string | null | undefined)[],
+): Promise<string> => {
+  const normal = normalPassword(password);
+  if ([...normal].length > LENGTH_MAX) {
+    throw invalid({ field, description: `must have at most ${LENGTH_MAX} characters` });
+  }
+  const description = await weakness(normal, own);
+  if (description) throw new Refusal("PASSWORD_TOO_WEAK", {}, { violations: [{ field, description }] });
+  return normal;
+};
