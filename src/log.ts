@@ -48,9 +48,25 @@ const millisecondClock = () => {
 };
 
 /**
- * JSON lines on stdout, or readable ones where a terminal looks.
+ * Stdout for lines that are gathered before they are written, since one write a call is a third of a call's cost. As bytes:
+ * of text, sonic-boom counts all that it has gathered anew with each line, which is as much again as the call's own work.
+ */
+const gatheringStdout = () => {
+  const stdout = pino.destination({
+    dest: 1,
+    sync: false,
+    minLength: 16_000,
+    periodicFlush: 200,
+    contentMode: "buffer",
+  });
+  // The type of `write` knows text alone.
+  const write = stdout.write.bind(stdout) as unknown as (line: Buffer) => boolean;
+  return { write: (line: string) => write(Buffer.from(line)), flush: stdout.flush.bind(stdout) };
+};
+
+/**
+ * JSON lines on stdout, or readable ones where a terminal looks. They are gathered: `flush` before exit.
  *
- * Lines are gathered before they are written, since one write a call is a third of a call's cost; `flush` before exit.
  * @param destination where the lines go instead.
  */
 export const createLog = (level: string, destination?: DestinationStream): Log => {
@@ -69,5 +85,5 @@ export const createLog = (level: string, destination?: DestinationStream): Log =
       // pino-pretty is a development dependency: without it the lines stay JSON.
     }
   }
-  return pino(options, pino.destination({ dest: 1, sync: false, minLength: 16_000, periodicFlush: 200 }));
+  return pino(options, gatheringStdout());
 };
