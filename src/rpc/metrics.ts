@@ -1,5 +1,5 @@
 import { Code } from "@connectrpc/connect";
-import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from "prom-client";
+import { Counter, Gauge, Histogram, type Metric, Registry, collectDefaultMetrics } from "prom-client";
 
 /** Under these names gRPC's users know server metrics (go-grpc-middleware). */
 const CALL_LABELS = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"] as const;
@@ -8,6 +8,56 @@ const SECONDS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 
 /** gRPC's own spelling of codes, as metrics and logs show them. */
 export const codeName = (code: Code | 0): string => (code === 0 ? "OK" : Code[code]);
+
+interface Series {
+  readonly labels: CallLabels;
+  /** How many calls fell below each bound and above the one before it; the last for those above all. */
+  readonly inBucket: number[];
+  seconds: number;
+}
+
+/**
+ * A histogram that counts by itself and tells prom-client when it is scraped: prom-client's own hashes the labels at each
+ * observation, bound or not, which cost a call more than its counting.
+ */
+const createHandling = (name: string, help: string) => {
+  const all: Series[] = [];
+  const rowsOf = ({ labels, inBucket, seconds }: Series) => {
+    let count = 0;
+    const buckets = inBucket.map((calls, bucket) => ({
+      metricName: `${name}_bucket`,
+      labels: { le: SECONDS[bucket] ?? "+Inf", ...labels },
+      value: (count += calls),
+    }));
+    return [
+      ...buckets,
+      { metricName: `${name}_sum`, labels, value: seconds },
+      { metricName: `${name}_count`, labels, value: count },
+    ];
+  };
+  const values = () => all.flatMap(rowsOf);
+  return {
+    /** What a registry reads of a metric. */
+    metric: {
+      name,
+      help,
+      type: "histogram",
+      get: () => Promise.resolve({ name, help, type: "histogram", values: values() }),
+    },
+    calls: () =>
+      all.map(({ labels, inBucket }) => ({ labels, calls: inBucket.reduce((sum, calls) => sum + calls, 0) })),
+    series(labels: CallLabels): (seconds: number) => void {
+      const series: Series = { labels, inBucket: Array<number>(SECONDS.length + 1).fill(0), seconds: 0 };
+      all.push(series);
+      return (seconds) => {
+        let bucket = 0;
+        while (seconds > (SECONDS[bucket] ?? Infinity)) bucket++;
+        series.inBucket[bucket] = (series.inBucket[bucket] ?? 0) + 1;
+        series.seconds += seconds;
+      };
+    },
+  };
+};
 
 /** Counts one method's calls. */
 export type CallMeter = (code: Code | 0, seconds: number) => void;
@@ -25,8 +75,10 @@ export const createMetrics = (version: string): Metrics => {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
-  // Every call is observed once by the histogram; counting it a second time would cost as much again.
-  const counts: { readonly labels: CallLabels; calls: number }[] = [];
+  const handling = createHandling("grpc_server_handling_seconds", "Seconds from a call's arrival to its answer.");
+  // A registry's type knows prom-client's own metrics alone.
+  registry.registerMetric(handling.metric as unknown as Metric);
+  // Every call is counted once, by the histogram.
   new Counter({
     name: "grpc_server_handled_total",
     help: "Calls answered, by method and code.",
@@ -34,15 +86,8 @@ export const createMetrics = (version: string): Metrics => {
     registers,
     collect() {
       this.reset();
-      for (const { labels, calls } of counts) this.inc(labels, calls);
+      for (const { labels, calls } of handling.calls()) this.inc(labels, calls);
     },
-  });
-  const handling = new Histogram({
-    name: "grpc_server_handling_seconds",
-    help: "Seconds from a call's arrival to its answer.",
-    labelNames: CALL_LABELS,
-    buckets: SECONDS,
-    registers,
   });
   const poolWait = new Histogram({
     name: "database_pool_wait_seconds",
@@ -71,14 +116,7 @@ export const createMetrics = (version: string): Metrics => {
         let observe = bound.get(code);
         if (!observe) {
           const labels = { grpc_type: "unary", grpc_service: service, grpc_method: method, grpc_code: codeName(code) };
-          const histogram = handling.labels(labels);
-          const count = { labels, calls: 0 };
-          counts.push(count);
-          observe = (value) => {
-            histogram.observe(value);
-            count.calls++;
-          };
-          bound.set(code, observe);
+          bound.set(code, (observe = handling.series(labels)));
         }
         observe(seconds);
       };
