@@ -78,12 +78,13 @@ export class Call implements Waiting {
   }
 
   /** Settles as `work` does, or is rejected as soon as the call is cancelled or past its deadline. */
-  async outcome<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#ended) throw this.#ended;
-    const { promise, resolve, reject } = Promise.withResolvers<T>();
-    this.#onEnd = reject;
-    work().then(resolve, reject);
-    return promise;
+  outcome<T>(work: () => Promise<T>): Promise<T> {
+    // Not an async function: one that returns a promise makes another, and waits for it twice.
+    return new Promise<T>((resolve, reject) => {
+      if (this.#ended) throw this.#ended;
+      this.#onEnd = reject;
+      work().then(resolve, reject);
+    });
   }
 
   close(): void {

@@ -39,7 +39,7 @@ const definitionOf = (service: DescService): ServiceDefinition =>
 const headersOf =
   (metadata: Metadata): HeaderReader =>
   (name) => {
-    const [value] = metadata.get(name);
+    const value = metadata.get(name)[0];
     return typeof value === "string" ? value : undefined;
   };
 

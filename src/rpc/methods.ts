@@ -77,10 +77,11 @@ const validateOf = (desc: DescMethod): Method["validate"] => {
   return (request) => {
     const result = validator.validate(desc.input, request);
     if (result.kind === "error") throw result.error;
+    const times = timesOf(request);
+    if (result.kind === "valid" && times.length === 0) return;
     const violations = result.kind === "invalid" ? result.violations : [];
     const broken = violations.map(({ field, message }) => ({ field: pathToString(field), description: message }));
-    const times = timesOf(request);
-    if (broken.length + times.length > 0) throw invalid(...broken, ...times);
+    throw invalid(...broken, ...times);
   };
 };
 
