@@ -1,11 +1,13 @@
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
+import { identityHandlers } from "./identities.ts";
 import type { AuthParts } from "./parts.ts";
 
 const notBuilt = () => Promise.reject(new Error("not built"));
 
 /** All of AuthService. */
-export const authHandlers = (_parts: AuthParts): Handlers<typeof AuthService> => ({
+export const authHandlers = (parts: AuthParts): Handlers<typeof AuthService> => ({
+  ...identityHandlers(parts),
   createUser: notBuilt,
   getUser: notBuilt,
   batchGetUsers: notBuilt,
@@ -14,8 +16,6 @@ export const authHandlers = (_parts: AuthParts): Handlers<typeof AuthService> =>
   deactivateUser: notBuilt,
   activateUser: notBuilt,
   eraseUser: notBuilt,
-  listIdentities: notBuilt,
-  unlinkIdentity: notBuilt,
 
   importUsers: notBuilt,
 
