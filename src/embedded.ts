@@ -43,8 +43,8 @@ export const prepareEmbeddedDatabase = async (
 ): Promise<PreparedDatabase> => {
   const postgres = await startEmbeddedPostgres({ dataDir: config.dataDir });
   try {
-    const { applied } = await migrate(postgres.url);
-    if (applied.length > 0) log.info({ applied }, "migrated");
+    const { applied, queueSteps } = await migrate(postgres.url);
+    if (applied.length + queueSteps > 0) log.info({ applied, queue_steps: queueSteps }, "migrated");
     return { ...postgres, rootSecret: await bootstrap(config, postgres.url, peppers, log) };
   } catch (error) {
     await postgres.stop();

@@ -15,6 +15,8 @@ const CHILD = fileURLToPath(new URL("../db/migrate-process.ts", import.meta.url)
 export interface Migrated {
   /** The files that this run applied, in their order. */
   readonly applied: readonly string[];
+  /** How many steps of graphile-worker's own it took, which make the delivery queue. */
+  readonly queueSteps: number;
 }
 
 /** What the child process says once; `busy` where another migrates the same database. */
@@ -33,7 +35,7 @@ const attempt = async (databaseUrl: string): Promise<MigrateAnswer> => {
 };
 
 /**
- * Applies the committed migrations that the database lacks; any number may do so at once.
+ * Applies the committed migrations that the database lacks, then graphile-worker's own; any number may do so at once.
  *
  * @throws Error whose message is one line that says why, without the URL's password.
  */
@@ -49,17 +51,20 @@ export const migrate = async (databaseUrl: string): Promise<Migrated> => {
   }
 };
 
-const migrations = (count: number) => `${count} ${count === 1 ? "migration" : "migrations"}`;
+const counted = (count: number, noun: string) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
+const lineOf = ({ applied, queueSteps }: Migrated): string => {
+  const done = [
+    applied.length > 0 && `applied ${counted(applied.length, "migration")}: ${applied.join(", ")}`,
+    queueSteps > 0 && `took ${counted(queueSteps, "step")} to the delivery queue's schema`,
+  ].filter(Boolean);
+  return done.join("; ") || `nothing to do: ${counted(committedMigrations().length, "migration")} already applied`;
+};
 
 /** `npm run migrate`: one line on stdout. */
 if (import.meta.main) {
   await runCommand(async ({ database }) => {
     if (!database.url) throw new Error("DATABASE_URL is not set; the embedded database is migrated by `npm start`");
-    const { applied } = await migrate(database.url);
-    const line =
-      applied.length > 0
-        ? `applied ${migrations(applied.length)}: ${applied.join(", ")}`
-        : `nothing to do: ${migrations(committedMigrations().length)} already applied`;
-    process.stdout.write(`${line}\n`);
+    process.stdout.write(`${lineOf(await migrate(database.url))}\n`);
   });
 }

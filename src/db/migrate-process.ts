@@ -2,6 +2,7 @@ import { once } from "node:events";
 import { connect } from "node:net";
 import { fileURLToPath } from "node:url";
 import { Logger, migrate } from "graphile-migrate";
+import { Logger as QueueLogger, runMigrations } from "graphile-worker";
 import type { MigrateAnswer } from "../commands/migrate.ts";
 
 /** How long the database's host may take to answer: graphile-migrate itself would wait for as long as TCP does. */
@@ -36,6 +37,15 @@ const logger = new Logger(() => (_level, message) => {
   running = file;
 });
 
+const queueSteps = new Set<string>();
+// Likewise graphile-worker, whose schema is the delivery queue's; a step that another has done is taken back.
+const queueLogger = new QueueLogger(() => (_level, message) => {
+  const [, begun] = /^Running \S+ migration (\S+)$/.exec(message) ?? [];
+  const [, overtaken] = /has performed migration (\S+);/.exec(message) ?? [];
+  if (begun) queueSteps.add(begun);
+  if (overtaken) queueSteps.delete(overtaken);
+});
+
 const [url] = (await once(process, "message")) as [string];
 try {
   await reach(new URL(url));
@@ -47,7 +57,9 @@ try {
     logger,
   });
   if (running) applied.push(running);
-  await answer({ applied });
+  running = undefined;
+  await runMigrations({ connectionString: url, logger: queueLogger });
+  await answer({ applied, queueSteps: queueSteps.size });
 } catch (error) {
   const { message } = error as Error;
   const busy = message === "Failed to get exclusive lock";

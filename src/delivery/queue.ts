@@ -1,4 +1,19 @@
+import { sql } from "slonik";
+import { z } from "zod";
 import type { Tx } from "../db/transact.ts";
 
+/** The queue's name for sending a one-time code. */
+export const SEND_CODE = "send_code";
+
+// The key is how a job whose message can never be sent is told not to be tried again.
+const insertJob = (otpId: string) => sql.type(z.object({ id: z.bigint() }))`
+  SELECT j.id FROM graphile_worker.add_job(
+    identifier => ${SEND_CODE}::text,
+    payload => json_build_object('otp_id', ${otpId}::text),
+    job_key => ${otpId}::text
+  ) j`;
+
 /** Puts a one-time code on its way, in the transaction that makes it. The job names the code's id alone. */
-export const enqueueCode = (_tx: Tx, _otpId: string): Promise<void> => Promise.reject(new Error("not built"));
+export const enqueueCode = async (tx: Tx, otpId: string): Promise<void> => {
+  await tx.one(insertJob(otpId));
+};

@@ -1,9 +1,9 @@
 import type { Server, ServerWritableStream } from "@grpc/grpc-js";
 import { HealthImplementation } from "grpc-health-check";
-import { sql } from "slonik";
+import { type CommonQueryMethods, sql } from "slonik";
 import { z } from "zod";
 import { sqlStateOf } from "../db/sql-state.ts";
-import { pendingMigrations } from "../db/migrations.ts";
+import { QUEUE_STEP, pendingMigrations } from "../db/migrations.ts";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
@@ -43,6 +43,18 @@ export interface HealthOptions {
 const selectAppliedMigrations = () => sql.type(z.object({ filename: z.string() }))`
   SELECT m.filename FROM graphile_migrate.migrations m ORDER BY m.filename`;
 
+const selectQueueStep = () => sql.type(z.object({ step: z.number().nullable() }))`
+  SELECT max(m.id) AS step FROM graphile_worker.migrations m`;
+
+const selectPending = async (db: CommonQueryMethods): Promise<readonly string[]> => {
+  const applied = await db.any(selectAppliedMigrations());
+  const { step } = await db.one(selectQueueStep());
+  return [
+    ...pendingMigrations(applied.map(({ filename }) => filename)),
+    ...((step ?? 0) < QUEUE_STEP ? ["the delivery queue's schema"] : []),
+  ];
+};
+
 export const createHealth = ({ probe, services, log, onFailure, onChange }: HealthOptions): Health => {
   const names = ["", "readiness", ...services];
   const statuses = new HealthImplementation({ liveness: "SERVING" });
@@ -65,9 +77,8 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
   const ask = async () => {
     try {
       const waiting = { signal: AbortSignal.timeout(PING_MS), remainingMs: () => PING_MS };
-      const applied = await read(probe, waiting, (db) => db.any(selectAppliedMigrations()));
+      const pending = await read(probe, waiting, selectPending);
       failures = 0;
-      const pending = pendingMigrations(applied.map(({ filename }) => filename));
       set(pending.length === 0 ? "ready" : "migrations pending", pending);
     } catch (error) {
       if (sqlStateOf(error) === UNDEFINED_TABLE) {

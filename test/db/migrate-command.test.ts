@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { expect, inject, onTestFinished, test } from "vitest";
 import { migrate } from "../../src/commands/migrate.ts";
-import { committedMigrations } from "../../src/db/migrations.ts";
+import { QUEUE_STEP, committedMigrations } from "../../src/db/migrations.ts";
 import { databaseUrl } from "../support/admin.ts";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
 
@@ -36,7 +36,7 @@ test("an empty database is migrated once, and again there is nothing to do", asy
   const url = await emptyDatabase();
   expect(await runMigrate(url)).toEqual({
     code: 0,
-    stdout: `applied ${count} migrations: ${committedMigrations().join(", ")}\n`,
+    stdout: `applied ${count} migrations: ${committedMigrations().join(", ")}; took ${QUEUE_STEP} steps to the delivery queue's schema\n`,
     stderr: "",
   });
   expect(await runMigrate(url)).toEqual({
@@ -50,6 +50,7 @@ test("eight at once all succeed, and each migration is applied by one of them", 
   const url = await emptyDatabase();
   const results = await Promise.all(Array.from({ length: 8 }, () => migrate(url)));
   expect(results.flatMap(({ applied }) => applied).sort()).toEqual(committedMigrations());
+  expect(results.reduce((sum, { queueSteps }) => sum + queueSteps, 0)).toBe(QUEUE_STEP);
 });
 
 test("a database that does not exist is named", async () => {
