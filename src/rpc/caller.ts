@@ -18,16 +18,20 @@ const bearerToken = (header: string | undefined) => {
   return /^Bearer +([^\s]+)$/i.exec(header)?.[1];
 };
 
-/**
- * The service behind `authorization: Bearer <service token>`.
- * @throws CALLER_TOKEN_INVALID or TENANT_SUSPENDED
- */
-export const authenticate = async (tokens: ServiceTokens, header: HeaderReader): Promise<Caller> => {
-  const token = bearerToken(header("authorization"));
-  const caller = token === undefined ? undefined : await tokens.verify(token);
+const admitted = (caller: Caller | undefined): Caller => {
   if (!caller) throw refusal("CALLER_TOKEN_INVALID");
   if (caller.suspended) throw refusal("TENANT_SUSPENDED", { tenant_id: caller.tenantId ?? "" });
   return caller;
+};
+
+/**
+ * The service behind `authorization: Bearer <service token>`; at once where the token is remembered.
+ * @throws CALLER_TOKEN_INVALID or TENANT_SUSPENDED
+ */
+export const authenticate = (tokens: ServiceTokens, header: HeaderReader): Caller | Promise<Caller> => {
+  const token = bearerToken(header("authorization"));
+  const caller = token === undefined ? undefined : tokens.verify(token);
+  return caller instanceof Promise ? caller.then(admitted) : admitted(caller);
 };
 
 /**

@@ -68,7 +68,8 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
       method.validate(request);
       return await method.handle(request, call);
     }
-    const caller = await authenticate(tokens, header);
+    const found = authenticate(tokens, header);
+    const caller = found instanceof Promise ? await found : found;
     call.identify(caller, undefined);
     mayCall(method, caller.permissions);
     const actorToken = header("x-actor-token");

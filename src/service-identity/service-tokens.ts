@@ -52,14 +52,18 @@ export interface ServiceToken {
 }
 
 export interface ServiceTokens {
-  /** The token's service, or undefined for a token that is malformed, unknown, expired, revoked or of a disabled service. */
-  verify(token: string): Promise<ServiceToken | undefined>;
+  /**
+   * The token's service, or undefined for a token that is malformed, unknown, expired, revoked or of a disabled service;
+   * at once where no query is needed.
+   */
+  verify(token: string): ServiceToken | undefined | Promise<ServiceToken | undefined>;
   /** Forgets what was read before now. Whoever ends a session or takes a right calls it once that is committed. */
   forget(): void;
 }
 
 interface Remembered {
-  token: Promise<ServiceToken | undefined>;
+  /** A promise until the query is answered. */
+  token: ServiceToken | undefined | Promise<ServiceToken | undefined>;
   /** By the monotonic clock: one second after the query was sent, or the token's own end; without end until it is sent. */
   goodUntil: number;
 }
@@ -103,7 +107,7 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
   };
 
   const ask = (token: string, sessionId: string, key: string) => {
-    const entry: Remembered = { goodUntil: Infinity, token: Promise.resolve(undefined) };
+    const entry: Remembered = { goodUntil: Infinity, token: undefined };
     const home = memory;
     home.set(key, entry);
     const forgetEntry = () => {
@@ -113,6 +117,7 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
       (verified) => {
         // Only good tokens are remembered: guesses must not fill the memory.
         if (!verified) forgetEntry();
+        entry.token = verified;
         return verified;
       },
       (error: unknown) => {
@@ -125,12 +130,14 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
 
   return {
     verify(token) {
+      // Of no other form can a token be good, and a long one would be hashed for nothing.
+      if (!token.startsWith("skt_")) return undefined;
       const key = digest("sha256", token, "base64");
       const now = performance.now();
       const known = memory.get(key);
       if (known && known.goodUntil > now) return known.token;
       const sessionId = credentialId("skt", token);
-      if (!sessionId) return Promise.resolve(undefined);
+      if (!sessionId) return undefined;
       memory.delete(key);
       dropStale(now);
       return ask(token, sessionId, key);
