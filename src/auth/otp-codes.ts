@@ -1,0 +1,91 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import { type Macs, versionOf } from "../macs.ts";
+
+const CODES = 1_000_000n;
+
+export const otpPurpose = z.enum(["login", "verify_email", "verify_phone", "reset_password"]);
+export type PurposeCode = z.output<typeof otpPurpose>;
+
+/** A code that may still be right: counted, not yet compared. */
+export const attemptRow = z.object({
+  otp_id: z.string(),
+  user_id: z.string().nullable(),
+  destination_text: z.string(),
+  channel_code: z.enum(["email", "sms", "whatsapp"]),
+  purpose_code: otpPurpose,
+  code_hash_text: z.string(),
+});
+export type AttemptRow = z.output<typeof attemptRow>;
+
+export interface NewCode {
+  readonly otpId: string;
+  readonly tenantId: string;
+  /** Null where the destination is nobody's: such a code is written all the same, and never right. */
+  readonly userId: string | null;
+  readonly destination: string;
+  readonly channelCode: AttemptRow["channel_code"];
+  readonly purposeCode: PurposeCode;
+  readonly hash: string;
+  readonly ttlMs: number;
+  readonly attemptMax: number;
+}
+
+export const insertCode = (code: NewCode) => sql.type(z.object({ otp_id: z.string(), expiry_utc: z.number() }))`
+  INSERT INTO otp_codes (otp_id, tenant_id, user_id, destination_text, channel_code, purpose_code, code_hash_text,
+    attempt_max, expiry_utc)
+  VALUES (${code.otpId}::uuid, ${code.tenantId}::uuid, ${code.userId}::uuid, ${code.destination}, ${code.channelCode},
+    ${code.purposeCode}, ${code.hash}, ${code.attemptMax}, now() + ${code.ttlMs}::float8 * interval '1 millisecond')
+  RETURNING otp_id, expiry_utc`;
+
+/**
+ * Counts a guess, before it is compared: however many come at once, no more than `attempt_max` are. A newer code of the
+ * same destination and purpose has ended this one; reading that, not writing it, is exact also where both are being made.
+ */
+export const countAttempt = (tenantId: string, otpId: string, purposes: readonly PurposeCode[]) =>
+  sql.type(attemptRow)`
+  UPDATE otp_codes o SET attempt_count = o.attempt_count + 1
+  WHERE o.tenant_id = ${tenantId}::uuid AND o.otp_id = ${otpId}::uuid
+    AND o.purpose_code = ANY (${sql.array(purposes, "text")})
+    AND o.attempt_count < o.attempt_max AND o.consumed_utc IS NULL AND o.expiry_utc > now()
+    AND NOT EXISTS (
+      SELECT FROM otp_codes n
+      WHERE n.tenant_id = o.tenant_id AND n.destination_text = o.destination_text AND n.purpose_code = o.purpose_code
+        AND (n.created_utc, n.otp_id) > (o.created_utc, o.otp_id)
+    )
+  RETURNING o.otp_id, o.user_id, o.destination_text, o.channel_code, o.purpose_code, o.code_hash_text`;
+
+/** Spends a code that was right, where nothing has ended it since. */
+export const consumeCode = (tenantId: string, otpId: string) => sql.type(z.object({ otp_id: z.string() }))`
+  UPDATE otp_codes o SET consumed_utc = now()
+  WHERE o.tenant_id = ${tenantId}::uuid AND o.otp_id = ${otpId}::uuid
+    AND o.consumed_utc IS NULL AND o.expiry_utc > now()
+    AND NOT EXISTS (
+      SELECT FROM otp_codes n
+      WHERE n.tenant_id = o.tenant_id AND n.destination_text = o.destination_text AND n.purpose_code = o.purpose_code
+        AND (n.created_utc, n.otp_id) > (o.created_utc, o.otp_id)
+    )
+  RETURNING o.otp_id`;
+
+const codeUnder = (macs: Macs, version: number, otpId: string) => {
+  const mac = macs.under(version, "code", otpId);
+  // 64 bits over a million codes: the first ones are likelier by less than one in 10^13.
+  return mac && (mac.readBigUInt64BE() % CODES).toString().padStart(6, "0");
+};
+
+const hashedText = (otpId: string, code: string) => `${otpId}:${code}`;
+
+/** The 6 digits that belong to a code's id, or undefined where their pepper is no longer configured. */
+export const deriveCode = (macs: Macs, otpId: string, codeHashText: string): string | undefined =>
+  codeUnder(macs, versionOf(codeHashText), otpId);
+
+/** What is stored of a new code: under which pepper it was derived, and a keyed hash. */
+export const hashNewCode = (macs: Macs, otpId: string): string => {
+  const code = codeUnder(macs, macs.newest, otpId);
+  if (code === undefined) throw new Error("the newest pepper is configured");
+  return macs.tag("code-hash", hashedText(otpId, code));
+};
+
+/** Constant in time. */
+export const isRightCode = (macs: Macs, row: AttemptRow, code: string): boolean =>
+  macs.matches("code-hash", hashedText(row.otp_id, code), row.code_hash_text);
