@@ -1,6 +1,6 @@
-import { randomBytes, randomUUID } from "node:crypto";
+import { generateKeyPairSync, randomBytes, randomUUID } from "node:crypto";
 import { link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { type Config, parsePeppers } from "./config.ts";
 import type { Pepper } from "./config-values.ts";
 import type { Log } from "./log.ts";
@@ -8,30 +8,51 @@ import type { Log } from "./log.ts";
 const isExisting = (error: unknown) => (error as NodeJS.ErrnoException).code === "EEXIST";
 
 /**
- * The peppers of the configuration, or outside production those of `DATA_DIR/secret.peppers`, made where there are none.
+ * Makes a file of secrets, mode 0600, where there is none; answers whether it did.
  *
  * The file appears whole or not at all, so that of two processes that start at once one makes it and both read it.
  */
+const makeOnce = async (file: string, text: string): Promise<boolean> => {
+  await mkdir(dirname(file), { recursive: true });
+  const draft = `${file}.${randomUUID()}`;
+  await writeFile(draft, text, { mode: 0o600, flag: "wx" });
+  try {
+    await link(draft, file);
+    return true;
+  } catch (error) {
+    if (!isExisting(error)) throw error;
+    return false;
+  } finally {
+    await rm(draft);
+  }
+};
+
+/** The peppers of the configuration, or outside production those of `DATA_DIR/secret.peppers`, made where there are none. */
 export const peppersOf = async (
   { peppers, dataDir }: Pick<Config, "peppers" | "dataDir">,
   log: Log,
 ): Promise<readonly Pepper[]> => {
   if (peppers) return peppers;
   const file = join(dataDir, "secret.peppers");
-  await mkdir(dataDir, { recursive: true });
-  const draft = `${file}.${randomUUID()}`;
-  await writeFile(draft, `1:${randomBytes(32).toString("base64")}\n`, { mode: 0o600, flag: "wx" });
-  try {
-    await link(draft, file);
-    log.warn({ file }, "SECRET_PEPPERS is not set: made one for development");
-  } catch (error) {
-    if (!isExisting(error)) throw error;
-  } finally {
-    await rm(draft);
-  }
+  const made = await makeOnce(file, `1:${randomBytes(32).toString("base64")}\n`);
+  if (made) log.warn({ file }, "SECRET_PEPPERS is not set: made one for development");
   return parsePeppers((await readFile(file, "utf8")).trim(), file);
 };
 
-/** The key file of the configuration, or outside production `DATA_DIR/jwt-keys.json`. */
-export const jwtKeysFileOf = ({ accessTokens, dataDir }: Pick<Config, "accessTokens" | "dataDir">): Promise<string> =>
-  Promise.resolve(accessTokens.keysFile ?? join(dataDir, "jwt-keys.json"));
+/** A new Ed25519 key with a private part (RFC 8037), as a JWKS has it. */
+export const makeJwk = () => {
+  const { crv, d, x } = generateKeyPairSync("ed25519").privateKey.export({ format: "jwk" });
+  return { kty: "OKP", crv, x, d, kid: randomUUID(), alg: "EdDSA", use: "sig" };
+};
+
+/** The key file of the configuration, or outside production `DATA_DIR/jwt-keys.json`, made where there is none. */
+export const jwtKeysFileOf = async (
+  { accessTokens, dataDir }: Pick<Config, "accessTokens" | "dataDir">,
+  log: Log,
+): Promise<string> => {
+  if (accessTokens.keysFile !== undefined) return accessTokens.keysFile;
+  const file = join(dataDir, "jwt-keys.json");
+  const made = await makeOnce(file, `${JSON.stringify({ keys: [makeJwk()] }, undefined, 2)}\n`);
+  if (made) log.warn({ file }, "JWT_KEYS_FILE is not set: made one for development");
+  return file;
+};

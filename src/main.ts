@@ -55,7 +55,7 @@ const stopOnSignal = (log: Log, stop: () => Promise<void>) => {
 await runCommand(async (config) => {
   const log = createLog(config.logLevel);
   const peppers = await peppersOf(config, log);
-  const jwtKeysFile = await jwtKeysFileOf(config);
+  const jwtKeysFile = await jwtKeysFileOf(config, log);
   const embedded = config.database.url ? undefined : await prepareEmbeddedDatabase(config, peppers, log);
   const databaseUrl = config.database.url ?? embedded?.url ?? "";
   try {

@@ -1,4 +1,10 @@
+import { randomBytes } from "node:crypto";
 import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { sql } from "slonik";
+import { v7 as uuidv7 } from "uuid";
+import { z } from "zod";
+import { recordEvent } from "../audit/record.ts";
 import type { Config } from "../config.ts";
 import type { Tx } from "../db/transact.ts";
 import type { TokenPairSchema } from "../gen/auth/v1/auth_pb.ts";
@@ -6,6 +12,8 @@ import type { Macs } from "../macs.ts";
 import type { Call } from "../rpc/call.ts";
 import type { AccessTokens } from "./access-tokens.ts";
 import type { Client } from "./clients.ts";
+import { networkTag } from "./login-networks.ts";
+import { type RefreshSubject, newestRefreshToken } from "./refresh-tokens.ts";
 
 /** A proven sign-in. */
 export interface SignIn {
@@ -48,10 +56,131 @@ export interface EndOfSessions {
   readonly reason: "deactivated" | "erased" | "password" | "revoked" | "contact_proven";
 }
 
-/** Ends live sessions of a user whose row the caller has locked; answers how many there were. */
-export const endSessions = (_tx: Tx, _end: EndOfSessions): Promise<number> => Promise.reject(new Error("not built"));
+/** Why one session ended. */
+type EndReason = "logged_out" | "revoked" | "reused";
 
-export const createSessions = (_options: SessionsOptions): Sessions => ({
-  open: () => Promise.reject(new Error("not built")),
-  tokens: () => Promise.reject(new Error("not built")),
+const sessionIdRow = z.object({ session_id: z.string() });
+
+interface NewSession {
+  readonly sessionId: string;
+  readonly seed: Buffer;
+  readonly tokenHash: string;
+  readonly networkHash: string | null;
+}
+
+// How many sessions beyond the bound one login ends, and how many that have expired it looks past to find them.
+const END_MAX = 100;
+const EXPIRED_MAX = 1_000;
+
+/**
+ * One round trip for all that a login writes: the session, its network at most once a day, and the end of the oldest
+ * sessions beyond the bound. What another login has locked, that one ends.
+ */
+const insertSession = (session: NewSession, { tenantId, userId, client }: SignIn, config: Config["sessions"]) =>
+  sql.type(z.object({ expiry_utc: z.number(), now_utc: z.number(), ended_ids: z.array(z.string()) }))`
+  WITH network AS (
+    INSERT INTO login_networks (tenant_id, user_id, network_hash)
+    SELECT ${tenantId}::uuid, ${userId}::uuid, ${session.networkHash}::text
+    WHERE ${session.networkHash}::text IS NOT NULL AND NOT EXISTS (
+      SELECT FROM login_networks n
+      WHERE n.user_id = ${userId}::uuid AND n.network_hash = ${session.networkHash}::text
+        AND n.last_login_utc > now() - interval '1 day'
+    )
+    ON CONFLICT (user_id, network_hash) DO UPDATE SET last_login_utc = now()
+  ), newest AS (
+    SELECT x.session_id, x.expiry_utc FROM refresh_sessions x
+    WHERE x.user_id = ${userId}::uuid AND x.revoked_utc IS NULL
+    ORDER BY x.session_id DESC LIMIT ${config.perUserMax + EXPIRED_MAX}
+  ), ended AS (
+    UPDATE refresh_sessions SET revoked_utc = clock_timestamp(), end_reason_code = 'superseded'
+    WHERE session_id IN (
+      SELECT y.session_id FROM refresh_sessions y
+      WHERE y.revoked_utc IS NULL AND y.session_id IN (
+        SELECT n.session_id FROM newest n WHERE n.expiry_utc > now()
+        ORDER BY n.session_id DESC OFFSET ${config.perUserMax - 1} LIMIT ${END_MAX}
+      )
+      FOR NO KEY UPDATE SKIP LOCKED
+    )
+    RETURNING session_id
+  )
+  INSERT INTO refresh_sessions (session_id, user_id, tenant_id, refresh_token_hash_text, client_user_agent_text,
+    client_ip_text, refresh_seed, expiry_utc, hard_expiry_utc)
+  VALUES (${session.sessionId}::uuid, ${userId}::uuid, ${tenantId}::uuid, ${session.tokenHash}, ${client.userAgent},
+    ${client.ip}, ${sql.binary(session.seed)}, now() + ${config.idleTtlMs}::float8 * interval '1 millisecond',
+    now() + ${config.maxTtlMs}::float8 * interval '1 millisecond')
+  RETURNING expiry_utc, now() AS now_utc, ARRAY(SELECT e.session_id FROM ended e) AS ended_ids`;
+
+const updateEnded = (sessionId: string, reason: EndReason) => sql.type(sessionIdRow)`
+  UPDATE refresh_sessions SET revoked_utc = clock_timestamp(), end_reason_code = ${reason}
+  WHERE session_id = ${sessionId}::uuid
+  RETURNING session_id`;
+
+const updateAllEnded = ({ tenantId, userId, exceptSessionId = "", reason }: EndOfSessions) => sql.type(sessionIdRow)`
+  UPDATE refresh_sessions SET revoked_utc = clock_timestamp(), end_reason_code = ${reason}
+  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND revoked_utc IS NULL AND expiry_utc > now()
+    AND session_id IS DISTINCT FROM nullif(${exceptSessionId}, '')::uuid
+  RETURNING session_id`;
+
+/** Ends live sessions of a user whose row the caller has locked; answers how many there were. */
+export const endSessions = async (tx: Tx, end: EndOfSessions): Promise<number> =>
+  (await tx.any(updateAllEnded(end))).length;
+
+/** Ends a live session whose row the caller has locked, and records it. */
+export const endSession = async (
+  tx: Tx,
+  call: Call,
+  session: { readonly tenantId: string; readonly userId: string; readonly sessionId: string },
+  reason: EndReason,
+): Promise<void> => {
+  await tx.one(updateEnded(session.sessionId, reason));
+  await recordEvent(tx, call, {
+    action: reason === "reused" ? "auth.session.reuse" : "auth.session.revoke",
+    tenantId: session.tenantId,
+    entityKind: "session",
+    entityId: session.sessionId,
+    payload: { user_id: session.userId },
+  });
+};
+
+export const createSessions = ({ macs, accessTokens, config }: SessionsOptions): Sessions => ({
+  async open(tx, call, signIn) {
+    const { tenantId, userId, client, method } = signIn;
+    const subject: RefreshSubject = { sessionId: uuidv7(), seed: randomBytes(32) };
+    const refreshToken = newestRefreshToken(macs, subject, 0);
+    const session = {
+      ...subject,
+      tokenHash: macs.tag("refresh-token", refreshToken),
+      networkHash: client.network === undefined ? null : networkTag(macs, tenantId, client.network),
+    };
+    const row = await tx.one(insertSession(session, signIn, config));
+    await recordEvent(tx, call, {
+      action: "auth.session.create",
+      tenantId,
+      entityKind: "session",
+      entityId: session.sessionId,
+      payload: {
+        method,
+        user_id: userId,
+        ...(row.ended_ids.length > 0 && { ended_session_ids: row.ended_ids }),
+      },
+    });
+    return {
+      sessionId: session.sessionId,
+      userId,
+      tenantId,
+      refreshToken,
+      refreshExpiryMs: row.expiry_utc,
+      nowMs: row.now_utc,
+    };
+  },
+  async tokens(session) {
+    const { token, expireTimeMs } = await accessTokens.sign(session, session.nowMs);
+    return {
+      accessToken: token,
+      accessExpireTime: timestampFromMs(expireTimeMs),
+      refreshToken: session.refreshToken,
+      refreshExpireTime: timestampFromMs(session.refreshExpiryMs),
+      sessionId: session.sessionId,
+    };
+  },
 });

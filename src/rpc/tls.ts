@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import type { SecureServerOptions } from "node:http2";
 import type { SecureContextOptions } from "node:tls";
 import { ServerCredentials } from "@grpc/grpc-js";
+import { startPolling } from "../polling.ts";
 import {
   checkCertificates,
   readCertificates,
@@ -83,18 +84,7 @@ export async function watchCertificates(
     }
   };
 
-  // One poll after the other, so that an older reading is never applied over a newer one.
-  let running = Promise.resolve();
-  const reload = () => (running = running.then(poll));
-
-  // Content is polled, not watched: a mounted secret is a symlink that is swapped, which ends a watch on the file. The
-  // next poll is set when one has ended, so that a hanging disk gathers none.
-  let timer: NodeJS.Timeout | undefined;
-  let closed = false;
-  const schedule = () => {
-    if (!closed) timer = setTimeout(() => void reload().then(schedule), pollMs).unref();
-  };
-  schedule();
+  const polling = startPolling(poll, pollMs);
 
   return {
     grpcCredentials() {
@@ -107,10 +97,7 @@ export async function watchCertificates(
       listeners.add(listener);
       return () => listeners.delete(listener);
     },
-    reload,
-    close() {
-      closed = true;
-      clearTimeout(timer);
-    },
+    reload: polling.now,
+    close: polling.stop,
   };
 }

@@ -1,15 +1,20 @@
-import { mkdtemp } from "node:fs/promises";
+import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { TestProject } from "vitest/node";
 import { migrate } from "../../src/commands/migrate.ts";
+import { parseConfig } from "../../src/config.ts";
 import { startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
+import { jwtKeysFileOf } from "../../src/dev-keys.ts";
+import { createLog } from "../../src/log.ts";
 import { TEMPLATE, administer, databaseUrl } from "./admin.ts";
 
 declare module "vitest" {
   export interface ProvidedContext {
     /** The superuser's URL of the run's one PostgreSQL. */
     postgresUrl: string;
+    /** The JWKS file of the run's servers. */
+    jwtKeysFile: string;
   }
 }
 
@@ -24,6 +29,11 @@ export default async ({ provide }: TestProject) => {
     await postgres.stop();
     throw error;
   }
+  const keysDir = await mkdtemp(join(tmpdir(), "auth-service-keys-"));
   provide("postgresUrl", postgres.url);
-  return () => postgres.stop();
+  provide("jwtKeysFile", await jwtKeysFileOf(parseConfig({ DATA_DIR: keysDir }), createLog("silent")));
+  return async () => {
+    await postgres.stop();
+    await rm(keysDir, { recursive: true });
+  };
 };

@@ -1,3 +1,4 @@
+import { inject } from "vitest";
 import { parseConfig } from "../../src/config.ts";
 import { type Log, createLog } from "../../src/log.ts";
 import { type RunningServer, startServer } from "../../src/server.ts";
@@ -13,7 +14,7 @@ export const serve = (
     config: { ...parsed, http: { ...parsed.http, enabled: true, host: "127.0.0.1", port: 0 } },
     databaseUrl,
     peppers: [{ version: 1, key: Buffer.alloc(32, 7) }],
-    jwtKeysFile: "",
+    jwtKeysFile: inject("jwtKeysFile"),
     log,
   });
 };

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
-import { onTestFinished } from "vitest";
+import { inject, onTestFinished } from "vitest";
 import { parseConfig } from "../../src/config.ts";
 import { openDatabase } from "../../src/db/pool.ts";
 import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
@@ -53,6 +53,7 @@ export const startProcess = async (
       PATH: process.env["PATH"],
       NODE_ENV: "test",
       DATABASE_URL: databaseUrl,
+      JWT_KEYS_FILE: inject("jwtKeysFile"),
       SECRET_PEPPERS: `1:${PEPPER.toString("base64")}`,
       GRPC_HOST: "127.0.0.1",
       GRPC_PORT: "0",

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { type Client, type Interceptor as ClientInterceptor, createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { type DatabasePool, createPool } from "slonik";
-import { afterAll } from "vitest";
+import { afterAll, inject } from "vitest";
 import { type Config, parseConfig } from "../../src/config.ts";
 import { openDatabase } from "../../src/db/pool.ts";
 import { AuthService } from "../../src/gen/auth/v1/auth_pb.ts";
@@ -10,7 +10,6 @@ import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import { type Log, createLog } from "../../src/log.ts";
 import { type RunningServer, startServer } from "../../src/server.ts";
-import { jwtKeysFileOf } from "../../src/dev-keys.ts";
 import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
 import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
 import { createMacs } from "../../src/macs.ts";
@@ -59,7 +58,10 @@ export interface StartOptions {
   readonly httpPort?: number;
 }
 
-const PEPPERS = [{ version: 1, key: Buffer.alloc(32, 7) }];
+export const PEPPERS = [{ version: 1, key: Buffer.alloc(32, 7) }];
+
+/** The JWKS file of a test's server. */
+export const jwtKeysFile = ({ accessTokens }: Config): string => accessTokens.keysFile ?? inject("jwtKeysFile");
 
 const withHeaders =
   (headers: Readonly<Record<string, string>>): ClientInterceptor =>
@@ -123,7 +125,7 @@ export const launchService = async (transport: TransportName, options: StartOpti
     config,
     databaseUrl: database.url,
     peppers: PEPPERS,
-    jwtKeysFile: await jwtKeysFileOf(config),
+    jwtKeysFile: jwtKeysFile(config),
     log,
     interceptors: [statementSchemas],
   });

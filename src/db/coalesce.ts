@@ -1,0 +1,86 @@
+import type { Waiting } from "../rpc/call.ts";
+
+export interface CoalescerOptions {
+  /** How many loads may be under way at once. */
+  readonly underWayMax?: number;
+  /** How many keys one load may have. */
+  readonly batchMax?: number;
+}
+
+/** Asks for one key's value, together with whoever else waits. */
+export type Coalescer<Key, Value> = (waiting: Waiting, key: Key) => Promise<Value>;
+
+interface Waiter<Key, Value> {
+  readonly key: Key;
+  readonly resolve: (value: Value) => void;
+  readonly reject: (reason: unknown) => void;
+}
+
+/**
+ * Gathers what is asked for while loads are under way, and sends it as one load. There is no timer: who comes alone leaves
+ * at once, and nobody joins a load that has been sent, so that no answer is older than its question.
+ *
+ * Who gives up ends his own wait alone. An error of a load is that of everybody in it.
+ * @param load answers with one value for each key, in their order; it runs by limits of its own, since it serves many.
+ */
+export const createCoalescer = <Key, Value>(
+  load: (keys: readonly Key[]) => Promise<readonly Value[]>,
+  { underWayMax = 2, batchMax = 256 }: CoalescerOptions = {},
+): Coalescer<Key, Value> => {
+  // A set, so that one who gives up leaves it at once however many wait; it keeps the order of their coming.
+  const gathered = new Set<Waiter<Key, Value>>();
+  let underWay = 0;
+
+  const take = () => {
+    const batch: Waiter<Key, Value>[] = [];
+    for (const waiter of gathered) {
+      batch.push(waiter);
+      gathered.delete(waiter);
+      if (batch.length === batchMax) break;
+    }
+    return batch;
+  };
+
+  const send = async (batch: readonly Waiter<Key, Value>[]) => {
+    try {
+      const values = await load(batch.map(({ key }) => key));
+      if (values.length !== batch.length) throw new Error("a load answered with another number of values");
+      for (const [index, { resolve }] of batch.entries()) resolve(values[index] as Value);
+    } catch (error) {
+      for (const { reject } of batch) reject(error);
+    }
+  };
+
+  const sendNext = () => {
+    if (underWay >= underWayMax || gathered.size === 0) return;
+    underWay++;
+    void send(take()).finally(() => {
+      underWay--;
+      sendNext();
+    });
+  };
+
+  return ({ signal }, key) =>
+    new Promise<Value>((resolve, reject) => {
+      signal.throwIfAborted();
+      const giveUp = () => {
+        gathered.delete(waiter);
+        reject(signal.reason as Error);
+      };
+      const stay = () => signal.removeEventListener("abort", giveUp);
+      const waiter: Waiter<Key, Value> = {
+        key,
+        resolve(value) {
+          stay();
+          resolve(value);
+        },
+        reject(reason) {
+          stay();
+          reject(reason as Error);
+        },
+      };
+      signal.addEventListener("abort", giveUp, { once: true });
+      gathered.add(waiter);
+      sendNext();
+    });
+};
