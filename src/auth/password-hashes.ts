@@ -1,7 +1,7 @@
 import { pbkdf2Sync, scryptSync, timingSafeEqual } from "node:crypto";
 import { type Algorithm, type Version, hashRawSync } from "@node-rs/argon2";
 import { decodeBase64, hashSync as bcryptSync } from "bcryptjs";
-import { normalPassword } from "./password-rules.ts";
+import { normalPassword } from "./normal-passwords.ts";
 
 /** What an argon2id hash costs (RFC 9106, 3.1). */
 export interface HashParameters {

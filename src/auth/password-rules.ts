@@ -1,11 +1,9 @@
 import { Refusal, invalid } from "../rpc/refusal.ts";
+import { normalPassword } from "./normal-passwords.ts";
 
 /** In characters (code points) after NFKC. */
 const LENGTH_MIN = 10;
 const LENGTH_MAX = 256;
-
-/** A password as it is hashed and compared (NIST SP 800-63B-4, 3.1.1.2): one text, however a keyboard composes it. */
-export const normalPassword = (password: string): string => password.normalize("NFKC");
 
 // Upper case first, which brings together what lower case alone keeps apart, such as ß and SS.
 const folded = (text: string) => normalPassword(text).toUpperCase().toLowerCase();

@@ -1,5 +1,10 @@
 import type { Config } from "../config.ts";
+import { TIMER_MAX_MS } from "../config-values.ts";
+import { createGate } from "../db/gate.ts";
 import type { Waiting } from "../rpc/call.ts";
+import { refusal } from "../rpc/refusal.ts";
+import type { HashParameters } from "./password-hashes.ts";
+import type { PasswordJob } from "./password-worker.ts";
 
 /** What a password is compared with. */
 export interface Verdict {
@@ -17,8 +22,52 @@ export interface Passwords {
   close(): Promise<void>;
 }
 
-export const createPasswords = (_config: Config["passwords"]): Passwords => ({
-  hash: () => Promise.reject(new Error("not built")),
-  verify: () => Promise.reject(new Error("not built")),
-  close: () => Promise.resolve(),
-});
+// On Linux a thread has its own priority: hashing takes the processor time that nothing else wants.
+const NICE = 10;
+// A thread and its memory are given back when no password has come for a while.
+const IDLE_MS = 30_000;
+
+/** @param onBroken told once when a thread could not start: the pool then answers whoever waits for it, and nobody else. */
+const startPool = async (config: Config["passwords"], onBroken: () => void) => {
+  // Imported when the first password comes: it is 8 MB of a process that may never see one.
+  const { Piscina } = await import("piscina");
+  const { memoryKib, passes, parallelism } = config;
+  const pool = new Piscina<PasswordJob, unknown>({
+    filename: new URL("./password-worker.ts", import.meta.url).href,
+    minThreads: 0,
+    maxThreads: config.threads,
+    idleTimeout: IDLE_MS,
+    niceIncrement: NICE,
+    workerData: { memoryKib, passes, parallelism } satisfies HashParameters,
+  });
+  pool.on("error", () => {
+    onBroken();
+    void pool.destroy();
+  });
+  return pool;
+};
+
+export const createPasswords = (config: Config["passwords"]): Passwords => {
+  // Before Piscina, whose own queue forgets its bound, and whose threads die with the job, where jobs can be cancelled.
+  const gate = createGate({ size: config.threads, queueMax: config.queueMax, waitMs: TIMER_MAX_MS });
+  let pool: ReturnType<typeof startPool> | undefined;
+  let closed = false;
+
+  const run = async (waiting: Waiting, job: PasswordJob): Promise<unknown> => {
+    waiting.signal.throwIfAborted();
+    return await gate.enter(async () => {
+      if (closed) throw refusal("OVERLOADED");
+      pool ??= startPool(config, () => (pool = undefined));
+      return (await pool).run(job);
+    }, waiting.signal);
+  };
+
+  return {
+    hash: (waiting, password) => run(waiting, { kind: "hash", password }) as Promise<string>,
+    verify: (waiting, password, hash) => run(waiting, { kind: "verify", password, hash }) as Promise<Verdict>,
+    async close() {
+      closed = true;
+      await (await pool)?.destroy();
+    },
+  };
+};

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { checkNewPassword, normalPassword } from "../../src/auth/password-rules.ts";
+import { normalPassword } from "../../src/auth/normal-passwords.ts";
+import { checkNewPassword } from "../../src/auth/password-rules.ts";
 import { Refusal } from "../../src/rpc/refusal.ts";
 
 const OWN = ["ann.lovelace@example.com", "+14155552671", "Ann Straße"];
