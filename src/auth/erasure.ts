@@ -1,0 +1,152 @@
+import { type CommonQueryMethods, sql } from "slonik";
+import { z } from "zod";
+import { recordEvent } from "../audit/record.ts";
+import { type Tx, transact } from "../db/transact.ts";
+import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import type { AuthParts } from "./parts.ts";
+import { endSessions } from "./sessions.ts";
+import { type UserRow, lockUser, userEvent, userMessage, userNotFound, userRow } from "./users.ts";
+
+// One statement of this many rows stays far below a statement's time limit, however much a user has.
+const BATCH = 5_000;
+
+const countRow = z.object({ count: z.bigint() });
+
+const clearSessionClients = (tenantId: string, userId: string) => sql.type(countRow)`
+  WITH cleared AS (
+    UPDATE refresh_sessions SET client_user_agent_text = NULL, client_ip_text = NULL
+    WHERE session_id IN (
+      SELECT s.session_id FROM refresh_sessions s
+      WHERE s.tenant_id = ${tenantId}::uuid AND s.user_id = ${userId}::uuid
+        AND (s.client_user_agent_text IS NOT NULL OR s.client_ip_text IS NOT NULL)
+      LIMIT ${BATCH}
+    )
+    RETURNING 1
+  )
+  SELECT count(*) AS count FROM cleared`;
+
+// The time of the statement, which is after the lock: what began while the transaction waited has begun. An end comes
+// after the start, so that of one that begins at this very microsecond is the next.
+const endAssignments = (tenantId: string, userId: string) => sql.type(countRow)`
+  WITH ended AS (
+    UPDATE org_assignments SET
+      end_utc = CASE WHEN start_utc > statement_timestamp() THEN end_utc
+        ELSE greatest(statement_timestamp(), start_utc + interval '1 microsecond') END,
+      cancelled_utc = CASE WHEN start_utc > statement_timestamp() THEN statement_timestamp() END
+    WHERE assignment_id IN (
+      SELECT a.assignment_id FROM org_assignments a
+      WHERE a.tenant_id = ${tenantId}::uuid AND a.user_id = ${userId}::uuid AND a.cancelled_utc IS NULL
+        AND (a.end_utc IS NULL OR a.end_utc > statement_timestamp() + interval '1 microsecond')
+      LIMIT ${BATCH}
+    )
+    RETURNING 1
+  )
+  SELECT count(*) AS count FROM ended`;
+
+const endGrants = (tenantId: string, userId: string) => sql.type(countRow)`
+  WITH ended AS (
+    UPDATE visibility_grants SET
+      end_utc = CASE WHEN start_utc > statement_timestamp() THEN end_utc
+        ELSE greatest(statement_timestamp(), start_utc + interval '1 microsecond') END,
+      cancelled_utc = CASE WHEN start_utc > statement_timestamp() THEN statement_timestamp() END
+    WHERE grant_id IN (
+      SELECT g.grant_id FROM visibility_grants g
+      WHERE g.tenant_id = ${tenantId}::uuid AND g.user_id = ${userId}::uuid AND g.cancelled_utc IS NULL
+        AND (g.end_utc IS NULL OR g.end_utc > statement_timestamp() + interval '1 microsecond')
+      LIMIT ${BATCH}
+    )
+    RETURNING 1
+  )
+  SELECT count(*) AS count FROM ended`;
+
+/** Those to the user's contacts, and those that it accepted, perhaps under a former contact. Open ones end. */
+const clearInvitations = ({ tenant_id, user_id, email_addr, phone_e164 }: UserRow) => sql.type(countRow)`
+  WITH cleared AS (
+    UPDATE invitations SET email_addr = NULL, phone_e164 = NULL,
+      revoked_utc = CASE WHEN accepted_utc IS NULL AND revoked_utc IS NULL AND expiry_utc > now() THEN now()
+        ELSE revoked_utc END
+    WHERE invite_id IN (
+      SELECT i.invite_id FROM invitations i WHERE i.tenant_id = ${tenant_id}::uuid AND i.email_addr = ${email_addr}::text
+      UNION
+      SELECT i.invite_id FROM invitations i WHERE i.tenant_id = ${tenant_id}::uuid AND i.phone_e164 = ${phone_e164}::text
+      UNION
+      SELECT i.invite_id FROM invitations i
+      WHERE i.tenant_id = ${tenant_id}::uuid AND i.accepted_user_id = ${user_id}::uuid
+        AND (i.email_addr IS NOT NULL OR i.phone_e164 IS NOT NULL)
+      LIMIT ${BATCH}
+    )
+    RETURNING 1
+  )
+  SELECT count(*) AS count FROM cleared`;
+
+/** Also those that were asked for by its contacts while they were nobody's. */
+const deleteCodes = ({ tenant_id, user_id, email_addr, phone_e164 }: UserRow) => sql.type(countRow)`
+  WITH deleted AS (
+    DELETE FROM otp_codes WHERE otp_id IN (
+      SELECT c.otp_id FROM otp_codes c WHERE c.tenant_id = ${tenant_id}::uuid AND c.user_id = ${user_id}::uuid
+      UNION
+      SELECT c.otp_id FROM otp_codes c
+      WHERE c.tenant_id = ${tenant_id}::uuid AND c.destination_text IN (${email_addr}::text, ${phone_e164}::text)
+      LIMIT ${BATCH}
+    )
+    RETURNING 1
+  )
+  SELECT count(*) AS count FROM deleted`;
+
+const deleteNetworks = (tenantId: string, userId: string) => sql.type(countRow)`
+  WITH deleted AS (
+    DELETE FROM login_networks WHERE user_id = ${userId}::uuid AND network_hash IN (
+      SELECT n.network_hash FROM login_networks n
+      WHERE n.tenant_id = ${tenantId}::uuid AND n.user_id = ${userId}::uuid
+      LIMIT ${BATCH}
+    )
+    RETURNING 1
+  )
+  SELECT count(*) AS count FROM deleted`;
+
+const deleteIdentities = (userId: string) => sql.type(z.object({ ident_id: z.string() }))`
+  DELETE FROM user_identities WHERE user_id = ${userId}::uuid RETURNING ident_id`;
+
+const eraseUser = (tenantId: string, userId: string) => sql.type(userRow)`
+  UPDATE users SET email_addr = NULL, phone_e164 = NULL, display_label = NULL, email_verified_utc = NULL,
+    phone_verified_utc = NULL, user_state_code = 'inactive', erased_utc = clock_timestamp(),
+    updated_utc = clock_timestamp()
+  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid
+  RETURNING user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code, email_verified_utc,
+    phone_verified_utc, erased_utc, created_utc, updated_utc`;
+
+const inBatches = async (db: CommonQueryMethods, statement: ReturnType<typeof endGrants>): Promise<void> => {
+  for (;;) {
+    if ((await db.oneFirst(statement)) < BATCH) return;
+  }
+};
+
+/** Takes all that is personal from a locked user, and all that it may do. What is left names it by its id alone. */
+const erase = async (tx: Tx, before: UserRow): Promise<UserRow> => {
+  const { tenant_id: tenantId, user_id: userId } = before;
+  await endSessions(tx, { tenantId, userId, reason: "erased" });
+  await inBatches(tx, clearSessionClients(tenantId, userId));
+  await inBatches(tx, deleteCodes(before));
+  await inBatches(tx, deleteNetworks(tenantId, userId));
+  await tx.any(deleteIdentities(userId));
+  await inBatches(tx, endAssignments(tenantId, userId));
+  await inBatches(tx, endGrants(tenantId, userId));
+  await inBatches(tx, clearInvitations(before));
+  return tx.one(eraseUser(tenantId, userId));
+};
+
+export const erasureHandlers = ({ db }: AuthParts) =>
+  ({
+    async eraseUser({ tenantId, userId }, call) {
+      const row = await transact(db, call, async (tx) => {
+        const before = await tx.maybeOne(lockUser(tenantId, userId));
+        if (!before) return userNotFound(userId);
+        if (before.erased_utc !== null) return before;
+        const erased = await erase(tx, before);
+        await recordEvent(tx, call, userEvent("auth.user.erase", tenantId, userId));
+        return erased;
+      });
+      return { user: userMessage(row) };
+    },
+  }) satisfies Partial<Handlers<typeof AuthService>>;
