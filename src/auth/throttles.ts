@@ -3,6 +3,7 @@ import type { Database } from "../db/pool.ts";
 import type { Macs } from "../macs.ts";
 import type { Waiting } from "../rpc/call.ts";
 import type { Client } from "./clients.ts";
+import { type Bucket, countInBuckets } from "./throttle-buckets.ts";
 
 /** A try at something that may be guessed or flooded. */
 export interface Try {
@@ -15,12 +16,27 @@ export interface Try {
   readonly networkIsKnown: boolean;
 }
 
+/** How often something may be done at all. No matter of failures, it stands where throttles are off too. */
+export interface Limit {
+  /** What is limited, in the try's tenant. */
+  readonly subject: readonly string[];
+  readonly max: number;
+  /** Milliseconds. 0 is no limit. */
+  readonly windowMs: number;
+}
+
 export interface Throttles {
   /**
    * Counts a try before its work, apart from the work's transaction. Who succeeds gives it back by what this answers with.
    * @throws RATE_LIMITED with RetryInfo; such a try counts no further.
    */
   count(waiting: Waiting, attempt: Try): Promise<() => Promise<void>>;
+  /**
+   * Counts a try that has limits of its own, and which nobody gives back.
+   * @returns milliseconds until the limits take another.
+   * @throws RATE_LIMITED as above
+   */
+  countWithin(waiting: Waiting, attempt: Try, limits: readonly Limit[]): Promise<number>;
 }
 
 export interface ThrottlesOptions {
@@ -29,6 +45,53 @@ export interface ThrottlesOptions {
   readonly config: Config["throttles"];
 }
 
-export const createThrottles = (_options: ThrottlesOptions): Throttles => ({
-  count: () => Promise.resolve(() => Promise.resolve()),
-});
+const nothing = () => Promise.resolve();
+
+export const createThrottles = ({ db, macs, config }: ThrottlesOptions): Throttles => {
+  // By tenant, so that nobody fills a bucket of another one's users.
+  const keyOf = ({ act, tenantId }: Try, kind: string, subject: readonly string[]) =>
+    macs.tag("throttle", JSON.stringify([act, kind, tenantId.toLowerCase(), ...subject]));
+
+  const bucketsOf = (attempt: Try): readonly Bucket[] => {
+    if (!config.enabled) return [];
+    const { identifier, networkIsKnown } = attempt;
+    const { network } = attempt.client;
+    const bucket = (kind: string, subject: readonly string[], max: number, grows: boolean): Bucket => ({
+      key: keyOf(attempt, kind, subject),
+      max,
+      windowMs: config.windowMs,
+      grows,
+    });
+    const own =
+      identifier !== undefined && network !== undefined
+        ? [bucket("identifier-address", [identifier, network], config.identifierAddressMax, true)]
+        : [];
+    // Nothing that others do refuses a user where he logs in; and since most logins are such, most wait for no other.
+    if (networkIsKnown && own.length > 0) return own;
+    // What is filled from many networks refuses people who are in none of them: for no longer than a window.
+    return [
+      ...own,
+      ...(identifier === undefined ? [] : [bucket("identifier", [identifier], config.identifierMax, false)]),
+      ...(network === undefined ? [] : [bucket("address", [network], config.addressMax, true)]),
+      bucket("tenant", [], config.tenantMax, false),
+    ];
+  };
+
+  return {
+    async count(waiting, attempt) {
+      const buckets = bucketsOf(attempt);
+      if (buckets.length === 0) return nothing;
+      const { giveBack } = await countInBuckets(db, waiting, buckets);
+      return giveBack;
+    },
+    async countWithin(waiting, attempt, limits) {
+      const limiting = limits
+        .filter(({ windowMs }) => windowMs > 0)
+        .map(({ subject, max, windowMs }) => ({ key: keyOf(attempt, "limit", subject), max, windowMs, grows: false }));
+      const buckets = [...bucketsOf(attempt), ...limiting];
+      if (buckets.length === 0) return 0;
+      const { fullForMs } = await countInBuckets(db, waiting, buckets);
+      return Math.max(0, ...limiting.map(({ key }) => fullForMs(key)));
+    },
+  };
+};

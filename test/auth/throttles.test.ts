@@ -1,0 +1,303 @@
+import fc from "fast-check";
+import { type DatabasePool, createPool, sql } from "slonik";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { readClient } from "../../src/auth/clients.ts";
+import { type Throttles, type Try, createThrottles } from "../../src/auth/throttles.ts";
+import { type Config, parseConfig } from "../../src/config.ts";
+import { type Database, openDatabase } from "../../src/db/pool.ts";
+import { createLog } from "../../src/log.ts";
+import { createMacs } from "../../src/macs.ts";
+import { detached } from "../../src/rpc/call.ts";
+import { Refusal } from "../../src/rpc/refusal.ts";
+import { type TestDatabase, createDatabase } from "../support/database.ts";
+
+const MINUTE_MS = 60_000;
+const LOWERED = {
+  THROTTLE_IDENTIFIER_ADDRESS: "3",
+  THROTTLE_IDENTIFIER: "5",
+  THROTTLE_ADDRESS: "7",
+  THROTTLE_TENANT: "9",
+};
+
+let database: TestDatabase;
+let pool: DatabasePool;
+/** Two replicas: each has connections of its own. */
+let replicas: readonly Database[];
+
+beforeAll(async () => {
+  database = await createDatabase();
+  pool = await createPool(database.url);
+  const settings = parseConfig({ NODE_ENV: "test" }).database;
+  replicas = [1, 2].map(() => openDatabase({ url: database.url, settings, log: createLog("silent") }));
+});
+afterAll(async () => {
+  await Promise.all(replicas.map((db) => db.end()));
+  await pool.end();
+  await database.drop();
+});
+
+const macs = createMacs([{ version: 1, key: Buffer.alloc(32, 7) }]);
+const configOf = (env: Readonly<Record<string, string>>): Config["throttles"] =>
+  parseConfig({ NODE_ENV: "test", ...env }).throttles;
+
+const throttlesOf = (env: Readonly<Record<string, string>> = {}, replica = 0): Throttles =>
+  createThrottles({ db: replicas[replica]!, macs, config: configOf(env) });
+
+let tenants = 0;
+/** Each test has a tenant of its own: buckets are of a tenant. */
+const newTenant = () => `0190aaaa-0000-7000-8000-${String(++tenants).padStart(12, "0")}`;
+
+const tryOf = (tenantId: string, identifier?: string, ip?: string, known = false): Try => ({
+  act: "login",
+  tenantId,
+  identifier,
+  client: readClient(ip === undefined ? undefined : { $typeName: "auth.v1.ClientInfo", ip }),
+  networkIsKnown: known,
+});
+
+/** Milliseconds until a retry, or undefined where the try was counted. */
+const count = async (throttles: Throttles, attempt: Try): Promise<number | undefined> => {
+  try {
+    await throttles.count(detached(), attempt);
+    return undefined;
+  } catch (error) {
+    if (error instanceof Refusal && error.reason === "RATE_LIMITED") return error.retryAfterMs;
+    throw error;
+  }
+};
+
+/** How many of so many tries, one after the other, are counted. */
+const countedOf = async (throttles: Throttles, tries: number, attempt: (n: number) => Try) => {
+  let counted = 0;
+  for (let n = 0; n < tries; n++) if ((await count(throttles, attempt(n))) === undefined) counted++;
+  return counted;
+};
+
+const selectHits = () => sql.unsafe`SELECT hit_count FROM throttles ORDER BY hit_count`;
+const hits = async () => (await pool.any(selectHits())).map((row) => (row as { hit_count: number }).hit_count);
+
+const passTime = (ms: number) =>
+  pool.query(
+    sql.unsafe`UPDATE throttles SET window_end_utc = window_end_utc - ${ms}::float8 * interval '1 millisecond'`,
+  );
+
+test("one identifier from one address has 10 tries in 10 minutes, from all 30, an address 100", async () => {
+  const throttles = throttlesOf();
+  const tenantId = newTenant();
+  expect(await countedOf(throttles, 12, () => tryOf(tenantId, "ann@example.com", "192.0.2.1"))).toBe(10);
+  expect(await countedOf(throttles, 30, (n) => tryOf(tenantId, "ann@example.com", `198.51.${n}.1`))).toBe(20);
+  expect(await countedOf(throttles, 105, (n) => tryOf(tenantId, `user${n}@example.com`, "203.0.113.1"))).toBe(100);
+});
+
+test("a tenant has 5,000 tries in 10 minutes", async () => {
+  const throttles = throttlesOf();
+  const tenantId = newTenant();
+  expect(await count(throttles, tryOf(tenantId))).toBeUndefined();
+  await pool.query(sql.unsafe`UPDATE throttles SET hit_count = 4999 WHERE hit_count = 1 AND window_end_utc = (
+    SELECT max(window_end_utc) FROM throttles)`);
+  expect(await count(throttles, tryOf(tenantId))).toBeUndefined();
+  expect(await count(throttles, tryOf(tenantId))).toBeGreaterThan(9 * MINUTE_MS);
+  expect(await count(throttles, tryOf(newTenant()))).toBeUndefined();
+});
+
+test("a refused try counts in no bucket", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const tenantId = newTenant();
+  expect(await countedOf(throttles, 20, () => tryOf(tenantId, "ann@example.com", "192.0.2.1"))).toBe(3);
+  expect(await countedOf(throttles, 20, (n) => tryOf(tenantId, `user${n}@example.com`, "192.0.2.1"))).toBe(4);
+  expect(await countedOf(throttles, 20, (n) => tryOf(tenantId, `user${n}@example.com`, `198.51.${n}.1`))).toBe(2);
+});
+
+test.each([
+  ["an IPv4 address by its /24", "192.0.2.1", "192.0.2.254", "192.0.3.1"],
+  ["an IPv6 address by its /64", "2001:db8::1", "2001:db8::ffff:0:1", "2001:db8:0:1::1"],
+  ["an IPv4 address in IPv6 as IPv4", "::ffff:192.0.2.1", "192.0.2.9", "::ffff:192.0.4.1"],
+])("%s", async (_name, ip, neighbour, stranger) => {
+  const throttles = throttlesOf({ THROTTLE_ADDRESS: "2" });
+  const tenantId = newTenant();
+  expect(await countedOf(throttles, 3, (n) => tryOf(tenantId, `user${n}@example.com`, ip))).toBe(2);
+  expect(await count(throttles, tryOf(tenantId, "ann@example.com", neighbour))).toBeDefined();
+  expect(await count(throttles, tryOf(tenantId, "ann@example.com", stranger))).toBeUndefined();
+});
+
+test("without an address no address is counted, and the others are", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const tenantId = newTenant();
+  expect(await countedOf(throttles, 9, () => tryOf(tenantId, "ann@example.com"))).toBe(5);
+  expect(await countedOf(throttles, 9, (n) => tryOf(tenantId, `user${n}@example.com`))).toBe(4);
+});
+
+test("without an identifier the address and the tenant are counted", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const tenantId = newTenant();
+  expect(await countedOf(throttles, 9, () => tryOf(tenantId, undefined, "192.0.2.1"))).toBe(7);
+  expect(await countedOf(throttles, 9, (n) => tryOf(tenantId, undefined, `198.51.${n}.1`))).toBe(2);
+});
+
+test("nobody is locked out by others from a network that he logged in from", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const tenantId = newTenant();
+  expect(await countedOf(throttles, 20, (n) => tryOf(tenantId, "ann@example.com", `198.51.${n}.1`))).toBe(5);
+  expect(await countedOf(throttles, 20, (n) => tryOf(tenantId, `user${n}@example.com`, "192.0.2.1"))).toBe(4);
+  expect(await count(throttles, tryOf(tenantId, "bea@example.com", "203.0.113.1"))).toBeDefined();
+  const home = () => tryOf(tenantId, "ann@example.com", "192.0.2.1", true);
+  expect(await countedOf(throttles, 9, home)).toBe(3);
+});
+
+test("tries from a known network fill no bucket of others", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const tenantId = newTenant();
+  const home = (n: number) => tryOf(tenantId, `user${n % 20}@example.com`, "192.0.2.1", true);
+  expect(await countedOf(throttles, 80, home)).toBe(60);
+  expect(await countedOf(throttles, 20, (n) => tryOf(tenantId, "ann@example.com", `198.51.${n}.1`))).toBe(5);
+});
+
+test("acts, tenants and kinds of subject have buckets of their own, and a tenant's id has one form", async () => {
+  const throttles = throttlesOf({ THROTTLE_TENANT: "1" });
+  const tenantId = newTenant();
+  expect(await count(throttles, tryOf(tenantId))).toBeUndefined();
+  expect(await count(throttles, { ...tryOf(tenantId), act: "code" })).toBeUndefined();
+  expect(await count(throttles, { ...tryOf(tenantId), act: "code-request" })).toBeUndefined();
+  expect(await count(throttles, tryOf(tenantId.toUpperCase()))).toBeDefined();
+  expect(await count(throttles, tryOf(newTenant()))).toBeUndefined();
+});
+
+test("what is given back was never counted", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  for (let n = 0; n < 12; n++) await (await throttles.count(detached(), attempt))();
+  const giveBack = await throttles.count(detached(), attempt);
+  expect(await countedOf(throttles, 9, () => attempt)).toBe(2);
+  await giveBack();
+  expect(await countedOf(throttles, 9, () => attempt)).toBe(1);
+});
+
+test("what is given back late takes nothing from another window", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  const giveBack = await throttles.count(detached(), attempt);
+  await passTime(11 * MINUTE_MS);
+  expect(await countedOf(throttles, 3, () => attempt)).toBe(3);
+  await giveBack();
+  expect(await count(throttles, attempt)).toBeDefined();
+});
+
+test("a full bucket says when its window ends, and then takes as many again", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  expect(await countedOf(throttles, 3, () => attempt)).toBe(3);
+  await passTime(4 * MINUTE_MS);
+  const retryAfterMs = await count(throttles, attempt);
+  expect(retryAfterMs).toBeGreaterThan(5.9 * MINUTE_MS);
+  expect(retryAfterMs).toBeLessThanOrEqual(6 * MINUTE_MS);
+  await passTime(retryAfterMs!);
+  expect(await countedOf(throttles, 5, () => attempt)).toBe(3);
+});
+
+test("who fills a bucket in every window waits longer each time, and as short as at first after a quiet window", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  const waits: number[] = [];
+  const fill = async () => {
+    expect(await countedOf(throttles, 3, () => attempt)).toBe(3);
+    const wait = await count(throttles, attempt);
+    waits.push(Math.round(wait! / MINUTE_MS));
+    await passTime(wait!);
+  };
+  for (let n = 0; n < 5; n++) await fill();
+  await passTime(11 * MINUTE_MS);
+  await fill();
+  expect(waits).toEqual([10, 20, 40, 70, 70, 10]);
+});
+
+test("what is filled from many networks refuses for no longer than its window, however often", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const tenantId = newTenant();
+  for (let n = 0; n < 4; n++) {
+    expect(await countedOf(throttles, 5, (i) => tryOf(tenantId, "ann@example.com", `198.51.${i}.1`))).toBe(5);
+    const wait = await count(throttles, tryOf(tenantId, "ann@example.com", "192.0.2.1"));
+    expect(wait).toBeLessThanOrEqual(10 * MINUTE_MS);
+    await passTime(wait!);
+  }
+});
+
+test("of 60 tries at once over two replicas exactly as many are counted as the bucket takes", async () => {
+  const both = [throttlesOf(LOWERED, 0), throttlesOf(LOWERED, 1)] as const;
+  for (const known of [true, false]) {
+    const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1", known);
+    const waits = await Promise.all(Array.from({ length: 60 }, (_, n) => count(both[n % 2 === 0 ? 0 : 1], attempt)));
+    expect(waits.filter((wait) => wait === undefined)).toHaveLength(3);
+  }
+});
+
+test("tries at once on crossing buckets end without a deadlock, and none is counted by halves", async () => {
+  await pool.query(sql.unsafe`DELETE FROM throttles`);
+  const both = [throttlesOf({}, 0), throttlesOf({}, 1)] as const;
+  const tenantId = newTenant();
+  const attempts = Array.from({ length: 200 }, (_, n) =>
+    tryOf(tenantId, `user${n % 7}@example.com`, `198.51.${n % 5}.1`),
+  );
+  await Promise.all(
+    attempts.map(async (attempt, n) => {
+      const giveBack = await both[n % 2 === 0 ? 0 : 1].count(detached(), attempt);
+      if (n % 2 === 0) await giveBack();
+    }),
+  );
+  // 100 stay counted in four buckets each.
+  expect((await hits()).reduce((sum, one) => sum + one, 0)).toBe(400);
+});
+
+test("with THROTTLES=off nothing is counted but what has limits of its own", async () => {
+  await pool.query(sql.unsafe`DELETE FROM throttles`);
+  const throttles = throttlesOf({ ...LOWERED, THROTTLES: "off" });
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  expect(await countedOf(throttles, 20, () => attempt)).toBe(20);
+  expect(await hits()).toEqual([]);
+  const limits = [{ subject: ["ann@example.com"], max: 2, windowMs: MINUTE_MS }];
+  expect(await throttles.countWithin(detached(), attempt, limits)).toBe(0);
+  expect(await throttles.countWithin(detached(), attempt, limits)).toBeGreaterThan(MINUTE_MS - 10_000);
+  await expect(throttles.countWithin(detached(), attempt, limits)).rejects.toMatchObject({ reason: "RATE_LIMITED" });
+  expect(await throttles.countWithin(detached(), attempt, [{ ...limits[0]!, windowMs: 0 }])).toBe(0);
+});
+
+test("counters say nothing of whom they count", async () => {
+  const throttles = throttlesOf();
+  const tenantId = newTenant();
+  await count(throttles, tryOf(tenantId, "ann@example.com", "192.0.2.1"));
+  const rows = await pool.any(sql.unsafe`SELECT throttle_key_hash FROM throttles`);
+  for (const row of rows) expect(row).toEqual({ throttle_key_hash: expect.stringMatching(/^1:[\w-]{43}$/) });
+});
+
+test("counts, gifts back and passing time do as a model does", async () => {
+  const MAX = 3;
+  const step = fc.oneof(
+    { weight: 5, arbitrary: fc.constant("count" as const) },
+    { weight: 2, arbitrary: fc.constant("give back" as const) },
+    { weight: 1, arbitrary: fc.constant("next window" as const) },
+  );
+  const throttles = throttlesOf(LOWERED);
+  const run = async (steps: readonly ("count" | "give back" | "next window")[]) => {
+    const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1", true);
+    let model = 0;
+    let mine: (() => Promise<void>)[] = [];
+    for (const one of steps) {
+      if (one === "count") {
+        const refused = await throttles.count(detached(), attempt).then(
+          (giveBack) => void mine.push(giveBack),
+          (error: unknown) => error,
+        );
+        expect(refused === undefined).toBe(model < MAX);
+        if (model < MAX) model++;
+      } else if (one === "give back") {
+        const giveBack = mine.pop();
+        await giveBack?.();
+        if (giveBack) model--;
+      } else {
+        await passTime(200 * MINUTE_MS);
+        model = 0;
+        mine = [];
+      }
+    }
+  };
+  await fc.assert(fc.asyncProperty(fc.array(step, { maxLength: 15 }), run), { numRuns: 25 });
+});
