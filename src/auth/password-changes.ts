@@ -1,0 +1,91 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import { recordEvent } from "../audit/record.ts";
+import { type Tx, read, transact } from "../db/transact.ts";
+import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
+import type { Call } from "../rpc/call.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { Refusal, refusal } from "../rpc/refusal.ts";
+import { readClient } from "./clients.ts";
+import { insertPasswordIdentity, updatePasswordHash } from "./identities.ts";
+import type { AuthParts } from "./parts.ts";
+import { type NamedRow, originOf, provePassword, selectById } from "./password-proofs.ts";
+import { checkNewPassword } from "./password-rules.ts";
+import { endSessions } from "./sessions.ts";
+import { type UserRow, lockUser, selectUser, userEvent, userNotFound } from "./users.ts";
+
+const NEW = "new_password";
+
+const consumeResetCodes = (tenantId: string, userId: string) => sql.type(z.object({ otp_id: z.string() }))`
+  UPDATE otp_codes SET consumed_utc = now()
+  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND purpose_code = 'reset_password'
+    AND consumed_utc IS NULL AND expiry_utc > now()
+  RETURNING otp_id`;
+
+type Owner = Pick<UserRow, "email_addr" | "phone_e164" | "display_label">;
+
+const ownOf = (user: Owner) => [user.email_addr, user.phone_e164, user.display_label];
+
+interface Change {
+  readonly action: "auth.password.set" | "auth.password.change";
+  readonly keepSessionId?: string | undefined;
+}
+
+/** What follows from a new password, whoever set it: what was opened or could be opened without it ends. */
+const passwordChanged = async (tx: Tx, call: Call, user: UserRow, { action, keepSessionId }: Change) => {
+  const { tenant_id: tenantId, user_id: userId } = user;
+  await tx.any(consumeResetCodes(tenantId, userId));
+  await endSessions(tx, { tenantId, userId, exceptSessionId: keepSessionId, reason: "password" });
+  await recordEvent(tx, call, userEvent(action, tenantId, userId));
+};
+
+// A user with two contacts has its tries here counted under the first one; a login counts under the one that it names.
+const identifierOf = (userId: string, named: NamedRow | undefined) => {
+  if (named?.email_addr) return `email:${named.email_addr}`;
+  return named?.phone_e164 ? `phone:${named.phone_e164}` : `user:${userId.toLowerCase()}`;
+};
+
+const settable = (user: UserRow | null, userId: string) => {
+  if (!user) return userNotFound(userId);
+  return user.erased_utc === null ? user : refusal("USER_ERASED", { user_id: userId });
+};
+
+export const passwordChangeHandlers = (parts: AuthParts) => {
+  const { db, passwords } = parts;
+  return {
+    async setPassword({ tenantId, userId, newPassword }, call) {
+      const before = settable(
+        await read(db, call, (connection) => connection.maybeOne(selectUser(tenantId, userId))),
+        userId,
+      );
+      if (before instanceof Refusal) throw before;
+      const hash = await passwords.hash(call, await checkNewPassword(newPassword, NEW, ownOf(before)));
+      await transact(db, call, async (tx) => {
+        const user = settable(await tx.maybeOne(lockUser(tenantId, userId)), userId);
+        if (user instanceof Refusal) return user;
+        const updated = await tx.maybeOne(updatePasswordHash(user.user_id, hash));
+        if (!updated) await tx.one(insertPasswordIdentity(user.user_id, hash));
+        await passwordChanged(tx, call, user, { action: "auth.password.set" });
+        return undefined;
+      });
+      return {};
+    },
+
+    async changePassword({ tenantId, userId, currentPassword, newPassword, keepSessionId, client: info }, call) {
+      const client = readClient(info);
+      // First, so that a weak one says nothing of the present one; and without the user's contacts, which only who
+      // knows the present one may learn of.
+      await checkNewPassword(newPassword, NEW, []);
+      await provePassword(parts, call, {
+        tenantId,
+        client,
+        password: currentPassword,
+        select: selectById(tenantId, userId, originOf(parts, tenantId, client)),
+        identifier: (named) => identifierOf(userId, named),
+        replacement: async (named) => passwords.hash(call, await checkNewPassword(newPassword, NEW, ownOf(named))),
+        proven: (tx, user) => passwordChanged(tx, call, user, { action: "auth.password.change", keepSessionId }),
+      });
+      return {};
+    },
+  } satisfies Partial<Handlers<typeof AuthService>>;
+};
