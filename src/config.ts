@@ -245,7 +245,11 @@ const arrange = (env: Environment) => ({
     attemptMax: env.DELIVERY_ATTEMPT_MAX,
     timeoutMs: env.DELIVERY_TIMEOUT,
   },
-  purge: { intervalMs: env.PURGE_INTERVAL, sessionRetentionMs: env.SESSION_RETENTION },
+  purge: {
+    intervalMs: env.PURGE_INTERVAL,
+    sessionRetentionMs: env.SESSION_RETENTION,
+    knownNetworkMs: env.KNOWN_NETWORK_LIFE,
+  },
   shutdown: {
     delayMs: env.SHUTDOWN_DELAY ?? (env.NODE_ENV === "production" ? 5_000 : 0),
     graceMs: env.SHUTDOWN_GRACE,

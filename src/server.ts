@@ -177,7 +177,11 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const grpc = createGrpcServer(config, pipeline, methods);
   health.addTo(grpc);
   if (config.grpc.reflection) addReflection(grpc, services);
-  const sideRoutes = createSideRoutes(metrics, () => health.readiness() === "ready");
+  const sideRoutes = createSideRoutes({
+    metrics,
+    isReady: () => health.readiness() === "ready",
+    jwks: keys.jwks,
+  });
   const handler = createConnectHandler(pipeline, methods, config.messageMaxBytes, sideRoutes);
   const http = config.http.enabled ? createHttpServer({ config, handler, certificates }) : undefined;
 

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { SignJWT, compactVerify, decodeJwt, decodeProtectedHeader } from "jose";
 import { sql } from "slonik";
 import { z } from "zod";
@@ -6,7 +7,10 @@ import type { Config } from "../config.ts";
 import { createCoalescer } from "../db/coalesce.ts";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
+import { type AuthService, TokenReason } from "../gen/auth/v1/auth_pb.ts";
 import { type Waiting, detached } from "../rpc/call.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import type { AuthParts } from "./parts.ts";
 import { ALGORITHM, type SigningKeys } from "./signing-keys.ts";
 
 /** Whom an access token speaks for. */
@@ -146,3 +150,24 @@ export const createAccessTokens = ({ db, keys, config }: AccessTokensOptions): A
     },
   };
 };
+
+/** A token that this caller may not see: its session is unknown to it. */
+const isForeign = (verified: VerifiedAccess, own: string | undefined): boolean =>
+  own !== undefined && "tenantId" in verified && verified.tenantId !== own && verified.reason !== "EXPIRED";
+
+export const accessTokenHandlers = ({ accessTokens }: Pick<AuthParts, "accessTokens">) =>
+  ({
+    async verifyAccessToken({ accessToken }, call) {
+      const verified = await accessTokens.verify(call, accessToken);
+      if (isForeign(verified, call.caller.tenantId)) return { active: false, reason: TokenReason.SESSION_ENDED };
+      if (verified.reason !== "OK") return { active: false, reason: TokenReason[verified.reason] };
+      return {
+        active: true,
+        userId: verified.userId,
+        tenantId: verified.tenantId,
+        sessionId: verified.sessionId,
+        expireTime: timestampFromMs(verified.expireTimeMs),
+        reason: TokenReason.OK,
+      };
+    },
+  }) satisfies Partial<Handlers<typeof AuthService>>;

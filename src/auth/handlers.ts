@@ -1,7 +1,12 @@
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { identityHandlers } from "./identities.ts";
+import { accessTokenHandlers } from "./access-tokens.ts";
 import type { AuthParts } from "./parts.ts";
+
+import { refreshHandlers } from "./refresh.ts";
+import { sessionListHandlers } from "./session-lists.ts";
+import { signingKeyHandlers } from "./signing-keys.ts";
 
 const notBuilt = () => Promise.reject(new Error("not built"));
 
@@ -31,11 +36,8 @@ export const authHandlers = (parts: AuthParts): Handlers<typeof AuthService> => 
   verifyContact: notBuilt,
   resetPassword: notBuilt,
 
-  refreshSession: notBuilt,
-  logout: notBuilt,
-  listSessions: notBuilt,
-  revokeSession: notBuilt,
-  revokeAllSessions: notBuilt,
-  verifyAccessToken: notBuilt,
-  getJwks: notBuilt,
+  ...refreshHandlers(parts),
+  ...sessionListHandlers(parts),
+  ...accessTokenHandlers(parts),
+  ...signingKeyHandlers(parts),
 });

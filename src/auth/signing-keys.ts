@@ -4,8 +4,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { type CryptoKey, importJWK } from "jose";
 import { z } from "zod";
 import { ConfigError } from "../config.ts";
+import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Log } from "../log.ts";
 import { startPolling } from "../polling.ts";
+import type { Handlers } from "../rpc/methods.ts";
 
 /** The one algorithm of access tokens (RFC 8037). */
 export const ALGORITHM = "EdDSA";
@@ -17,7 +19,7 @@ const REREAD_MS = 100;
  * The keys of access tokens, as their file has them now: the first signs, all verify.
  *
  * A rotation that fails no token has three steps, each after every replica has read the former (JWT_KEYS_RELOAD_INTERVAL,
- * and as long as the platform takes to bring a changed secret to the file):
+ * and as long as the platform takes to bring a changed secret to the file) and caches of the JWKS have ended (60 s):
  * 1. The new key is put second, so that all replicas and all who fetch the JWKS know it before it signs.
  * 2. The new key is put first, the former second: it signs no more, and what it has signed still verifies.
  * 3. The former is taken out, ACCESS_TOKEN_TTL after the second step.
@@ -179,3 +181,8 @@ export const watchSigningKeys = async ({ file, pollMs, log }: SigningKeysOptions
     close: polling.stop,
   };
 };
+
+export const signingKeyHandlers = ({ keys }: { readonly keys: SigningKeys }) =>
+  ({
+    getJwks: () => Promise.resolve({ jwksJson: keys.jwks() }),
+  }) satisfies Partial<Handlers<typeof AuthService>>;

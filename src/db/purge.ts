@@ -1,4 +1,4 @@
-import { sql } from "slonik";
+import { type QuerySqlToken, sql } from "slonik";
 import { z } from "zod";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
@@ -43,7 +43,75 @@ const revokeMarkedBySecret = () => sql.type(z.object({ svc_session_id: z.string(
   )
   RETURNING x.svc_session_id`;
 
-const inBatches = async (db: Database, statement: () => ReturnType<typeof revokeMarkedByService>): Promise<number> => {
+const sessionIdRow = z.object({ session_id: z.string() });
+
+const deleteExpiredUserSessions = (retentionMs: number) => sql.type(sessionIdRow)`
+  DELETE FROM refresh_sessions x
+  WHERE x.session_id IN (
+    SELECT y.session_id FROM refresh_sessions y
+    WHERE y.expiry_utc < now() - ${retentionMs}::float8 * interval '1 millisecond'
+    ORDER BY y.expiry_utc
+    LIMIT ${BATCH}
+    FOR UPDATE SKIP LOCKED
+  )
+  RETURNING x.session_id`;
+
+const deleteRevokedUserSessions = (retentionMs: number) => sql.type(sessionIdRow)`
+  DELETE FROM refresh_sessions x
+  WHERE x.session_id IN (
+    SELECT y.session_id FROM refresh_sessions y
+    WHERE y.revoked_utc < now() - ${retentionMs}::float8 * interval '1 millisecond'
+    ORDER BY y.revoked_utc
+    LIMIT ${BATCH}
+    FOR UPDATE SKIP LOCKED
+  )
+  RETURNING x.session_id`;
+
+const deleteCodes = () => sql.type(z.object({ otp_id: z.string() }))`
+  DELETE FROM otp_codes x
+  WHERE x.otp_id IN (
+    SELECT y.otp_id FROM otp_codes y
+    WHERE y.expiry_utc < now() - interval '1 day'
+    ORDER BY y.expiry_utc
+    LIMIT ${BATCH}
+    FOR UPDATE SKIP LOCKED
+  )
+  RETURNING x.otp_id`;
+
+const deleteThrottles = () => sql.type(z.object({ throttle_key_hash: z.string() }))`
+  DELETE FROM throttles x
+  WHERE x.throttle_key_hash IN (
+    SELECT y.throttle_key_hash FROM throttles y
+    WHERE y.window_end_utc < now() - interval '1 hour'
+    ORDER BY y.window_end_utc
+    LIMIT ${BATCH}
+    FOR UPDATE SKIP LOCKED
+  )
+  RETURNING x.throttle_key_hash`;
+
+const deleteLoginNetworks = (lifeMs: number) => sql.type(z.object({ user_id: z.string() }))`
+  DELETE FROM login_networks x
+  WHERE (x.user_id, x.network_hash) IN (
+    SELECT y.user_id, y.network_hash FROM login_networks y
+    WHERE y.last_login_utc < now() - ${lifeMs}::float8 * interval '1 millisecond'
+    ORDER BY y.last_login_utc
+    LIMIT ${BATCH}
+    FOR UPDATE SKIP LOCKED
+  )
+  RETURNING x.user_id`;
+
+const deleteDeliveryWorkers = () => sql.type(z.object({ worker_id: z.string() }))`
+  DELETE FROM delivery_workers x
+  WHERE x.worker_id IN (
+    SELECT y.worker_id FROM delivery_workers y
+    WHERE y.seen_utc < now() - interval '1 day'
+    ORDER BY y.seen_utc
+    LIMIT ${BATCH}
+    FOR UPDATE SKIP LOCKED
+  )
+  RETURNING x.worker_id`;
+
+const inBatches = async (db: Database, statement: () => QuerySqlToken): Promise<number> => {
   let total = 0;
   for (;;) {
     const rows = await transact(db, detached(), (tx) => tx.any(statement()));
@@ -52,11 +120,24 @@ const inBatches = async (db: Database, statement: () => ReturnType<typeof revoke
   }
 };
 
+type Retention = Omit<Config["purge"], "intervalMs">;
+
 /** Deletes what has ended, in small transactions; answers with how many rows went. */
-export const purge = async (db: Database, { sessionRetentionMs }: Config["purge"]): Promise<number> => {
+export const purge = async (db: Database, { sessionRetentionMs, knownNetworkMs }: Retention): Promise<number> => {
   await inBatches(db, revokeMarkedByService);
   await inBatches(db, revokeMarkedBySecret);
-  return inBatches(db, () => deleteEndedSessions(sessionRetentionMs));
+  const ended = [
+    () => deleteEndedSessions(sessionRetentionMs),
+    () => deleteExpiredUserSessions(sessionRetentionMs),
+    () => deleteRevokedUserSessions(sessionRetentionMs),
+    deleteCodes,
+    deleteThrottles,
+    () => deleteLoginNetworks(knownNetworkMs),
+    deleteDeliveryWorkers,
+  ];
+  let total = 0;
+  for (const statement of ended) total += await inBatches(db, statement);
+  return total;
 };
 
 /** Purges now and then, on every replica: rows that one has locked another passes over. Answers with what stops it. */

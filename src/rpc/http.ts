@@ -30,13 +30,24 @@ export interface HttpOptions {
   readonly certificates: Certificates | undefined;
 }
 
+export interface SideRoutesOptions {
+  readonly metrics: Metrics;
+  readonly isReady: () => boolean;
+  /** The public keys of access tokens, a JWKS. */
+  readonly jwks: () => string;
+}
+
+// Whoever verifies tokens by it must know a new key before it signs: a rotation waits for longer than this.
+const JWKS_CACHE = "public, max-age=60";
+
 /** What the HTTP port serves beside RPCs. */
 export const createSideRoutes =
-  (metrics: Metrics, isReady: () => boolean): HttpHandler =>
+  ({ metrics, isReady, jwks }: SideRoutesOptions): HttpHandler =>
   (request, response) => {
     const path = request.url?.split("?", 1)[0];
     if (request.method !== "GET" && request.method !== "HEAD") return end(response, 404, "not found\n");
     if (path === "/healthz") return isReady() ? end(response, 200, "ok\n") : end(response, 503, "not ready\n");
+    if (path === "/.well-known/jwks.json") return end(response, 200, jwks(), "application/json", JWKS_CACHE);
     if (path !== "/metrics") return end(response, 404, "not found\n");
     void metrics.registry.metrics().then(
       (text) => end(response, 200, text, metrics.registry.contentType),
@@ -44,10 +55,16 @@ export const createSideRoutes =
     );
   };
 
-const end = (response: HttpResponse, status: number, body: string, contentType = "text/plain; charset=utf-8") => {
+const end = (
+  response: HttpResponse,
+  status: number,
+  body: string,
+  contentType = "text/plain; charset=utf-8",
+  cacheControl = "no-store",
+) => {
   response.statusCode = status;
   response.setHeader("content-type", contentType);
-  response.setHeader("cache-control", "no-store");
+  response.setHeader("cache-control", cacheControl);
   response.end(body);
 };
 

@@ -5,12 +5,25 @@ import { openDatabase } from "../../src/db/pool.ts";
 import { purge } from "../../src/db/purge.ts";
 import { createLog } from "../../src/log.ts";
 import { startService } from "../support/service.ts";
+import { plantUser } from "../support/sign-in.ts";
 
 const DAY_MS = 86_400_000;
 const ROWS = 2_500;
+const RETENTION = { sessionRetentionMs: 30 * DAY_MS, knownNetworkMs: 90 * DAY_MS };
+
+/** Purges on two replicas at once; answers with how many rows both deleted. */
+const purgeTwice = async () => {
+  const { databaseUrl, config } = await startService("grpc");
+  const replicas = [1, 2].map(() =>
+    openDatabase({ url: databaseUrl, settings: config.database, log: createLog("silent") }),
+  );
+  const purged = await Promise.all(replicas.map((db) => purge(db, RETENTION)));
+  await Promise.all(replicas.map((db) => db.end()));
+  return purged.reduce((sum, rows) => sum + rows, 0);
+};
 
 test("what ended longer ago than the retention goes, in batches and on two replicas at once; the rest stays", async () => {
-  const { pool, databaseUrl, config, services, addService } = await startService("grpc");
+  const { pool, services, addService } = await startService("grpc");
   const { serviceId, token } = await addService([]);
   const endedDaysAgo = (days: number, rows: number) =>
     pool.query(sql.type(z.object({}))`
@@ -19,14 +32,56 @@ test("what ended longer ago than the retention goes, in batches and on two repli
       FROM generate_series(1, ${rows}::int)`);
   await endedDaysAgo(31, ROWS);
   await endedDaysAgo(29, 3);
-  const settings = { intervalMs: DAY_MS, sessionRetentionMs: 30 * DAY_MS };
-  const replicas = [1, 2].map(() =>
-    openDatabase({ url: databaseUrl, settings: config.database, log: createLog("silent") }),
-  );
-  const purged = await Promise.all(replicas.map((db) => purge(db, settings)));
-  expect(purged.reduce((sum, rows) => sum + rows, 0)).toBe(ROWS);
-  await Promise.all(replicas.map((db) => db.end()));
+  expect(await purgeTwice()).toBe(ROWS);
   const { sessions } = await services.listServiceSessions({ serviceId, includeEnded: true });
   expect(sessions).toHaveLength(4);
   expect((await services.verifyServiceToken({ serviceToken: token })).active).toBe(true);
+});
+
+test("users' sessions go by the end that came first, and those that live stay", async () => {
+  const service = await startService("grpc");
+  const tenantId = await service.addTenant();
+  const userId = await plantUser(service, tenantId);
+  const plant = (expiry: string, revoked: string | null) =>
+    service.pool.query(sql.unsafe`
+      INSERT INTO refresh_sessions (session_id, user_id, tenant_id, refresh_token_hash_text, expiry_utc, revoked_utc)
+      VALUES (gen_random_uuid(), ${userId}::uuid, ${tenantId}::uuid, '1:x', now() + ${expiry}::interval,
+        now() + ${revoked}::interval)`);
+  await plant("-31 days", null);
+  await plant("20 days", "-31 days");
+  await plant("-29 days", null);
+  await plant("20 days", "-29 days");
+  await plant("20 days", null);
+  expect(await purgeTwice()).toBe(2);
+  const { sessions } = await service.auth.listSessions({ tenantId, userId, includeEnded: true });
+  expect(sessions).toHaveLength(3);
+});
+
+test("codes, throttles, known networks and workers go once nobody asks for them", async () => {
+  const service = await startService("grpc");
+  const { pool } = service;
+  const tenantId = await service.addTenant();
+  const userId = await plantUser(service, tenantId);
+  const plant = async (code: string, throttle: string, network: string, worker: string) => {
+    await pool.query(sql.unsafe`
+      INSERT INTO otp_codes (otp_id, tenant_id, destination_text, channel_code, purpose_code, code_hash_text, expiry_utc)
+      VALUES (gen_random_uuid(), ${tenantId}::uuid, 'x', 'email', 'login', 'x', now() - ${code}::interval)`);
+    await pool.query(sql.unsafe`
+      INSERT INTO throttles (throttle_key_hash, hit_count, window_end_utc)
+      VALUES (gen_random_uuid()::text, 1, now() - ${throttle}::interval)`);
+    await pool.query(sql.unsafe`
+      INSERT INTO login_networks (tenant_id, user_id, network_hash, last_login_utc)
+      VALUES (${tenantId}::uuid, ${userId}::uuid, gen_random_uuid()::text, now() - ${network}::interval)`);
+    await pool.query(sql.unsafe`
+      INSERT INTO delivery_workers (worker_id, seen_utc)
+      VALUES (gen_random_uuid()::text, now() - ${worker}::interval)`);
+  };
+  await plant("25 hours", "61 minutes", "91 days", "25 hours");
+  await plant("23 hours", "59 minutes", "89 days", "23 hours");
+  expect(await purgeTwice()).toBe(4);
+  expect(
+    await pool.one(sql.unsafe`
+      SELECT (SELECT count(*) FROM otp_codes)::int AS codes, (SELECT count(*) FROM throttles)::int AS throttles,
+        (SELECT count(*) FROM login_networks)::int AS networks`),
+  ).toEqual({ codes: 1, throttles: 1, networks: 1 });
 });

@@ -4,6 +4,7 @@ import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect
 import { type DatabasePool, createPool } from "slonik";
 import { afterAll, inject } from "vitest";
 import { type Config, parseConfig } from "../../src/config.ts";
+import type { Pepper } from "../../src/config-values.ts";
 import { openDatabase } from "../../src/db/pool.ts";
 import { AuthService } from "../../src/gen/auth/v1/auth_pb.ts";
 import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
@@ -54,11 +55,12 @@ export interface StartOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly log?: Log;
   readonly databaseUrl?: string;
+  readonly peppers?: readonly Pepper[];
   /** Any free one where it is not named. */
   readonly httpPort?: number;
 }
 
-export const PEPPERS = [{ version: 1, key: Buffer.alloc(32, 7) }];
+export const PEPPERS: readonly Pepper[] = [{ version: 1, key: Buffer.alloc(32, 7) }];
 
 /** The JWKS file of a test's server. */
 export const jwtKeysFile = ({ accessTokens }: Config): string => accessTokens.keysFile ?? inject("jwtKeysFile");
@@ -94,10 +96,10 @@ const clientsOf = (transport: TransportName, { grpcPort, httpPort }: RunningServ
   };
 };
 
-const bootstrap = async (url: string, config: Config, log: Log) => {
+const bootstrap = async (url: string, config: Config, peppers: readonly Pepper[], log: Log) => {
   const db = openDatabase({ url, settings: config.database, log });
   try {
-    return (await bootstrapRoot(db, createCredentialHasher(createMacs(PEPPERS)))) ?? "";
+    return (await bootstrapRoot(db, createCredentialHasher(createMacs(peppers)))) ?? "";
   } finally {
     await db.end();
   }
@@ -119,12 +121,13 @@ export const launchService = async (transport: TransportName, options: StartOpti
     ...parsed,
     http: { ...parsed.http, enabled: true, host: "127.0.0.1", port: options.httpPort ?? 0 },
   };
+  const { peppers = PEPPERS } = options;
   const log = options.log ?? createLog(config.logLevel);
-  const rootSecret = await bootstrap(database.url, config, log);
+  const rootSecret = await bootstrap(database.url, config, peppers, log);
   const server = await startServer({
     config,
     databaseUrl: database.url,
-    peppers: PEPPERS,
+    peppers,
     jwtKeysFile: jwtKeysFile(config),
     log,
     interceptors: [statementSchemas],
