@@ -1,7 +1,8 @@
-import { UniqueIntegrityConstraintViolationError, sql } from "slonik";
+import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
+import { sqlStateOf } from "../db/sql-state.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { AuthService, CreateUserRequest, UpdateUserRequest } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
@@ -13,6 +14,8 @@ import { insertPasswordIdentity } from "./identities.ts";
 import type { AuthParts } from "./parts.ts";
 import { checkNewPassword } from "./password-rules.ts";
 import { type UserRow, lockUser, userEvent, userMessage, userNotFound, userRow } from "./users.ts";
+
+const UNIQUE_VIOLATION = "23505";
 
 /** What can be said of a user, by proto name; null is cleared or never said. */
 interface Profile {
@@ -98,7 +101,7 @@ const writeProfile = async (tx: Tx, tenantId: string, userId: string, profile: P
   try {
     return await tx.transaction((savepoint) => savepoint.one(updateProfile(tenantId, userId, profile)));
   } catch (error) {
-    if (!(error instanceof UniqueIntegrityConstraintViolationError)) throw error;
+    if (sqlStateOf(error) !== UNIQUE_VIOLATION) throw error;
     return (await takenContact(tx, tenantId, userId, profile)) ?? takenNoMore();
   }
 };
