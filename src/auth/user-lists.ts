@@ -40,7 +40,7 @@ interface Search {
   readonly name: Range;
 }
 
-const selectUsers = (
+export const selectUsers = (
   tenantId: string,
   state: StateCode | null,
   erased: boolean | null,
@@ -127,7 +127,8 @@ const selectByName: Select = ({ tenantId, state, email, phone, name: { start, en
   ORDER BY w.display_label COLLATE "C", w.user_id
   LIMIT ${limit}`;
 
-const SELECTS: Record<Stage, Select> = { email: selectByEmail, phone: selectByPhone, name: selectByName };
+/** By stage; exported for the test that holds their plans. */
+export const SELECTS: Record<Stage, Select> = { email: selectByEmail, phone: selectByPhone, name: selectByName };
 
 const keyOf = (stage: Stage, { email_addr, phone_e164, display_label, user_id }: FoundRow): StageKey => [
   stage,
@@ -152,7 +153,7 @@ const rangeOf = (start: string): Range => {
 const phonePrefix = (prefix: string): string | undefined =>
   /^\+?[\d\s]*$/.test(prefix.trim()) && /[+\d]/.test(prefix) ? `+${prefix.replace(/\D/g, "")}` : undefined;
 
-const searchOf = (tenantId: string, prefix: string, state: StateCode | null): Search => {
+export const searchOf = (tenantId: string, prefix: string, state: StateCode | null): Search => {
   const phone = phonePrefix(prefix);
   return {
     tenantId,

@@ -1,0 +1,325 @@
+import { randomUUID } from "node:crypto";
+import fc from "fast-check";
+import { type QuerySqlToken, sql } from "slonik";
+import { describe, expect, test } from "vitest";
+import { z } from "zod";
+import { SELECTS, searchOf, selectUsers } from "../../src/auth/user-lists.ts";
+import { type User, UserState } from "../../src/gen/auth/v1/auth_pb.ts";
+import { expectRefusal } from "../support/refusals.ts";
+import { type TestService, startService, transports } from "../support/service.ts";
+import { addUser, uniqueEmail } from "../support/users.ts";
+
+interface Filter {
+  readonly tenantId: string;
+  readonly state?: UserState;
+  readonly prefix?: string;
+}
+
+/** Every page of a list; a list that does not end fails. */
+const pagesOf = async ({ auth }: TestService, filter: Filter, pageSize = 1_000): Promise<readonly User[][]> => {
+  const pages: User[][] = [];
+  for (let pageToken = ""; pages.length < 500;) {
+    const page = await auth.listUsers({ ...filter, pageSize, pageToken });
+    expect(page.users.length).toBeLessThanOrEqual(pageSize);
+    pages.push(page.users);
+    pageToken = page.nextPageToken;
+    if (pageToken === "") return pages;
+  }
+  return expect.fail("the list did not end");
+};
+
+const listed = async (server: TestService, filter: Filter, pageSize?: number) =>
+  (await pagesOf(server, filter, pageSize)).flat();
+
+const idsOf = (users: readonly User[]) => users.map(({ userId }) => userId);
+
+interface Planted {
+  readonly email: string | null;
+  readonly phone: string | null;
+  readonly name: string | null;
+  readonly state?: "active" | "inactive";
+}
+
+/** Puts users into the database at once; answers with their ids. */
+const plant = async (
+  { pool }: TestService,
+  tenantId: string,
+  users: readonly Planted[],
+): Promise<readonly string[]> => {
+  const ids = users.map(() => randomUUID());
+  const column = (read: (user: Planted) => string | null) => sql.array(users.map(read), "text");
+  await pool.query(sql.unsafe`
+    INSERT INTO users (user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code)
+    SELECT r.user_id, ${tenantId}::uuid, r.email, r.phone, r.label, r.state
+    FROM unnest(${sql.array(ids, "uuid")}, ${column(({ email }) => email)}, ${column(({ phone }) => phone)},
+      ${column(({ name }) => name)}, ${column(({ state = "active" }) => state)}) AS r (user_id, email, phone, label, state)`);
+  return ids;
+};
+
+const byBytes = (a: string, b: string) => Buffer.compare(Buffer.from(a), Buffer.from(b));
+
+/** The ids that a search answers with, in its order, worked out over plain arrays. */
+const model = (users: readonly (Planted & { readonly userId: string })[], prefix: string) => {
+  const digits =
+    /^\+?[\d\s]*$/.test(prefix.trim()) && /[+\d]/.test(prefix) ? `+${prefix.replace(/\D/g, "")}` : undefined;
+  const stages = [
+    [({ email }: Planted) => email, prefix.toLowerCase()],
+    [({ phone }: Planted) => phone, digits],
+    [({ name }: Planted) => name, prefix],
+  ] as const;
+  const seen = new Set<string>();
+  return stages.flatMap(([read, start]) => {
+    const found = users
+      .filter((user) => start !== undefined && read(user)?.startsWith(start) && !seen.has(user.userId))
+      .sort((a, b) => byBytes(read(a) ?? "", read(b) ?? "") || byBytes(a.userId, b.userId));
+    for (const { userId } of found) seen.add(userId);
+    return found.map(({ userId }) => userId);
+  });
+};
+
+describe.each(transports)("%s", (transport) => {
+  test("users are listed by id, each once over pages, and by state where one is asked for", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    const users = await Promise.all(Array.from({ length: 9 }, () => addUser(server, { tenantId })));
+    await addUser(server);
+    const ids = idsOf(users).sort();
+    const [inactive, erased, active] = [ids.slice(0, 3), ids.slice(3, 5), ids.slice(5)];
+    for (const userId of [...inactive, ...erased.slice(0, 1)]) await server.auth.deactivateUser({ tenantId, userId });
+    for (const userId of erased) await server.auth.eraseUser({ tenantId, userId });
+    const states = [undefined, UserState.ACTIVE, UserState.INACTIVE, UserState.ERASED] as const;
+    const expected = [ids, active, inactive, erased];
+    for (const [at, state] of states.entries()) {
+      for (const size of [1, 2, 1_000]) {
+        const found = await listed(server, { tenantId, ...(state && { state }) }, size);
+        expect(idsOf(found)).toEqual(expected[at]);
+        if (state) for (const user of found) expect(user.state).toBe(state);
+      }
+    }
+    expect((await listed(server, { tenantId }))[0]).toEqual(
+      (await server.auth.getUser({ tenantId, key: { case: "userId", value: ids[0]! } })).user,
+    );
+  });
+
+  test("a prefix finds e-mails first, then phones, then names, each user once", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    const [both, mail, name, phone, other] = await plant(server, tenantId, [
+      { email: "ann@b.example", phone: null, name: "ann" },
+      { email: "ann@a.example", phone: null, name: null },
+      { email: "bob@a.example", phone: null, name: "anna" },
+      { email: "cy@a.example", phone: "+4915112345678", name: "+49 is a name" },
+      { email: "dan@a.example", phone: "+4315112345678", name: "ANN" },
+    ]);
+    const search = async (prefix: string, size?: number) => idsOf(await listed(server, { tenantId, prefix }, size));
+    for (const size of [1, 2, 3, 1_000]) expect(await search("ann", size)).toEqual([mail, both, name]);
+    expect(await search("ANN")).toEqual([mail, both, other]);
+    for (const prefix of ["+49", "49", "+49 151", " 4915112345678 "]) expect(await search(prefix)).toEqual([phone]);
+    expect(await search("+")).toEqual([other, phone]);
+    expect(await search("ann@a.example.com")).toEqual([]);
+  });
+
+  test("wildcards of SQL are letters as any other", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    const [percent, underscore] = await plant(server, tenantId, [
+      { email: "%@a.example", phone: null, name: null },
+      { email: "_x@a.example", phone: null, name: null },
+      { email: "ann@a.example", phone: null, name: "\\ann" },
+    ]);
+    expect(idsOf(await listed(server, { tenantId, prefix: "%" }))).toEqual([percent]);
+    expect(idsOf(await listed(server, { tenantId, prefix: "_" }))).toEqual([underscore]);
+    expect(await listed(server, { tenantId, prefix: "\\" })).toHaveLength(1);
+    expect(await listed(server, { tenantId, prefix: "\\_" })).toEqual([]);
+  });
+
+  test("a search answers what plain arrays do, whatever the prefix and the page", async () => {
+    const server = await startService(transport);
+    // Neighbours of the bounds that a range of prefixes has: the ends of Unicode and of its gap of surrogates.
+    const letter = fc.constantFrom(
+      "a",
+      "A",
+      "b",
+      "%",
+      "+",
+      "1",
+      " ",
+      "\ud7ff",
+      "\ue000",
+      "\u{10ffff}",
+      "\u{10000}",
+      "é",
+    );
+    const word = (max: number) => fc.string({ unit: letter, minLength: 1, maxLength: max });
+    const user = fc.record({
+      email: fc.option(word(4).map((text) => text.toLowerCase())),
+      phone: fc.option(fc.stringMatching(/^\+[12]{1,3}$/)),
+      name: fc.option(word(4)),
+    });
+    const users = fc.tuple(
+      fc.uniqueArray(user, { maxLength: 25, selector: ({ email }) => email ?? Symbol() }),
+      fc.array(fc.oneof(word(2), fc.stringMatching(/^\+?[12 ]{1,3}$/)), { minLength: 6, maxLength: 6 }),
+      fc.integer({ min: 1, max: 7 }),
+    );
+    await fc.assert(
+      fc.asyncProperty(users, async ([made, prefixes, size]) => {
+        const tenantId = await server.addTenant();
+        const phones = new Set<string>();
+        const planted = made.map((one) => {
+          const isTaken = one.phone !== null && phones.has(one.phone);
+          if (one.phone !== null) phones.add(one.phone);
+          return isTaken ? { ...one, phone: null } : one;
+        });
+        const ids = await plant(server, tenantId, planted);
+        const known = planted.map((one, at) => ({ ...one, userId: ids[at]! }));
+        for (const prefix of prefixes) {
+          expect(idsOf(await listed(server, { tenantId, prefix }, size))).toEqual(model(known, prefix));
+        }
+      }),
+      { numRuns: 25 },
+    );
+  });
+
+  test("a search for a rare state looks through a bounded number of users for each page, and misses none", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    const users = Array.from({ length: 4_500 }, (_, n): Planted => {
+      const number = String(n).padStart(5, "0");
+      return { email: `user${number}@a.example`, phone: null, name: `user ${number}` };
+    });
+    users[4_400] = { ...users[4_400]!, state: "inactive" };
+    const ids = await plant(server, tenantId, users);
+    const pages = await pagesOf(server, { tenantId, prefix: "user", state: UserState.INACTIVE }, 10);
+    expect(idsOf(pages.flat())).toEqual([ids[4_400]]);
+    // 2,000 at a time, once by e-mail and once by name.
+    expect(pages.map((page) => page.length)).toEqual([0, 0, 1, 0, 0]);
+    expect(idsOf(await listed(server, { tenantId, prefix: "user" }))).toEqual(ids);
+  });
+
+  test("who is there throughout is listed once, whoever comes and goes meanwhile", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    const numbers = Array.from({ length: 30 }, (_, n) => String(n + 10));
+    const make = (n: string): Planted => ({ email: `a${n}@a.example`, phone: null, name: `a${n}` });
+    const ids = await plant(server, tenantId, numbers.map(make));
+    const seen: string[] = [];
+    let pageToken = "";
+    for (let page = 0; page === 0 || pageToken !== ""; page++) {
+      const answer = await server.auth.listUsers({ tenantId, prefix: "a", pageSize: 4, pageToken });
+      seen.push(...idsOf(answer.users));
+      pageToken = answer.nextPageToken;
+      await plant(server, tenantId, [make(`${page}x`)]);
+      if (page === 0) await server.auth.eraseUser({ tenantId, userId: ids[29]! });
+    }
+    expect(seen.filter((id) => ids.includes(id))).toEqual(ids.slice(0, 29));
+    expect(new Set(seen).size).toBe(seen.length);
+  });
+
+  test("erased users begin with nothing, and unknown tenants have no users", async () => {
+    const server = await startService(transport);
+    const { tenantId, userId } = await addUser(server, { email: uniqueEmail(), displayName: "ann" });
+    await server.auth.eraseUser({ tenantId, userId });
+    expect(await listed(server, { tenantId, prefix: "a" })).toEqual([]);
+    expect(await listed(server, { tenantId, prefix: "a", state: UserState.ERASED })).toEqual([]);
+    expect(await listed(server, { tenantId: randomUUID() })).toEqual([]);
+    expect(await listed(server, { tenantId: randomUUID(), prefix: "a" })).toEqual([]);
+  });
+
+  test("a token belongs to its filters, and a broken one is refused", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    await plant(server, tenantId, [
+      { email: "a1@a.example", phone: null, name: null },
+      { email: "a2@a.example", phone: null, name: null },
+    ]);
+    const first = { tenantId, prefix: "a", pageSize: 1 };
+    const { nextPageToken: pageToken } = await server.auth.listUsers(first);
+    expect(pageToken).not.toBe("");
+    const [filters] = JSON.parse(Buffer.from(pageToken, "base64url").toString()) as [string];
+    const forged = (key: unknown) => Buffer.from(JSON.stringify([filters, key])).toString("base64url");
+    const others = [
+      { ...first, prefix: "b", pageToken },
+      { ...first, state: UserState.ACTIVE, pageToken },
+      { tenantId, pageToken },
+      { ...first, tenantId: await server.addTenant(), pageToken },
+      { ...first, pageToken: "x" },
+      { ...first, pageToken: forged(["email", "a1@a.example", "x"]) },
+      { ...first, pageToken: forged(["word", "a1@a.example", randomUUID()]) },
+      { ...first, pageToken: forged(randomUUID()) },
+    ];
+    for (const request of others) {
+      expect((await expectRefusal(server.auth.listUsers(request), "INVALID_REQUEST")).fields).toEqual(["page_token"]);
+    }
+    expect((await server.auth.listUsers({ ...first, pageToken })).users).toHaveLength(1);
+  });
+
+  test.each([
+    [{ state: 0 }, "state"],
+    [{ state: 9 }, "state"],
+    [{ prefix: "" }, "prefix"],
+    [{ prefix: "x".repeat(255) }, "prefix"],
+    [{ pageSize: -1 }, "page_size"],
+    [{ tenantId: "acme" }, "tenant_id"],
+  ])("a list with %j names the field %s", async (request, field) => {
+    const server = await startService(transport);
+    const list = server.auth.listUsers({ tenantId: await server.addTenant(), ...request } as Filter);
+    expect((await expectRefusal(list, "INVALID_REQUEST")).fields).toEqual([field]);
+  });
+});
+
+interface PlanNode {
+  readonly "Node Type": string;
+  readonly "Index Name"?: string;
+  readonly Plans?: readonly PlanNode[];
+}
+
+const planRow = z.object({ "QUERY PLAN": z.custom<readonly [{ readonly Plan: PlanNode }]>() });
+
+const nodesOf = (node: PlanNode): readonly PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)];
+
+describe("the plans of lists, among 30,000 users of three tenants", () => {
+  const FIRST = [null, null] as const;
+  const statements = (tenantId: string): [string, QuerySqlToken][] => {
+    const after = randomUUID();
+    const search = searchOf(tenantId, "1", "active");
+    return [
+      ["users_tenant_user_key", selectUsers(tenantId, null, null, after, 51)],
+      ["idx_users_tenant_state", selectUsers(tenantId, "active", false, after, 51)],
+      ["idx_users_tenant_state", selectUsers(tenantId, "inactive", false, null, 51)],
+      ["idx_users_tenant_erased", selectUsers(tenantId, null, true, after, 51)],
+      ["idx_users_tenant_email_c", SELECTS.email(search, FIRST, 51)],
+      ["idx_users_tenant_email_c", SELECTS.email(search, ["12@a.example", after], 51)],
+      ["idx_users_tenant_phone_c", SELECTS.phone(search, FIRST, 51)],
+      ["idx_users_tenant_phone_c", SELECTS.phone(search, ["+1005", after], 51)],
+      ["idx_users_tenant_label_c", SELECTS.name(search, FIRST, 51)],
+      ["idx_users_tenant_label_c", SELECTS.name(search, ["12", after], 51)],
+    ];
+  };
+
+  test("each reads its index in order, and sorts nothing", async () => {
+    const server = await startService("grpc");
+    const tenants = [await server.addTenant(), await server.addTenant(), await server.addTenant()];
+    const users = Array.from({ length: 10_000 }, (_, n): Planted => {
+      return { email: `${n}@a.example`, phone: `+1${n}`, name: `${n}`, state: n % 2 === 0 ? "active" : "inactive" };
+    });
+    for (const tenantId of tenants) await plant(server, tenantId, users);
+    await server.pool.query(sql.unsafe`
+      UPDATE users SET email_addr = NULL, phone_e164 = NULL, display_label = NULL, user_state_code = 'inactive',
+        erased_utc = now()
+      WHERE tenant_id = ${tenants[0]!}::uuid AND display_label LIKE '%7'`);
+    await server.pool.query(sql.unsafe`VACUUM (ANALYZE) users`);
+    for (const [index, statement] of statements(tenants[0]!)) {
+      const explain = {
+        ...sql.type(planRow)``,
+        sql: `EXPLAIN (FORMAT JSON) ${statement.sql}`,
+        values: statement.values,
+      };
+      const nodes = nodesOf((await server.pool.one(explain))["QUERY PLAN"][0].Plan);
+      const read = nodes.flatMap((node) => node["Index Name"] ?? []);
+      expect({ read, sorts: nodes.filter((node) => node["Node Type"].includes("Sort")) }).toEqual({
+        read: [index],
+        sorts: [],
+      });
+    }
+  });
+});
