@@ -17,47 +17,52 @@ export interface AuditEvent {
   readonly payload?: Readonly<Record<string, string | number | boolean | readonly string[]>>;
 }
 
-interface AuditRow {
-  readonly auditId: string;
-  readonly tenantId: string | null;
-  readonly actorUserId: string | null;
-  readonly actorServiceId: string | null;
-  readonly action: string;
-  readonly entityKind: EntityKind;
-  readonly entityId: string;
-  readonly payload: string;
+/** The same for each event of a call. */
+interface Actor {
+  readonly userId: string | null;
+  readonly serviceId: string | null;
 }
 
+const rowOf = (event: AuditEvent, requestId: string) => ({
+  auditId: uuidv7(),
+  tenantId: event.tenantId ?? null,
+  action: event.action,
+  entityKind: event.entityKind,
+  entityId: event.entityId,
+  payload: JSON.stringify({ ...event.payload, request_id: requestId }),
+});
+type AuditRow = ReturnType<typeof rowOf>;
+
+const column = <Name extends keyof AuditRow>(rows: readonly AuditRow[], name: Name) => rows.map((row) => row[name]);
+
 // audit_pending is where the ordered stream of events takes them from, once they are committed.
-const insertEvent = (row: AuditRow) => sql.type(z.object({ audit_id: z.string() }))`
+const insertEvents = (actor: Actor, rows: readonly AuditRow[]) => sql.type(z.object({ audit_id: z.string() }))`
   WITH event AS (
     INSERT INTO audit_events (audit_id, tenant_id, actor_user_id, actor_svc_id, action_key, entity_kind_code, entity_id,
       occurred_utc, payload_json)
-    VALUES (${row.auditId}::uuid, ${row.tenantId}::uuid, ${row.actorUserId}::uuid, ${row.actorServiceId}::uuid,
-      ${row.action}, ${row.entityKind}, ${row.entityId}::uuid, clock_timestamp(), ${row.payload}::jsonb)
+    SELECT r.audit_id, r.tenant_id, ${actor.userId}::uuid, ${actor.serviceId}::uuid, r.action_key, r.entity_kind_code,
+      r.entity_id, clock_timestamp(), r.payload::jsonb
+    FROM unnest(${sql.array(column(rows, "auditId"), "uuid")}, ${sql.array(column(rows, "tenantId"), "uuid")},
+      ${sql.array(column(rows, "action"), "text")}, ${sql.array(column(rows, "entityKind"), "text")},
+      ${sql.array(column(rows, "entityId"), "uuid")}, ${sql.array(column(rows, "payload"), "text")})
+      AS r (audit_id, tenant_id, action_key, entity_kind_code, entity_id, payload)
     RETURNING audit_id
   )
   INSERT INTO audit_pending (audit_id) SELECT e.audit_id FROM event e RETURNING audit_id`;
+
+/** Records all that one mutation did, by one statement. */
+export const recordEvents = async (tx: Tx, call: Actors, events: readonly AuditEvent[]): Promise<void> => {
+  const actor = { userId: call.actor?.userId ?? null, serviceId: call.callerIfAny?.serviceId ?? null };
+  const rows = events.map((event) => rowOf(event, call.requestId));
+  await tx.any(insertEvents(actor, rows));
+};
 
 /**
  * Records what a mutation did, in the mutation's own transaction: either both stand or neither.
  *
  * The calling service and, where it acts for a user, that user are recorded with it.
  */
-export const recordEvent = async (tx: Tx, call: Actors, event: AuditEvent): Promise<void> => {
-  await tx.one(
-    insertEvent({
-      auditId: uuidv7(),
-      tenantId: event.tenantId ?? null,
-      actorUserId: call.actor?.userId ?? null,
-      actorServiceId: call.callerIfAny?.serviceId ?? null,
-      action: event.action,
-      entityKind: event.entityKind,
-      entityId: event.entityId,
-      payload: JSON.stringify({ ...event.payload, request_id: call.requestId }),
-    }),
-  );
-};
+export const recordEvent = (tx: Tx, call: Actors, event: AuditEvent): Promise<void> => recordEvents(tx, call, [event]);
 
 /** Who acts: a call, or a command that has no caller. */
 export type Actors = Pick<Call, "requestId" | "actor" | "callerIfAny">;

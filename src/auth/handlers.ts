@@ -2,6 +2,7 @@ import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { identityHandlers } from "./identities.ts";
 import { accessTokenHandlers } from "./access-tokens.ts";
+import { importHandlers } from "./imports.ts";
 import type { AuthParts } from "./parts.ts";
 
 import { refreshHandlers } from "./refresh.ts";
@@ -13,6 +14,7 @@ const notBuilt = () => Promise.reject(new Error("not built"));
 /** All of AuthService. */
 export const authHandlers = (parts: AuthParts): Handlers<typeof AuthService> => ({
   ...identityHandlers(parts),
+  ...importHandlers(parts),
   createUser: notBuilt,
   getUser: notBuilt,
   batchGetUsers: notBuilt,
@@ -21,8 +23,6 @@ export const authHandlers = (parts: AuthParts): Handlers<typeof AuthService> => 
   deactivateUser: notBuilt,
   activateUser: notBuilt,
   eraseUser: notBuilt,
-
-  importUsers: notBuilt,
 
   setPassword: notBuilt,
   changePassword: notBuilt,
