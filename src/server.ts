@@ -15,6 +15,9 @@ import type { Pepper } from "./config-values.ts";
 import { type Database, openDatabase } from "./db/pool.ts";
 import { schedulePurge } from "./db/purge.ts";
 import { availableChannels } from "./delivery/channels.ts";
+import { startDelivery } from "./delivery/delivery.ts";
+import type { Runner } from "./delivery/runner.ts";
+import { loadTemplates } from "./delivery/templates.ts";
 import { AuthService } from "./gen/auth/v1/auth_pb.ts";
 import { OrgService } from "./gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "./gen/service_identity/v1/service_identity_pb.ts";
@@ -92,11 +95,12 @@ interface Drained {
   readonly health: Health;
   readonly grpc: Server;
   readonly http: HttpServer | undefined;
+  readonly delivery: Runner | undefined;
   readonly databases: readonly Database[];
 }
 
 /** NOT_SERVING, wait for endpoints to notice, take no new call, drain, force what stays, close the pool. */
-const shutDown = async ({ delayMs, graceMs, health, grpc, http, databases }: Drained): Promise<void> => {
+const shutDown = async ({ delayMs, graceMs, health, grpc, http, delivery, databases }: Drained): Promise<void> => {
   health.leave();
   await sleep(delayMs);
   health.endWatches();
@@ -104,7 +108,7 @@ const shutDown = async ({ delayMs, graceMs, health, grpc, http, databases }: Dra
     grpc.forceShutdown();
     http?.force();
   }, graceMs);
-  await Promise.all([drainGrpc(grpc), http?.drain()]);
+  await Promise.all([drainGrpc(grpc), http?.drain(), delivery?.stop(graceMs)]);
   clearTimeout(force);
   await Promise.all(databases.map((database) => database.end()));
 };
@@ -112,6 +116,7 @@ const shutDown = async ({ delayMs, graceMs, health, grpc, http, databases }: Dra
 /** Puts everything together: the one place where parts meet. */
 export const startServer = async (options: ServerOptions): Promise<RunningServer> => {
   const { config, databaseUrl, peppers, log, interceptors = [] } = options;
+  const templates = loadTemplates(config.delivery);
   const metrics = createMetrics(VERSION);
   const tracing = await startTracing(config.tracing, log);
   const certificates = config.tls && (await watchCertificates(config.tls, { pollMs: config.tls.pollMs, log }));
@@ -185,8 +190,10 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const handler = createConnectHandler(pipeline, methods, config.messageMaxBytes, sideRoutes);
   const http = config.http.enabled ? createHttpServer({ config, handler, certificates }) : undefined;
 
+  let delivery: Runner | undefined;
   const end = async (delayMs: number) => {
-    await shutDown({ delayMs, graceMs: config.shutdown.graceMs, health, grpc, http, databases: [db, probe] });
+    const { graceMs } = config.shutdown;
+    await shutDown({ delayMs, graceMs, health, grpc, http, delivery, databases: [db, probe] });
     certificates?.close();
     keys.close();
     await passwords.close();
@@ -201,6 +208,9 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
     const grpcPort = await bindGrpc(grpc, `${config.grpc.host}:${config.grpc.port}`, credentials);
     const httpPort = await http?.listen();
+    const ready = () => health.readiness() === "ready";
+    const { registry } = metrics;
+    delivery = startDelivery({ config, databaseUrl, db, probe, macs, templates, registry, log, ready });
     const stopPurge = schedulePurge(db, config.purge, log);
     return {
       grpcPort,

@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs";
+import type { ConnectionOptions } from "node:tls";
 import {
   type DatabasePool,
   type DatabasePoolConnection,
@@ -14,8 +15,8 @@ import { createDriver } from "./driver.ts";
 // Slonik's own logger quotes rows and what callers sent, and ROARR_LOG in the environment would turn it on.
 Object.assign((globalThis as { ROARR?: object }).ROARR ?? {}, { write: () => undefined });
 
-// A server that is alive ends a statement by its own timeout; only a hung one is still silent this much later.
-const SILENCE_MS = 500;
+/** A server that is alive ends a statement by its own timeout; only a hung one is still silent this much later. */
+export const SILENCE_MS = 500;
 const NO_TIMEOUT_MS = 30_000;
 
 const rowParser: Interceptor = {
@@ -45,7 +46,8 @@ export interface Connections {
   end(): Promise<void>;
 }
 
-const connectionUri = (url: string, { tls, pgBouncer }: Config["database"]): string => {
+/** The URL with what the settings make of it. */
+export const connectionUri = (url: string, { tls, pgBouncer }: Config["database"]): string => {
   const uri = new URL(url);
   if (tls === "off") uri.searchParams.set("sslmode", "disable");
   if (tls === "verify") uri.searchParams.delete("sslmode");
@@ -56,8 +58,13 @@ const connectionUri = (url: string, { tls, pgBouncer }: Config["database"]): str
   return uri.toString();
 };
 
-const createSlonikPool = ({ url, settings, interceptors = [] }: ConnectionsOptions): Promise<DatabasePool> =>
-  createPool(connectionUri(url, settings), {
+/** What TLS must verify, where the settings and not the URL say so. */
+export const verifiedTls = ({ tls, tlsCaFile }: Config["database"]): ConnectionOptions | undefined =>
+  tls === "verify" ? { rejectUnauthorized: true, ...(tlsCaFile && { ca: readFileSync(tlsCaFile) }) } : undefined;
+
+const createSlonikPool = ({ url, settings, interceptors = [] }: ConnectionsOptions): Promise<DatabasePool> => {
+  const ssl = verifiedTls(settings);
+  return createPool(connectionUri(url, settings), {
     driverFactory: createDriver((settings.statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS),
     maxPoolSize: settings.poolMax,
     connectionTimeout: settings.connectTimeoutMs,
@@ -72,10 +79,9 @@ const createSlonikPool = ({ url, settings, interceptors = [] }: ConnectionsOptio
     resetConnection: () => Promise.resolve(),
     typeParsers: createTypeParserPreset(),
     interceptors: [rowParser, ...interceptors],
-    ...(settings.tls === "verify" && {
-      ssl: { rejectUnauthorized: true, ...(settings.tlsCaFile && { ca: readFileSync(settings.tlsCaFile) }) },
-    }),
+    ...(ssl && { ssl }),
   });
+};
 
 /** Connects when it is first used. */
 export const openConnections = (options: ConnectionsOptions): Connections => {

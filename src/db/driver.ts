@@ -38,7 +38,7 @@ const typeParsersOf = ({ typeParsers }: DriverConfiguration): ClientConfig["type
   return { getTypeParser: (oid: number) => parsers.get(oid) ?? usualParser(oid) };
 };
 
-const sslOf = ({ ssl }: DriverConfiguration, mode: string | undefined): ClientConfig["ssl"] => {
+const sslOf = (ssl: DriverConfiguration["ssl"], mode: string | undefined): ClientConfig["ssl"] => {
   if (ssl) return ssl;
   if (mode === "no-verify") return { rejectUnauthorized: false };
   return mode === "require";
@@ -46,9 +46,13 @@ const sslOf = ({ ssl }: DriverConfiguration, mode: string | undefined): ClientCo
 
 const numberOf = (limit: "DISABLE_TIMEOUT" | number) => (limit === "DISABLE_TIMEOUT" ? undefined : limit);
 
-const clientConfigOf = (configuration: DriverConfiguration): ClientConfig => {
-  const dsn = parseDsn(configuration.connectionUri);
-  const config = {
+const present = (config: object): ClientConfig =>
+  Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined));
+
+/** Where a connection leads and as whom, as node-postgres wants it. */
+export const endpointOf = (connectionUri: string, ssl: DriverConfiguration["ssl"]): ClientConfig => {
+  const dsn = parseDsn(connectionUri);
+  return present({
     host: dsn.host,
     port: dsn.port,
     user: dsn.username,
@@ -56,15 +60,20 @@ const clientConfigOf = (configuration: DriverConfiguration): ClientConfig => {
     database: dsn.databaseName,
     application_name: dsn.applicationName,
     options: dsn.options,
-    ssl: sslOf(configuration, dsn.sslMode),
-    types: typeParsersOf(configuration),
+    ssl: sslOf(ssl, dsn.sslMode),
     keepAlive: true,
+  });
+};
+
+const clientConfigOf = (configuration: DriverConfiguration): ClientConfig => ({
+  ...endpointOf(configuration.connectionUri, configuration.ssl),
+  ...present({
+    types: typeParsersOf(configuration),
     connectionTimeoutMillis: numberOf(configuration.connectionTimeout),
     statement_timeout: numberOf(configuration.statementTimeout),
     idle_in_transaction_session_timeout: numberOf(configuration.idleInTransactionSessionTimeout),
-  };
-  return Object.fromEntries(Object.entries(config).filter(([, value]) => value !== undefined));
-};
+  }),
+});
 
 const within = async <T>(limitMs: number, work: Promise<T>): Promise<T> => {
   const { promise, reject } = Promise.withResolvers<never>();

@@ -1,0 +1,116 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import { deriveCode, otpPurpose } from "../auth/otp-codes.ts";
+import type { Database } from "../db/pool.ts";
+import { read, transact } from "../db/transact.ts";
+import type { Log } from "../log.ts";
+import type { Macs } from "../macs.ts";
+import { detached } from "../rpc/call.ts";
+import type { Channel } from "./channels.ts";
+import { type Message, NotSent, type Send, asNotSent } from "./message.ts";
+import type { Outcome } from "./metrics.ts";
+import type { SendCode } from "./runner.ts";
+import type { Templates } from "./templates.ts";
+
+const MINUTE_MS = 60_000;
+
+const codeRow = z.object({
+  otp_id: z.string(),
+  destination_text: z.string(),
+  channel_code: z.enum(["email", "sms", "whatsapp"]),
+  purpose_code: otpPurpose,
+  code_hash_text: z.string(),
+  remaining_ms: z.number(),
+  tenant_label: z.string(),
+});
+type CodeRow = z.output<typeof codeRow>;
+
+/** A code that is worth sending: of an active user, and neither spent, expired nor ended by a newer one. */
+const selectCode = (otpId: string) => sql.type(codeRow)`
+  SELECT o.otp_id, o.destination_text, o.channel_code, o.purpose_code, o.code_hash_text,
+    (extract(epoch FROM o.expiry_utc - now()) * 1000)::float8 AS remaining_ms, t.tenant_label
+  FROM otp_codes o
+  JOIN users u ON u.tenant_id = o.tenant_id AND u.user_id = o.user_id
+  JOIN tenants t ON t.tenant_id = o.tenant_id
+  WHERE o.otp_id = ${otpId}::uuid AND o.consumed_utc IS NULL AND o.expiry_utc > now()
+    AND u.user_state_code = 'active' AND u.erased_utc IS NULL
+    AND NOT EXISTS (
+      SELECT FROM otp_codes n
+      WHERE n.tenant_id = o.tenant_id AND n.destination_text = o.destination_text AND n.purpose_code = o.purpose_code
+        AND (n.created_utc, n.otp_id) > (o.created_utc, o.otp_id)
+    )`;
+
+const selectChannel = (otpId: string) => sql.type(codeRow.pick({ channel_code: true }))`
+  SELECT o.channel_code FROM otp_codes o WHERE o.otp_id = ${otpId}::uuid`;
+
+/** A job that is being run is not tried again once its key is removed; it stays, as a dead letter. */
+const endTries = (otpId: string) => sql.type(z.object({ id: z.bigint().nullable() }))`
+  SELECT j.id FROM graphile_worker.remove_job(${otpId}) j`;
+
+export interface CodeSenderOptions {
+  readonly db: Database;
+  readonly macs: Macs;
+  readonly templates: Templates;
+  readonly senders: ReadonlyMap<Channel, Send>;
+  /** How often a message is tried. */
+  readonly attemptMax: number;
+  readonly count: (channel: Channel | "unknown", outcome: Outcome) => void;
+  readonly log: Log;
+}
+
+const messageOf = (row: CodeRow, { macs, templates }: CodeSenderOptions): Message => {
+  const code = deriveCode(macs, row.otp_id, row.code_hash_text);
+  if (code === undefined) throw new NotSent("its pepper is no longer configured", true);
+  const minutes = Math.max(1, Math.round(row.remaining_ms / MINUTE_MS));
+  const { sms, ...parts } = templates.render(row.purpose_code, { code, minutes, tenant: row.tenant_label });
+  return {
+    ...parts,
+    short: sms,
+    otpId: row.otp_id,
+    channel: row.channel_code,
+    purpose: row.purpose_code,
+    to: row.destination_text,
+  };
+};
+
+/**
+ * Sends the code of an id, or nothing where nobody is to have it. What goes wrong is thrown without what was sent, so
+ * that the queue tries again later; at the last try, or where no further one can succeed, it is told not to.
+ */
+export const createCodeSender = (options: CodeSenderOptions): SendCode => {
+  const { db, senders, attemptMax, count, log } = options;
+
+  const send = async (row: CodeRow, signal: AbortSignal) => {
+    const sender = senders.get(row.channel_code);
+    if (!sender) throw new NotSent("no provider is configured for its channel", false);
+    await sender(messageOf(row, options), signal);
+  };
+
+  const onFailure = async (otpId: string, channel: Channel, attempt: number, failure: NotSent) => {
+    const dead = failure.final || attempt >= attemptMax;
+    if (dead) await transact(db, detached(), (tx) => tx.maybeOne(endTries(otpId)));
+    count(channel, dead ? "dead" : "retried");
+    log.warn({ otp_id: otpId, channel, attempt, dead, failure: failure.message }, "a message was not sent");
+  };
+
+  return async (otpId, attempt, signal) => {
+    try {
+      const row = await read(db, detached(), (connection) => connection.maybeOne(selectCode(otpId)));
+      if (!row) {
+        const code = await read(db, detached(), (connection) => connection.maybeOne(selectChannel(otpId)));
+        return count(code?.channel_code ?? "unknown", "dropped");
+      }
+      try {
+        await send(row, signal);
+        count(row.channel_code, "sent");
+      } catch (error) {
+        const failure = asNotSent(error);
+        // A message that was given up by a shutdown is another replica's.
+        if (!signal.aborted) await onFailure(otpId, row.channel_code, attempt, failure);
+        throw failure;
+      }
+    } catch (error) {
+      throw asNotSent(error);
+    }
+  };
+};

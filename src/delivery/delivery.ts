@@ -1,0 +1,55 @@
+import type { Registry } from "prom-client";
+import type { Config } from "../config.ts";
+import type { Database } from "../db/pool.ts";
+import type { Log } from "../log.ts";
+import type { Macs } from "../macs.ts";
+import type { Channel } from "./channels.ts";
+import { createCodeSender } from "./code-sender.ts";
+import { createEmailSender } from "./email.ts";
+import type { Send } from "./message.ts";
+import { createDeliveryMetrics } from "./metrics.ts";
+import { createOutbox } from "./outbox.ts";
+import { type Runner, startRunner } from "./runner.ts";
+import { createTwilioSender } from "./sms.ts";
+import type { Templates } from "./templates.ts";
+
+/** What sends on each channel: its provider, or the outbox folder of development. */
+const sendersOf = ({ smtp, twilio, outboxDir, timeoutMs }: Config["delivery"]): ReadonlyMap<Channel, Send> => {
+  const outbox = outboxDir === undefined ? undefined : createOutbox(outboxDir);
+  const email = smtp ? createEmailSender(smtp, timeoutMs) : outbox;
+  const phone = twilio && createTwilioSender(twilio, timeoutMs);
+  const sms = twilio?.smsFrom === undefined ? outbox : phone;
+  const whatsApp = twilio?.whatsAppFrom === undefined ? outbox : phone;
+  return new Map(
+    (
+      [
+        ["email", email],
+        ["sms", sms],
+        ["whatsapp", whatsApp],
+      ] as const
+    ).filter((entry): entry is [Channel, Send] => entry[1] !== undefined),
+  );
+};
+
+export interface DeliveryOptions {
+  readonly config: Config;
+  readonly databaseUrl: string;
+  readonly db: Database;
+  /** Of few connections that no call waits for. */
+  readonly probe: Database;
+  readonly macs: Macs;
+  readonly templates: Templates;
+  readonly registry: Registry;
+  readonly log: Log;
+  readonly ready: () => boolean;
+}
+
+/** Sends what is enqueued, beside the calls. */
+export const startDelivery = (options: DeliveryOptions): Runner => {
+  const { config, databaseUrl, db, probe, macs, templates, registry, log, ready } = options;
+  const { attemptMax, concurrency } = config.delivery;
+  const { count } = createDeliveryMetrics(registry, probe, log);
+  const senders = sendersOf(config.delivery);
+  const send = createCodeSender({ db, macs, templates, senders, attemptMax, count, log });
+  return startRunner({ databaseUrl, settings: config.database, concurrency, db: probe, log, ready, send });
+};

@@ -1,0 +1,51 @@
+import { createTransport } from "nodemailer";
+import type { Config } from "../config.ts";
+import { NotSent, type Send } from "./message.ts";
+
+/** nodemailer's codes of what a server refuses in a recipient or a message, as opposed to a login or a connection. */
+const REFUSALS: ReadonlySet<unknown> = new Set(["EENVELOPE", "EMESSAGE"]);
+
+const notSent = (error: unknown): NotSent => {
+  const { code, responseCode } = error as { readonly code?: unknown; readonly responseCode?: unknown };
+  const status = typeof responseCode === "number" ? responseCode : undefined;
+  const summary = ["smtp", typeof code === "string" ? code : "error", status].filter(Boolean).join(" ");
+  // RFC 5321, 4.2.1: only a 5yz answer is permanent.
+  return new NotSent(summary, REFUSALS.has(code) && status !== undefined && status >= 500);
+};
+
+/**
+ * Sends by SMTP, each message on a connection of its own; TLS is as the URL says.
+ *
+ * @param timeoutMs for connection, greeting and silence each, and for the whole.
+ */
+export const createEmailSender = ({ url, from }: NonNullable<Config["delivery"]["smtp"]>, timeoutMs: number): Send => {
+  const transport = createTransport({
+    url,
+    connectionTimeout: timeoutMs,
+    greetingTimeout: timeoutMs,
+    socketTimeout: timeoutMs,
+    dnsTimeout: timeoutMs,
+    disableFileAccess: true,
+    disableUrlAccess: true,
+  });
+  const domain = /@([^\s<>]+)/.exec(from)?.[1] ?? "localhost";
+
+  return async ({ otpId, to, subject, text, html }, signal) => {
+    try {
+      await transport.sendMail({
+        from,
+        // As an object, since a string is a list of addresses.
+        to: { name: "", address: to },
+        subject,
+        text,
+        html,
+        // The same in each try, so that a message that came twice is seen as one.
+        messageId: `<${otpId}@${domain}>`,
+        headers: { "Auto-Submitted": "auto-generated" },
+        signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
+      });
+    } catch (error) {
+      throw notSent(error);
+    }
+  };
+};

@@ -1,0 +1,67 @@
+import { Counter, Gauge, type Registry } from "prom-client";
+import { sql } from "slonik";
+import { z } from "zod";
+import type { Database } from "../db/pool.ts";
+import { read } from "../db/transact.ts";
+import type { Log } from "../log.ts";
+import type { Channel } from "./channels.ts";
+
+const READ_EVERY_MS = 3_000;
+const WAIT_MS = 1_000;
+
+/** What became of a message; `dropped` where nobody was to have it. */
+export type Outcome = "sent" | "retried" | "dead" | "dropped";
+
+export interface DeliveryMetrics {
+  count(channel: Channel | "unknown", outcome: Outcome): void;
+}
+
+const selectLoad = () => sql.type(z.object({ waiting: z.bigint(), dead: z.bigint() }))`
+  SELECT count(*) FILTER (WHERE j.attempts < j.max_attempts OR j.locked_at IS NOT NULL) AS waiting,
+    count(*) FILTER (WHERE j.attempts >= j.max_attempts AND j.locked_at IS NULL) AS dead
+  FROM graphile_worker.jobs j`;
+
+/** Reads behind a scrape, for the next one: a scrape waits for no database, and many ask it no more often. */
+const createLoad = (db: Database, log: Log) => {
+  let load = { waiting: 0n, dead: 0n };
+  let readAt = -Infinity;
+  return () => {
+    if (performance.now() - readAt > READ_EVERY_MS) {
+      readAt = performance.now();
+      const waiting = { signal: AbortSignal.timeout(WAIT_MS), remainingMs: () => WAIT_MS };
+      read(db, waiting, (connection) => connection.one(selectLoad())).then(
+        (row) => (load = row),
+        (error: unknown) => log.debug({ err: error }, "the queue's length was not read"),
+      );
+    }
+    return load;
+  };
+};
+
+export const createDeliveryMetrics = (registry: Registry, db: Database, log: Log): DeliveryMetrics => {
+  const registers = [registry];
+  const messages = new Counter({
+    name: "delivery_messages_total",
+    help: "Tries to send a message, by channel and outcome.",
+    labelNames: ["channel", "outcome"],
+    registers,
+  });
+  const load = createLoad(db, log);
+  new Gauge({
+    name: "delivery_queue_length",
+    help: "Messages that wait to be sent or sent again, or are being sent.",
+    registers,
+    collect() {
+      this.set(Number(load().waiting));
+    },
+  });
+  new Gauge({
+    name: "delivery_dead_letters",
+    help: "Messages that are not tried any more.",
+    registers,
+    collect() {
+      this.set(Number(load().dead));
+    },
+  });
+  return { count: (channel, outcome) => messages.inc({ channel, outcome }) };
+};

@@ -1,0 +1,43 @@
+import { Pool } from "pg";
+import type { Config } from "../config.ts";
+import { SILENCE_MS, connectionUri, verifiedTls } from "../db/connections.ts";
+import { endpointOf } from "../db/driver.ts";
+import type { Log } from "../log.ts";
+
+/** A statement that the network swallowed leaves its connection hung, though idle: none is used for longer than this. */
+const LIFETIME_S = 30;
+const NO_TIMEOUT_MS = 30_000;
+const FAREWELL_MS = 500;
+
+export interface QueuePoolOptions {
+  readonly databaseUrl: string;
+  readonly settings: Config["database"];
+  readonly log: Log;
+  readonly size: number;
+}
+
+/** The queue's own pool: graphile-worker speaks node-postgres, and what it holds must not be what calls wait for. */
+export const openQueuePool = ({ databaseUrl, settings, log, size }: QueuePoolOptions): Pool => {
+  const { statementTimeoutMs, pgBouncer } = settings;
+  const pool = new Pool({
+    ...endpointOf(connectionUri(databaseUrl, settings), verifiedTls(settings)),
+    max: size,
+    connectionTimeoutMillis: settings.connectTimeoutMs,
+    query_timeout: (statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS,
+    ...(!pgBouncer && statementTimeoutMs !== undefined && { statement_timeout: statementTimeoutMs }),
+    maxLifetimeSeconds: LIFETIME_S,
+  });
+  const lost = (error: Error) => log.debug({ err: error }, "the queue's connection was lost");
+  // Of a connection in use, only it itself tells; without a listener its error would end the process.
+  pool.on("error", lost).on("connect", (client) => void client.on("error", lost));
+  return pool;
+};
+
+/** Ends the pool; a connection that hangs in use is left to the process's end. */
+export const endQueuePool = async (pool: Pool, log: Log): Promise<void> => {
+  const ended = pool.end().catch((error: unknown) => log.debug({ err: error }, "the queue's pool was not ended"));
+  const { promise: late, resolve } = Promise.withResolvers<undefined>();
+  const timer = setTimeout(resolve, FAREWELL_MS, undefined);
+  await Promise.race([ended, late]);
+  clearTimeout(timer);
+};

@@ -1,0 +1,153 @@
+import { EventEmitter } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Logger, type Task, type WorkerEvents, run } from "graphile-worker";
+import { z } from "zod";
+import type { Config } from "../config.ts";
+import type { Database } from "../db/pool.ts";
+import type { Log } from "../log.ts";
+import { SEND_CODE } from "./queue.ts";
+import { endQueuePool, openQueuePool } from "./queue-pool.ts";
+import { type Heartbeat, startHeartbeat } from "./workers.ts";
+
+// New jobs are told of by NOTIFY; behind PgBouncer only polling finds them.
+const POLL_MS = 2_000;
+const READY_POLL_MS = 200;
+const RESTART_MIN_MS = 500;
+const RESTART_MAX_MS = 30_000;
+/** One connection listens, one reads while all workers write. */
+const SPARE_CONNECTIONS = 2;
+
+const payloadRow = z.object({ otp_id: z.uuid() });
+
+/** Sends one code; `attempt` counts from 1. */
+export type SendCode = (otpId: string, attempt: number, signal: AbortSignal) => Promise<void>;
+
+export interface RunnerOptions {
+  readonly databaseUrl: string;
+  readonly settings: Config["database"];
+  readonly concurrency: number;
+  /** For the heartbeat. */
+  readonly db: Database;
+  readonly log: Log;
+  /** Whether the database answers and is migrated. */
+  readonly ready: () => boolean;
+  readonly send: SendCode;
+}
+
+/** One life of graphile-worker, which ends where it cannot write what became of a job. */
+interface Session {
+  readonly ended: Promise<void>;
+  close(graceMs: number): Promise<void>;
+}
+
+/** Lets messages under way end, for so long; answers whether they did. */
+const within = async (graceMs: number, work: Promise<unknown>): Promise<boolean> => {
+  const late = new AbortController();
+  const timer = sleep(graceMs, false, { signal: late.signal }).catch(() => false);
+  try {
+    return await Promise.race([work.then(() => true), timer]);
+  } finally {
+    late.abort();
+  }
+};
+
+const openSession = async (options: RunnerOptions): Promise<Session> => {
+  const { databaseUrl, settings, concurrency, db, log, send } = options;
+  const pool = openQueuePool({ databaseUrl, settings, log, size: concurrency + SPARE_CONNECTIONS });
+  const cancel = new AbortController();
+  const events: WorkerEvents = new EventEmitter();
+  const heart = Promise.withResolvers<Heartbeat>();
+  const freed = Promise.withResolvers<void>();
+  events.once("pool:create", ({ workerPool }) => {
+    heart.resolve(startHeartbeat({ db, log, workerId: workerPool.id }));
+  });
+  const task: Task = async (payload, { job }) => {
+    try {
+      await send(payloadRow.parse(payload).otp_id, job.attempts, cancel.signal);
+    } catch (error) {
+      // What is freed goes to another replica at once; a failure written before that would let it wait.
+      if (cancel.signal.aborted) await freed.promise;
+      throw error;
+    }
+    // Who cannot say now that it was sent would have it sent again.
+    await (await heart.promise).answered(cancel.signal);
+  };
+
+  const runner = await run({
+    pgPool: pool,
+    events,
+    taskList: { [SEND_CODE]: task },
+    parsedCronItems: [],
+    concurrency,
+    pollInterval: POLL_MS,
+    noHandleSignals: true,
+    noPreparedStatements: settings.pgBouncer,
+    // Its messages hold no payload; what matters of them is logged by us.
+    logger: new Logger((scope) => (_level, message) => log.debug({ scope }, message)),
+    // Unless they are batched, it waits for neither, and where the database is away that ends the process.
+    preset: { worker: { completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
+  }).catch(async (error: unknown) => {
+    await endQueuePool(pool, log);
+    throw error;
+  });
+
+  let closed: Promise<void> | undefined;
+  const close = async (graceMs: number) => {
+    const heartbeat = await heart.promise;
+    // Rejected where it has stopped by itself.
+    const stopped = runner.stop().catch(() => runner.promise);
+    const inTime = await within(graceMs, stopped);
+    if (!inTime) log.warn("a message under way was given up, for another replica to send");
+    cancel.abort();
+    await heartbeat.end().catch((error: unknown) => log.debug({ err: error }, "the delivery's worker is left behind"));
+    freed.resolve();
+    await endQueuePool(pool, log);
+  };
+  return { ended: runner.promise, close: (graceMs) => (closed ??= close(graceMs)) };
+};
+
+/** The queue's consumer of this replica. */
+export interface Runner {
+  /** Takes no new job, lets those under way end within `graceMs`, and frees the rest for others. */
+  stop(graceMs: number): Promise<void>;
+}
+
+/** Consumes the queue as soon as the database is ready, and again after each outage; it delays and ends nothing else. */
+export const startRunner = (options: RunnerOptions): Runner => {
+  const { log, ready } = options;
+  const stopping = new AbortController();
+  let session: Promise<Session> | undefined;
+
+  const pause = (ms: number) => sleep(ms, undefined, { signal: stopping.signal, ref: false }).catch(() => undefined);
+  const runOnce = async () => {
+    session = openSession(options);
+    const { ended, close } = await session;
+    await ended;
+    if (!stopping.signal.aborted) await close(0);
+  };
+  const runOn = async () => {
+    let delayMs = RESTART_MIN_MS;
+    while (!stopping.signal.aborted) {
+      if (!ready()) {
+        await pause(READY_POLL_MS);
+        continue;
+      }
+      const began = performance.now();
+      await runOnce().catch((error: unknown) => log.warn({ err: error }, "the delivery's consumer failed"));
+      if (stopping.signal.aborted) return;
+      delayMs = performance.now() - began > RESTART_MAX_MS ? RESTART_MIN_MS : Math.min(delayMs * 2, RESTART_MAX_MS);
+      log.warn({ delay_ms: delayMs }, "the delivery's consumer ended and starts again");
+      await pause(delayMs);
+    }
+  };
+  const running = runOn();
+
+  return {
+    async stop(graceMs) {
+      stopping.abort();
+      const open = await session?.catch(() => undefined);
+      await open?.close(graceMs);
+      await running;
+    },
+  };
+};

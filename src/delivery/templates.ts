@@ -1,0 +1,72 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import mustache from "mustache";
+import { type PurposeCode, otpPurpose } from "../auth/otp-codes.ts";
+import { type Config, ConfigError } from "../config.ts";
+
+const OWN_DIR = fileURLToPath(new URL("templates/", import.meta.url));
+const PARTS = ["subject", "text", "html", "sms"] as const;
+type Part = (typeof PARTS)[number];
+
+/** What a template may name. */
+export interface Variables {
+  /** Six digits. */
+  readonly code: string;
+  /** How long the code is valid from now. */
+  readonly minutes: number;
+  /** The tenant's label. */
+  readonly tenant: string;
+}
+
+export interface Templates {
+  render(purpose: PurposeCode, variables: Variables): Readonly<Record<Part, string>>;
+}
+
+const namesCode = (template: string) =>
+  mustache.parse(template).some(([kind, name]) => (kind === "name" || kind === "&") && name === "code");
+
+const faultOf = (template: string, part: Part): string | undefined => {
+  try {
+    return part === "subject" || namesCode(template) ? undefined : "must contain {{code}}";
+  } catch {
+    return "is no mustache template";
+  }
+};
+
+/**
+ * Reads `<folder>/<locale>/<purpose>.{subject,text,html,sms}.mustache` of every purpose.
+ *
+ * @throws ConfigError that names each file that is missing or of no use, after the variable to change.
+ */
+export const loadTemplates = ({ templatesDir, locale }: Config["delivery"]): Templates => {
+  const variable = templatesDir === undefined ? "MESSAGE_LOCALE" : "MESSAGE_TEMPLATES_DIR";
+  const faults: string[] = [];
+  const texts = new Map<string, string>();
+  for (const name of otpPurpose.options.flatMap((purpose) => PARTS.map((part) => [purpose, part] as const))) {
+    const file = `${locale}/${name.join(".")}.mustache`;
+    try {
+      const template = readFileSync(join(templatesDir ?? OWN_DIR, file), "utf8");
+      const fault = faultOf(template, name[1]);
+      if (fault !== undefined) faults.push(`${variable}: ${file} ${fault}`);
+      texts.set(name.join("."), template);
+    } catch (error) {
+      faults.push(`${variable}: ${file} cannot be read (${(error as NodeJS.ErrnoException).code ?? "error"})`);
+    }
+  }
+  if (faults.length > 0) throw new ConfigError(faults);
+
+  const plain = { escape: (text: string) => text };
+  const renderPart = (purpose: PurposeCode, part: Part, variables: Variables) =>
+    mustache.render(texts.get(`${purpose}.${part}`) ?? "", variables, {}, part === "html" ? {} : plain);
+  // A line break in a label would end the subject, and an SMS is one line by custom.
+  const oneLine = (text: string) => text.replaceAll(/\s+/g, " ").trim();
+  return {
+    render: (purpose, variables) => ({
+      subject: oneLine(renderPart(purpose, "subject", variables)),
+      text: renderPart(purpose, "text", variables),
+      html: renderPart(purpose, "html", variables),
+      sms: oneLine(renderPart(purpose, "sms", variables)),
+    }),
+  };
+};

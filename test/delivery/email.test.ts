@@ -1,0 +1,68 @@
+import { expect, test } from "vitest";
+import { makeAuthority, makeIdentity } from "../support/certificates.ts";
+import { ARRIVAL, createQueue } from "../support/deliveries.ts";
+import { startMailServer } from "../support/mail-server.ts";
+
+const address = (value: unknown) => (value as { readonly value: readonly object[] }).value;
+
+test("a code arrives as an e-mail whose text has it as six digits", async () => {
+  const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
+  await queue.launch({ SMTP_URL: server.url });
+  const { otpId, code } = await queue.add({ destination: "ann@example.com", label: "Tom & <b>Jerry</b>" });
+  await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
+  const [mail] = server.mails;
+  expect(code).toMatch(/^\d{6}$/);
+  expect(mail?.text?.match(/(?<!\d)\d{6}(?!\d)/g)).toEqual([code]);
+  expect(mail?.html).toContain(code);
+  expect(address(mail?.from)).toEqual([{ name: "Example", address: "no-reply@example.org" }]);
+  expect(address(mail?.to)).toEqual([{ name: "", address: "ann@example.com" }]);
+  expect(mail?.messageId).toBe(`<${otpId}@example.org>`);
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+});
+
+test("a tenant's label is text in text and escaped in HTML", async () => {
+  const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
+  await queue.launch({ SMTP_URL: server.url });
+  await queue.add({ label: "Tom & <b>Jerry</b>\nBcc: eve@example.com" });
+  await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
+  const [mail] = server.mails;
+  expect(mail?.subject).toBe("Your sign-in code for Tom & <b>Jerry</b> Bcc: eve@example.com");
+  expect(mail?.bcc).toBeUndefined();
+  expect(mail?.text).toContain("Tom & <b>Jerry</b>");
+  expect(mail?.html).toContain("Tom &amp; &lt;b&gt;Jerry&lt;&#x2F;b&gt;");
+  expect(mail?.html).not.toContain("<b>Jerry");
+});
+
+test("a list of addresses is no list of recipients", async () => {
+  const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
+  await queue.launch({ SMTP_URL: server.url });
+  await queue.add({ destination: "ann@example.com,eve@example.com" });
+  await expect.poll(async () => (await queue.jobs())[0]?.attempts ?? server.mails.length, ARRIVAL).toBeGreaterThan(0);
+  expect(server.mails.flatMap(({ to }) => address(to))).not.toContainEqual({ name: "", address: "eve@example.com" });
+});
+
+test.each([
+  [550, "smtp EENVELOPE 550", true],
+  [450, "smtp EENVELOPE 450", false],
+])("a recipient refused with %i fails as '%s', for ever: %s", async (status, failure, final) => {
+  const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
+  server.refuse(status);
+  await queue.launch({ SMTP_URL: server.url });
+  await queue.add();
+  await expect.poll(async () => (await queue.jobs())[0]?.last_error, ARRIVAL).toBe(failure);
+  const [job] = await queue.jobs();
+  expect(job?.attempts === job?.max_attempts).toBe(final);
+});
+
+test("TLS is as the URL says: a certificate is verified unless it says otherwise", async () => {
+  const identity = await makeIdentity("localhost", await makeAuthority("nobody's"));
+  const [queue, server] = await Promise.all([createQueue(), startMailServer(identity)]);
+  const strict = await queue.launch({ SMTP_URL: server.url });
+  await queue.add();
+  await expect.poll(async () => (await queue.jobs())[0]?.last_error, ARRIVAL).toMatch(/^smtp /);
+  expect(server.mails).toEqual([]);
+  await strict.stop();
+  await queue.hurry();
+  await queue.launch({ SMTP_URL: `${server.url}?tls.rejectUnauthorized=false` });
+  await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
+});

@@ -1,0 +1,52 @@
+import { once } from "node:events";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { text } from "node:stream/consumers";
+import { onTestFinished } from "vitest";
+
+export interface TwilioRequest {
+  readonly method: string | undefined;
+  readonly path: string | undefined;
+  readonly authorization: string | undefined;
+  readonly form: Readonly<Record<string, string>>;
+}
+
+export interface TwilioServer {
+  readonly url: string;
+  readonly requests: TwilioRequest[];
+  /** The status of each next answer, the last for all that follow; 0 never answers. */
+  answer(...statuses: number[]): void;
+}
+
+/** Speaks as Twilio's messages API does, and quotes what it was sent, as that does. */
+export const startTwilio = async (): Promise<TwilioServer> => {
+  const requests: TwilioRequest[] = [];
+  let statuses = [201];
+  const server = createServer((request, response) => {
+    void text(request).then((body) => {
+      const { method, url: path, headers } = request;
+      requests.push({
+        method,
+        path,
+        authorization: headers.authorization,
+        form: Object.fromEntries(new URLSearchParams(body)),
+      });
+      const status = (statuses.length > 1 ? statuses.shift() : statuses[0]) ?? 201;
+      if (status === 0) return;
+      response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify({ status, message: body }));
+    });
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    requests,
+    answer(...next) {
+      statuses = next;
+    },
+  };
+};
