@@ -31,12 +31,12 @@ export interface NewCode {
   readonly attemptMax: number;
 }
 
-export const insertCode = (code: NewCode) => sql.type(z.object({ otp_id: z.string(), expiry_utc: z.number() }))`
+export const insertCode = (code: NewCode) => sql.type(z.object({ created_utc: z.number(), expiry_utc: z.number() }))`
   INSERT INTO otp_codes (otp_id, tenant_id, user_id, destination_text, channel_code, purpose_code, code_hash_text,
     attempt_max, expiry_utc)
   VALUES (${code.otpId}::uuid, ${code.tenantId}::uuid, ${code.userId}::uuid, ${code.destination}, ${code.channelCode},
     ${code.purposeCode}, ${code.hash}, ${code.attemptMax}, now() + ${code.ttlMs}::float8 * interval '1 millisecond')
-  RETURNING otp_id, expiry_utc`;
+  RETURNING created_utc, expiry_utc`;
 
 /**
  * Counts a guess, before it is compared: however many come at once, no more than `attempt_max` are. A newer code of the
@@ -66,6 +66,13 @@ export const consumeCode = (tenantId: string, otpId: string) => sql.type(z.objec
         AND (n.created_utc, n.otp_id) > (o.created_utc, o.otp_id)
     )
   RETURNING o.otp_id`;
+
+/** What a new password ends: whoever asked for another one has one now, or did not ask. */
+export const consumeResetCodes = (tenantId: string, userId: string) => sql.type(z.object({ otp_id: z.string() }))`
+  UPDATE otp_codes SET consumed_utc = now()
+  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND purpose_code = 'reset_password'
+    AND consumed_utc IS NULL AND expiry_utc > now()
+  RETURNING otp_id`;
 
 const codeUnder = (macs: Macs, version: number, otpId: string) => {
   const mac = macs.under(version, "code", otpId);

@@ -25,7 +25,7 @@ export interface Counted {
 }
 
 /** A full bucket refuses for at most so many windows after its own. */
-const EXTRA_WINDOWS_MAX = 6;
+const EXTRA_WINDOWS_MAX = 5;
 const STRIKES_MAX = 10;
 const ROUNDS = 5;
 
@@ -48,7 +48,7 @@ const triedRow = z.object({
  * none is counted by halves. What is missing cannot be locked. A single row is inserted with its count, and where somebody
  * else was faster nothing is counted; several are inserted empty. Either way the statement is to be run again.
  *
- * A bucket that was full refuses to its window's end and for 0, 1, 3, 6 windows more, the more windows in a row it was
+ * A bucket that was full refuses to its window's end and for 0, 1, 3, 5 windows more, the more windows in a row it was
  * full. That is read from its row and not written into it: a try given back takes it back too.
  */
 const countTry = (buckets: readonly Bucket[]) => {

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { type DatabasePool, createPool, sql } from "slonik";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { z } from "zod";
 import { readClient } from "../../src/auth/clients.ts";
 import { type Throttles, type Try, createThrottles } from "../../src/auth/throttles.ts";
 import { type Config, parseConfig } from "../../src/config.ts";
@@ -73,8 +74,8 @@ const countedOf = async (throttles: Throttles, tries: number, attempt: (n: numbe
   return counted;
 };
 
-const selectHits = () => sql.unsafe`SELECT hit_count FROM throttles ORDER BY hit_count`;
-const hits = async () => (await pool.any(selectHits())).map((row) => (row as { hit_count: number }).hit_count);
+const totalHits = async () =>
+  Number(await pool.oneFirst(sql.type(z.object({ sum: z.bigint().nullable() }))`SELECT sum(hit_count) FROM throttles`));
 
 const passTime = (ms: number) =>
   pool.query(
@@ -207,7 +208,7 @@ test("who fills a bucket in every window waits longer each time, and as short as
   for (let n = 0; n < 5; n++) await fill();
   await passTime(11 * MINUTE_MS);
   await fill();
-  expect(waits).toEqual([10, 20, 40, 70, 70, 10]);
+  expect(waits).toEqual([10, 20, 40, 60, 60, 10]);
 });
 
 test("what is filled from many networks refuses for no longer than its window, however often", async () => {
@@ -244,7 +245,7 @@ test("tries at once on crossing buckets end without a deadlock, and none is coun
     }),
   );
   // 100 stay counted in four buckets each.
-  expect((await hits()).reduce((sum, one) => sum + one, 0)).toBe(400);
+  expect(await totalHits()).toBe(400);
 });
 
 test("with THROTTLES=off nothing is counted but what has limits of its own", async () => {
@@ -252,7 +253,7 @@ test("with THROTTLES=off nothing is counted but what has limits of its own", asy
   const throttles = throttlesOf({ ...LOWERED, THROTTLES: "off" });
   const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
   expect(await countedOf(throttles, 20, () => attempt)).toBe(20);
-  expect(await hits()).toEqual([]);
+  expect(await totalHits()).toBe(0);
   const limits = [{ subject: ["ann@example.com"], max: 2, windowMs: MINUTE_MS }];
   expect(await throttles.countWithin(detached(), attempt, limits)).toBe(0);
   expect(await throttles.countWithin(detached(), attempt, limits)).toBeGreaterThan(MINUTE_MS - 10_000);
@@ -264,8 +265,9 @@ test("counters say nothing of whom they count", async () => {
   const throttles = throttlesOf();
   const tenantId = newTenant();
   await count(throttles, tryOf(tenantId, "ann@example.com", "192.0.2.1"));
-  const rows = await pool.any(sql.unsafe`SELECT throttle_key_hash FROM throttles`);
-  for (const row of rows) expect(row).toEqual({ throttle_key_hash: expect.stringMatching(/^1:[\w-]{43}$/) });
+  const rows = await pool.any(sql.type(z.object({ throttle_key_hash: z.string() }))`
+    SELECT throttle_key_hash FROM throttles`);
+  for (const row of rows) expect(row.throttle_key_hash).toMatch(/^1:[\w-]{43}$/);
 });
 
 test("counts, gifts back and passing time do as a model does", async () => {

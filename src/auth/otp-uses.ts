@@ -1,0 +1,102 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import { recordEvent } from "../audit/record.ts";
+import { type Tx, read } from "../db/transact.ts";
+import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
+import type { Call } from "../rpc/call.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { readClient } from "./clients.ts";
+import { insertPasswordIdentity, updatePasswordHash } from "./identities.ts";
+import { consumeResetCodes } from "./otp-codes.ts";
+import { type Proof, proveCode } from "./otp-proofs.ts";
+import type { AuthParts } from "./parts.ts";
+import { checkNewPassword } from "./password-rules.ts";
+import { endSessions } from "./sessions.ts";
+import { selectUser, userEvent, userMessage } from "./users.ts";
+
+const deletePasswordIdentity = (userId: string) => sql.type(z.object({ ident_id: z.string() }))`
+  DELETE FROM user_identities WHERE user_id = ${userId}::uuid AND ident_provider_code = 'password'
+  RETURNING ident_id`;
+
+/**
+ * Takes an account from whoever set it up with somebody else's contact, and waits for its owner to come: a password set
+ * before and the sessions opened before end. Answers whether there was a password.
+ */
+const takeOver = async (tx: Tx, call: Call, { user, isNewlyVerified }: Proof): Promise<boolean> => {
+  if (!isNewlyVerified) return false;
+  const { tenant_id: tenantId, user_id: userId } = user;
+  await endSessions(tx, { tenantId, userId, reason: "contact_proven" });
+  const removed = await tx.maybeOne(deletePasswordIdentity(userId));
+  if (!removed) return false;
+  await recordEvent(tx, call, userEvent("auth.password.remove", tenantId, userId));
+  return true;
+};
+
+const setPassword = async (tx: Tx, call: Call, { user }: Proof, hash: string): Promise<void> => {
+  const { tenant_id: tenantId, user_id: userId } = user;
+  const updated = await tx.maybeOne(updatePasswordHash(userId, hash));
+  if (!updated) await tx.one(insertPasswordIdentity(userId, hash));
+  await tx.any(consumeResetCodes(tenantId, userId));
+  await endSessions(tx, { tenantId, userId, reason: "password" });
+  await recordEvent(tx, call, userEvent("auth.password.reset", tenantId, userId));
+};
+
+const nothing = () => Promise.resolve(undefined);
+
+export const otpUseHandlers = (parts: AuthParts) => {
+  const { db, sessions, passwords } = parts;
+  return {
+    async loginWithOtp({ tenantId, otpId, code, client: info }, call) {
+      const client = readClient(info);
+      const { user, opened, passwordRemoved } = await proveCode(parts, call, {
+        tenantId,
+        otpId,
+        code,
+        client,
+        purposes: ["login"],
+        signsIn: true,
+        prepare: nothing,
+        async proven(tx, proof) {
+          const removed = await takeOver(tx, call, proof);
+          const { tenant_id, user_id } = proof.user;
+          const signIn = { tenantId: tenant_id, userId: user_id, client, method: "code" } as const;
+          return { user: proof.user, passwordRemoved: removed, opened: await sessions.open(tx, call, signIn) };
+        },
+      });
+      return { user: userMessage(user), tokens: await sessions.tokens(opened), passwordRemoved };
+    },
+
+    async verifyContact({ tenantId, otpId, code, client }, call) {
+      const user = await proveCode(parts, call, {
+        tenantId,
+        otpId,
+        code,
+        client: readClient(client),
+        purposes: ["verify_email", "verify_phone"],
+        signsIn: false,
+        prepare: nothing,
+        proven: async (_, proof) => proof.user,
+      });
+      return { user: userMessage(user) };
+    },
+
+    async resetPassword({ tenantId, otpId, code, newPassword, client }, call) {
+      await proveCode(parts, call, {
+        tenantId,
+        otpId,
+        code,
+        client: readClient(client),
+        purposes: ["reset_password"],
+        signsIn: false,
+        // Only who has the code learns whether the password would do, and only he makes us hash.
+        async prepare(tenant, userId) {
+          const user = await read(db, call, (connection) => connection.maybeOne(selectUser(tenant, userId)));
+          const own = [user?.email_addr, user?.phone_e164, user?.display_label];
+          return passwords.hash(call, await checkNewPassword(newPassword, "new_password", own));
+        },
+        proven: (tx, proof, hash) => setPassword(tx, call, proof, hash),
+      });
+      return {};
+    },
+  } satisfies Partial<Handlers<typeof AuthService>>;
+};
