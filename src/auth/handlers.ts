@@ -1,40 +1,42 @@
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { identityHandlers } from "./identities.ts";
+import { erasureHandlers } from "./erasure.ts";
+import { googleIdentityHandlers } from "./google-identities.ts";
+import { googleLoginHandlers } from "./google-logins.ts";
 import { accessTokenHandlers } from "./access-tokens.ts";
+import { identityHandlers } from "./identities.ts";
 import { importHandlers } from "./imports.ts";
+import { loginHandlers } from "./logins.ts";
+import { otpRequestHandlers } from "./otp-requests.ts";
+import { otpUseHandlers } from "./otp-uses.ts";
 import type { AuthParts } from "./parts.ts";
-
+import { passwordChangeHandlers } from "./password-changes.ts";
+import { userListHandlers } from "./user-lists.ts";
+import { userProfileHandlers } from "./user-profiles.ts";
 import { refreshHandlers } from "./refresh.ts";
 import { sessionListHandlers } from "./session-lists.ts";
 import { signingKeyHandlers } from "./signing-keys.ts";
-
-const notBuilt = () => Promise.reject(new Error("not built"));
+import { userStateHandlers } from "./user-states.ts";
+import { userHandlers } from "./users.ts";
 
 /** All of AuthService. */
 export const authHandlers = (parts: AuthParts): Handlers<typeof AuthService> => ({
+  ...erasureHandlers(parts),
   ...identityHandlers(parts),
   ...importHandlers(parts),
-  createUser: notBuilt,
-  getUser: notBuilt,
-  batchGetUsers: notBuilt,
-  listUsers: notBuilt,
-  updateUser: notBuilt,
-  deactivateUser: notBuilt,
-  activateUser: notBuilt,
-  eraseUser: notBuilt,
+  ...userListHandlers(parts),
+  ...userProfileHandlers(parts),
+  ...userStateHandlers(parts),
+  ...userHandlers(parts),
 
-  setPassword: notBuilt,
-  changePassword: notBuilt,
-  loginWithPassword: notBuilt,
+  ...passwordChangeHandlers(parts),
+  ...loginHandlers(parts),
 
-  linkGoogleIdentity: notBuilt,
-  loginWithGoogle: notBuilt,
+  ...googleIdentityHandlers(parts),
+  ...googleLoginHandlers(parts),
 
-  requestOtp: notBuilt,
-  loginWithOtp: notBuilt,
-  verifyContact: notBuilt,
-  resetPassword: notBuilt,
+  ...otpRequestHandlers(parts),
+  ...otpUseHandlers(parts),
 
   ...refreshHandlers(parts),
   ...sessionListHandlers(parts),

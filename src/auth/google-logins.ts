@@ -1,0 +1,149 @@
+import { sql } from "slonik";
+import { v7 as uuidv7 } from "uuid";
+import { z } from "zod";
+import { recordEvent } from "../audit/record.ts";
+import { type Tx, read, transact } from "../db/transact.ts";
+import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
+import type { Call } from "../rpc/call.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { Refusal, refusal } from "../rpc/refusal.ts";
+import { readClient } from "./clients.ts";
+import type { GoogleAccount } from "./google.ts";
+import { linkGoogle, selectGoogleIdentity } from "./google-identities.ts";
+import type { AuthParts } from "./parts.ts";
+import { type UserRow, userEvent, userMessage, userRow } from "./users.ts";
+
+const NAME_MAX_CHARACTERS = 200;
+// Each look but the first follows a write of somebody else's, so a second one nearly always finds out.
+const LOOKS_MAX = 3;
+
+const selectTenantState = (tenantId: string) =>
+  sql.type(z.object({ tenant_state_code: z.enum(["active", "suspended"]) }))`
+  SELECT t.tenant_state_code FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
+
+/** For a session: who ends sessions or unlinks waits for it, and other logins do not. */
+const shareUser = (tenantId: string, userId: string) => sql.type(userRow)`
+  SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
+    u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
+  FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
+  FOR SHARE`;
+
+/** For a link. Whose e-mail changed while this waited is not found. */
+const lockUserByEmail = (tenantId: string, email: string) => sql.type(userRow)`
+  SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
+    u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
+  FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.email_addr = ${email}
+  FOR NO KEY UPDATE`;
+
+const insertVerifiedUser = (tenantId: string, email: string, name: string | null) => sql.type(userRow)`
+  INSERT INTO users (user_id, tenant_id, email_addr, display_label, user_state_code, email_verified_utc)
+  VALUES (${uuidv7()}::uuid, ${tenantId}::uuid, ${email}, ${name}, 'active', now())
+  ON CONFLICT DO NOTHING
+  RETURNING user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code, email_verified_utc,
+    phone_verified_utc, erased_utc, created_utc, updated_utc`;
+
+/** Who an account turned out to be, locked. */
+interface Found {
+  readonly user: UserRow;
+  readonly created: boolean;
+}
+
+// What somebody else wrote since it was looked: look again.
+const changedMeanwhile = undefined;
+
+const isActive = (user: UserRow) => user.user_state_code === "active" && user.erased_utc === null;
+
+/** As a display name may be: one line without control characters, at most 200 characters. */
+const displayName = (name = ""): string | null => {
+  const line = name
+    .toWellFormed()
+    .replace(/[\p{Cc}\s]+/gu, " ")
+    .trim();
+  return Array.from(line).slice(0, NAME_MAX_CHARACTERS).join("").trim() || null;
+};
+
+const findLinked = async (tx: Tx, tenantId: string, userId: string, subject: string) => {
+  const user = await tx.maybeOne(shareUser(tenantId, userId));
+  const linked = await tx.maybeOne(selectGoogleIdentity(tenantId, subject));
+  if (linked?.user_id !== userId) return changedMeanwhile;
+  return user && isActive(user) ? { user, created: false } : refusal("INVALID_CREDENTIALS");
+};
+
+const link = async (tx: Tx, call: Call, user: UserRow, account: GoogleAccount) => {
+  if (!isActive(user)) return refusal("INVALID_CREDENTIALS");
+  if (user.email_verified_utc === null) return refusal("LINK_REQUIRED");
+  const linked = await linkGoogle(tx, call, user, account);
+  if (!(linked instanceof Refusal)) return { user, created: false };
+  // Another account of the user's is no reason to let this one in: an address may have passed to somebody else.
+  const taken = await tx.maybeOne(selectGoogleIdentity(user.tenant_id, account.subject));
+  return taken ? changedMeanwhile : refusal("INVALID_CREDENTIALS");
+};
+
+/** In a savepoint, which the user goes with where somebody else linked the account meanwhile. */
+const create = async (tx: Tx, call: Call, tenantId: string, email: string, account: GoogleAccount) => {
+  try {
+    return await tx.transaction(async (savepoint) => {
+      const user = await savepoint.maybeOne(insertVerifiedUser(tenantId, email, displayName(account.name)));
+      if (!user) return changedMeanwhile;
+      const fields = user.display_label === null ? ["email"] : ["email", "display_name"];
+      const event = userEvent("auth.user.create", user.tenant_id, user.user_id);
+      await recordEvent(savepoint, call, { ...event, payload: { fields, method: "google" } });
+      const linked = await linkGoogle(savepoint, call, user, account);
+      if (linked instanceof Refusal) throw linked;
+      return { user, created: true };
+    });
+  } catch (error) {
+    if (error instanceof Refusal && error.reason === "IDENTITY_TAKEN") return changedMeanwhile;
+    throw error;
+  }
+};
+
+/** Who the account is in the tenant: api.md's rules, in their order. */
+const look = async (tx: Tx, call: Call, tenantId: string, account: GoogleAccount, mayCreate: boolean) => {
+  const known = await tx.maybeOne(selectGoogleIdentity(tenantId, account.subject));
+  if (known) return findLinked(tx, tenantId, known.user_id, account.subject);
+  const { email, authoritative } = account;
+  if (!authoritative || email === undefined) return refusal("INVALID_CREDENTIALS");
+  const user = await tx.maybeOne(lockUserByEmail(tenantId, email));
+  if (user) return link(tx, call, user, account);
+  return mayCreate ? create(tx, call, tenantId, email, account) : refusal("INVALID_CREDENTIALS");
+};
+
+const find = async (...args: Parameters<typeof look>): Promise<Found | Refusal> => {
+  for (let looks = 0; looks < LOOKS_MAX; looks++) {
+    const found = await look(...args);
+    if (found) return found;
+  }
+  return refusal("CONFLICT");
+};
+
+export const googleLoginHandlers = ({ db, sessions, throttles, google }: AuthParts) => {
+  const requireActiveTenant = async (tenantId: string, call: Call) => {
+    const tenant = await read(db, call, (connection) => connection.maybeOne(selectTenantState(tenantId)));
+    if (!tenant) throw refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+    if (tenant.tenant_state_code === "suspended") throw refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
+  };
+
+  return {
+    async loginWithGoogle({ tenantId, idToken, nonce, client: info, createUser = false }, call) {
+      const client = readClient(info);
+      await requireActiveTenant(tenantId, call);
+      const attempt = { act: "login", tenantId, identifier: undefined, client, networkIsKnown: false } as const;
+      const giveBack = await throttles.count(call, attempt);
+      const account = await google.verify(call, idToken, nonce).catch(async (error: unknown) => {
+        // Who tried is not to blame for Google, for our configuration, or for a deadline.
+        if (!(error instanceof Refusal && error.reason === "ID_TOKEN_INVALID")) await giveBack();
+        throw error;
+      });
+      const { user, created, session } = await transact(db, call, async (tx) => {
+        const found = await find(tx, call, tenantId, account, createUser);
+        if (found instanceof Refusal) return found;
+        const { tenant_id, user_id } = found.user;
+        const signIn = { tenantId: tenant_id, userId: user_id, client, method: "google" } as const;
+        return { ...found, session: await sessions.open(tx, call, signIn) };
+      });
+      await giveBack();
+      return { user: userMessage(user), tokens: await sessions.tokens(session), created };
+    },
+  } satisfies Partial<Handlers<typeof AuthService>>;
+};
