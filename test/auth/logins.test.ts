@@ -1,0 +1,364 @@
+import { pbkdf2Sync, randomUUID, scryptSync } from "node:crypto";
+import { type Algorithm, hashSync as argon2Sync } from "@node-rs/argon2";
+import { hashSync as bcryptSync } from "bcryptjs";
+import { sql } from "slonik";
+import { describe, expect, test } from "vitest";
+import { UserState } from "../../src/gen/auth/v1/auth_pb.ts";
+import {
+  CHEAP_HASHES,
+  CHEAP_PREFIX,
+  OTHER_PASSWORD,
+  PASSWORD,
+  liveSessionIds,
+  plantHash,
+  startCheapService,
+  storedHash,
+} from "../support/passwords.ts";
+import { expectRefusal } from "../support/refusals.ts";
+import { type TestService, launchService, transports } from "../support/service.ts";
+import { actionsOf, addUser, eventsOf, uniqueEmail, uniquePhone } from "../support/users.ts";
+
+const SALT = Buffer.from("0123456789abcdef");
+const b64 = (bytes: Buffer) => bytes.toString("base64").replace(/=+$/, "");
+const ab64 = (bytes: Buffer) => b64(bytes).replaceAll("+", ".");
+const ARGON2I: Algorithm = 1;
+const COST = { memoryCost: 64, timeCost: 2, parallelism: 1 };
+
+/** As other systems wrote them. */
+const FOREIGN: Readonly<Record<string, (password: string) => string>> = {
+  "argon2id of other parameters": (password) => argon2Sync(password, COST),
+  argon2i: (password) => argon2Sync(password, { ...COST, algorithm: ARGON2I }),
+  "bcrypt 2b": (password) => bcryptSync(password, 4),
+  "bcrypt 2y": (password) => bcryptSync(password, 4).replace("$2b$", "$2y$"),
+  scrypt: (password) =>
+    `$scrypt$ln=4,r=8,p=1$${b64(SALT)}$${b64(scryptSync(password, SALT, 32, { N: 16, r: 8, p: 1 }))}`,
+  "pbkdf2-sha256 of passlib": (password) =>
+    `$pbkdf2-sha256$1000$${ab64(SALT)}$${ab64(pbkdf2Sync(password, SALT, 1_000, 32, "sha256"))}`,
+  "pbkdf2-sha512 of PHC": (password) =>
+    `$pbkdf2-sha512$i=1000,l=64$${b64(SALT)}$${b64(pbkdf2Sync(password, SALT, 1_000, 64, "sha512"))}`,
+};
+
+/** A user with a password, and what signs it in. */
+const someone = async (server: TestService) => {
+  const { userId, tenantId, email = "" } = await addUser(server, { password: PASSWORD });
+  return { userId, tenantId, email, login: { tenantId, identifier: { case: "email", value: email } as const } };
+};
+
+/** Those who get one answer, each with the identifier that names it. */
+const noOnes = async (server: TestService) => {
+  const tenantId = await server.addTenant();
+  const add = async (password?: string) => addUser(server, { tenantId, ...(password && { password }) });
+  const [known, inactive, passwordless, erased, hashless, unreadable] = await Promise.all([
+    add(PASSWORD),
+    add(PASSWORD),
+    add(),
+    add(PASSWORD),
+    add(),
+    add(),
+  ]);
+  await server.auth.deactivateUser({ tenantId, userId: inactive.userId });
+  await server.auth.eraseUser({ tenantId, userId: erased.userId });
+  await plantHash(server, hashless.userId, null);
+  await plantHash(server, unreadable.userId, "{SSHA}AAAA");
+  const email = (value = "") => ({ tenantId, identifier: { case: "email", value } as const });
+  return {
+    known: email(known.email),
+    unknown: email(uniqueEmail()),
+    "unknown phone": { tenantId, identifier: { case: "phone", value: uniquePhone() } as const },
+    inactive: email(inactive.email),
+    passwordless: email(passwordless.email),
+    erased: email(erased.email),
+    "with an empty identity": email(hashless.email),
+    "with a hash of no kind": email(unreadable.email),
+  };
+};
+
+describe.each(transports)("%s", (transport) => {
+  test("who shows the right password gets the user and the tokens of a session", async () => {
+    const server = await startCheapService(transport);
+    const { userId, login } = await someone(server);
+    const client = { userAgent: "Browser/1.0", ip: "192.0.2.7" };
+    const { user, tokens } = await server.auth.loginWithPassword({ ...login, password: PASSWORD, client });
+    expect(user).toMatchObject({ userId, tenantId: login.tenantId, state: UserState.ACTIVE });
+    expect(await liveSessionIds(server, userId)).toEqual([tokens?.sessionId]);
+    expect(await server.auth.verifyAccessToken({ accessToken: tokens?.accessToken ?? "" })).toMatchObject({
+      active: true,
+      userId,
+      sessionId: tokens?.sessionId,
+    });
+    const [event] = await eventsOf(server, tokens?.sessionId ?? "");
+    expect(event).toMatchObject({ action: "auth.session.create", payload: { method: "password", user_id: userId } });
+    const row = await server.pool.one(sql.unsafe`
+      SELECT client_user_agent_text, client_ip_text FROM refresh_sessions WHERE session_id = ${tokens!.sessionId}::uuid`);
+    expect(row).toEqual({ client_user_agent_text: client.userAgent, client_ip_text: client.ip });
+  });
+
+  test("a contact signs in however it is written", async () => {
+    const server = await startCheapService(transport);
+    const [email, phone] = [uniqueEmail(), uniquePhone()];
+    const { tenantId, userId } = await addUser(server, { email, phone, password: PASSWORD });
+    for (const identifier of [
+      { case: "email", value: `  ${email.toUpperCase()} ` } as const,
+      { case: "phone", value: phone } as const,
+      { case: "phone", value: ` ${phone.slice(0, 3)} (${phone.slice(3, 6)}) ${phone.slice(6)}` } as const,
+    ]) {
+      const login = { tenantId: tenantId.toUpperCase(), identifier, password: PASSWORD };
+      expect((await server.auth.loginWithPassword(login)).user?.userId).toBe(userId);
+    }
+    expect(await liveSessionIds(server, userId)).toHaveLength(3);
+  });
+
+  test("composed and decomposed forms of a password sign in alike", async () => {
+    const server = await startCheapService(transport);
+    const { login, userId } = await someone(server);
+    for (const form of ["NFC", "NFD", "NFKC", "NFKD"]) {
+      await server.auth.loginWithPassword({ ...login, password: PASSWORD.normalize(form) });
+    }
+    expect(await liveSessionIds(server, userId)).toHaveLength(4);
+  });
+
+  test("whatever is wrong with the credentials, the answer is one, and nothing is written", async () => {
+    const server = await startCheapService(transport);
+    const logins = await noOnes(server);
+    const answers = [];
+    for (const [who, login] of Object.entries(logins)) {
+      const password = who === "known" ? OTHER_PASSWORD : PASSWORD;
+      const { error, metadata } = await expectRefusal(
+        server.auth.loginWithPassword({ ...login, password }),
+        "INVALID_CREDENTIALS",
+      );
+      answers.push({ message: error.rawMessage, metadata: Object.keys(metadata) });
+    }
+    for (const answer of answers) expect(answer).toEqual(answers[0]);
+    const { tenantId } = logins.known;
+    const sessions = await server.pool.any(sql.unsafe`
+      SELECT session_id FROM refresh_sessions WHERE tenant_id = ${tenantId}::uuid`);
+    expect(sessions).toEqual([]);
+  });
+
+  test.each([
+    [{ identifier: { case: "email", value: "ann" } }, "email"],
+    [{ identifier: { case: "phone", value: "12345" } }, "phone"],
+    [{ identifier: { case: "email", value: "" } }, "email"],
+    [{ identifier: { case: undefined } }, "identifier"],
+    [{ password: "" }, "password"],
+    [{ password: "x".repeat(257) }, "password"],
+    [{ client: { ip: "127.1" } }, "client.ip"],
+    [{ tenantId: "acme" }, "tenant_id"],
+  ] as const)("a login with %j names the field %s", async (part, field) => {
+    const server = await startCheapService(transport);
+    const request = {
+      tenantId: randomUUID(),
+      identifier: { case: "email", value: "ann@example.com" } as const,
+      password: PASSWORD,
+      ...part,
+    };
+    const refused = await expectRefusal(server.auth.loginWithPassword(request), "INVALID_REQUEST");
+    expect(refused.fields).toEqual([field]);
+  });
+
+  test("a login needs its permission, and a tenant that is known and not suspended", async () => {
+    const server = await startCheapService(transport);
+    const { login, tenantId, userId } = await someone(server);
+    const right = { ...login, password: PASSWORD };
+    const { auth } = await server.addService(["auth.user.*"]);
+    await expectRefusal(auth.loginWithPassword(right), "PERMISSION_MISSING");
+    await expectRefusal(server.auth.loginWithPassword({ ...right, tenantId: randomUUID() }), "TENANT_NOT_FOUND");
+    const otherTenant = { ...right, tenantId: await server.addTenant() };
+    await expectRefusal(server.auth.loginWithPassword(otherTenant), "INVALID_CREDENTIALS");
+    await server.org.suspendTenant({ tenantId });
+    for (const password of [PASSWORD, OTHER_PASSWORD]) {
+      await expectRefusal(server.auth.loginWithPassword({ ...right, password }), "TENANT_SUSPENDED");
+    }
+    expect(await liveSessionIds(server, userId)).toEqual([]);
+    await server.org.activateTenant({ tenantId });
+    await server.auth.loginWithPassword(right);
+  });
+
+  test.each(Object.entries(FOREIGN))("a hash of %s signs in once, and then is one of ours", async (_, foreign) => {
+    const server = await startCheapService(transport);
+    const { userId, login } = await someone(server);
+    const planted = foreign(PASSWORD);
+    await plantHash(server, userId, planted);
+    await expectRefusal(server.auth.loginWithPassword({ ...login, password: OTHER_PASSWORD }), "INVALID_CREDENTIALS");
+    expect(await storedHash(server, userId)).toBe(planted);
+    await server.auth.loginWithPassword({ ...login, password: PASSWORD });
+    const ours = await storedHash(server, userId);
+    expect(ours).toContain(CHEAP_PREFIX);
+    await server.auth.loginWithPassword({ ...login, password: PASSWORD });
+    expect(await storedHash(server, userId)).toBe(ours);
+  });
+
+  test("a password that an older system hashed as it was typed signs in, and then in either form", async () => {
+    const server = await startCheapService(transport);
+    const { userId, login } = await someone(server);
+    const typed = PASSWORD.normalize("NFD");
+    await plantHash(server, userId, bcryptSync(typed, 4));
+    await expectRefusal(server.auth.loginWithPassword({ ...login, password: PASSWORD }), "INVALID_CREDENTIALS");
+    await server.auth.loginWithPassword({ ...login, password: typed });
+    await server.auth.loginWithPassword({ ...login, password: PASSWORD });
+  });
+
+  test("20 logins at once with a hash that is to be renewed all succeed, and renew it once", async () => {
+    const server = await startCheapService(transport);
+    const { userId, login } = await someone(server);
+    await plantHash(server, userId, bcryptSync(PASSWORD, 4));
+    const logins = Array.from({ length: 20 }, () => server.auth.loginWithPassword({ ...login, password: PASSWORD }));
+    const answers = await Promise.all(logins);
+    expect(new Set(answers.map(({ tokens }) => tokens?.sessionId)).size).toBe(20);
+    expect(await liveSessionIds(server, userId)).toHaveLength(20);
+    expect(await storedHash(server, userId)).toContain(CHEAP_PREFIX);
+    expect(await actionsOf(server, userId)).toEqual(["auth.user.create"]);
+  });
+});
+
+describe("a login that meets what ends sessions", () => {
+  const ROUNDS = 40;
+  const ENDS: Readonly<
+    Record<string, (server: TestService, user: { tenantId: string; userId: string }) => Promise<unknown>>
+  > = {
+    DeactivateUser: ({ auth }, user) => auth.deactivateUser(user),
+    EraseUser: ({ auth }, user) => auth.eraseUser(user),
+    SetPassword: ({ auth }, user) => auth.setPassword({ ...user, newPassword: OTHER_PASSWORD }),
+  };
+
+  test.each(Object.entries(ENDS))("leaves no live session beside %s", async (_, end) => {
+    const server = await startCheapService("grpc");
+    const tenantId = await server.addTenant();
+    let refused = 0;
+    for (let round = 0; round < ROUNDS; round++) {
+      const { userId, email = "" } = await addUser(server, { tenantId, password: PASSWORD });
+      if (round % 2 === 0) await plantHash(server, userId, bcryptSync(PASSWORD, 4));
+      const request = { tenantId, identifier: { case: "email", value: email } as const, password: PASSWORD };
+      const logins = Array.from({ length: 4 }, () => server.auth.loginWithPassword(request));
+      const [ended, ...settled] = await Promise.allSettled([end(server, { tenantId, userId }), ...logins]);
+      expect(ended.status).toBe("fulfilled");
+      refused += settled.filter(({ status }) => status === "rejected").length;
+      expect(await liveSessionIds(server, userId)).toEqual([]);
+    }
+    // Both outcomes were met, or the race was none.
+    expect(refused).toBeGreaterThan(0);
+  });
+
+  test("leaves none that was answered before RevokeAllSessions was asked", async () => {
+    const server = await startCheapService("grpc");
+    const { userId, tenantId, login } = await someone(server);
+    for (let round = 0; round < ROUNDS; round++) {
+      const answered: string[] = [];
+      const logins = Array.from({ length: 6 }, async () => {
+        const { tokens } = await server.auth.loginWithPassword({ ...login, password: PASSWORD });
+        answered.push(tokens!.sessionId);
+      });
+      await Promise.race(logins);
+      const before = [...answered];
+      await server.auth.revokeAllSessions({ tenantId, userId });
+      await Promise.all(logins);
+      const live = new Set(await liveSessionIds(server, userId));
+      expect(before.filter((sessionId) => live.has(sessionId))).toEqual([]);
+    }
+  });
+});
+
+describe("with real parameters", () => {
+  test("each of those who get one answer takes the work of one hash", async () => {
+    const server = await launchService("grpc", { env: { THROTTLES: "off" } });
+    const logins = Object.entries(await noOnes(server));
+    const work = new Map<string, number[]>(logins.map(([who]) => [who, []]));
+    // Processor time, not the clock: a busy machine does not change it. In turn, so that nothing else does.
+    for (let round = 0; round < 9; round++) {
+      for (const [who, login] of logins) {
+        const before = process.cpuUsage();
+        await expectRefusal(
+          server.auth.loginWithPassword({ ...login, password: OTHER_PASSWORD }),
+          "INVALID_CREDENTIALS",
+        );
+        const { user, system } = process.cpuUsage(before);
+        work.get(who)!.push(user + system);
+      }
+    }
+    const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[values.length >> 1]!;
+    const known = median(work.get("known")!);
+    for (const [who, values] of work) {
+      const ratio = median(values) / known;
+      expect(ratio, who).toBeGreaterThan(0.6);
+      expect(ratio, who).toBeLessThan(1.5);
+    }
+    await server.stop();
+  });
+
+  test("a flood fills the queue, is told OVERLOADED, and neither delays others nor counts as tries", async () => {
+    const env = { PASSWORD_HASH_THREADS: "1", PASSWORD_HASH_QUEUE: "2", THROTTLE_IDENTIFIER: "100" };
+    const server = await launchService("grpc", { env });
+    const { login, userId } = await someone(server);
+    const flood = Array.from({ length: 60 }, () => server.auth.loginWithPassword({ ...login, password: PASSWORD }));
+    const settled = Promise.allSettled(flood);
+    await Promise.all(Array.from({ length: 20 }, () => server.auth.getJwks({})));
+    await server.auth.getUser({ tenantId: login.tenantId, key: { case: "userId", value: userId } });
+    const refusals = (await settled).flatMap((one) => (one.status === "rejected" ? [one.reason as unknown] : []));
+    expect(refusals.length).toBeGreaterThan(0);
+    for (const error of refusals) await expectRefusal(Promise.reject(error as Error), "OVERLOADED");
+    await server.auth.loginWithPassword({ ...login, password: PASSWORD });
+    const counted = await server.pool.any(sql.unsafe`SELECT throttle_key_hash FROM throttles WHERE hit_count > 0`);
+    expect(counted).toEqual([]);
+    await server.stop();
+  });
+
+  test("a cancelled login opens no session", async () => {
+    const server = await launchService("grpc", { env: { PASSWORD_HASH_THREADS: "1", PASSWORD_HASH_PASSES: "20" } });
+    const { login, userId } = await someone(server);
+    const controller = new AbortController();
+    const options = { signal: controller.signal };
+    const first = server.auth.loginWithPassword({ ...login, password: PASSWORD });
+    const cancelled = Array.from({ length: 5 }, () =>
+      server.auth.loginWithPassword({ ...login, password: PASSWORD }, options).catch(() => undefined),
+    );
+    await server.auth.getUser({ tenantId: login.tenantId, key: { case: "userId", value: userId } });
+    controller.abort();
+    await Promise.all(cancelled);
+    const { tokens } = await first;
+    const last = await server.auth.loginWithPassword({ ...login, password: PASSWORD });
+    expect(await liveSessionIds(server, userId)).toEqual([tokens!.sessionId, last.tokens!.sessionId].sort());
+    await server.stop();
+  });
+});
+
+describe("where tries are counted", () => {
+  const from = (ip: string) => ({ client: { ip } });
+
+  test("wrong passwords are refused after a while, right ones never count, and a known network is not shut out", async () => {
+    const env = { ...CHEAP_HASHES, THROTTLE_IDENTIFIER_ADDRESS: "3", THROTTLE_IDENTIFIER: "5" };
+    const server = await launchService("grpc", { env });
+    const { login } = await someone(server);
+    const right = { ...login, password: PASSWORD };
+    const wrong = { ...login, password: OTHER_PASSWORD };
+    const home = from("192.0.2.1");
+    for (let n = 0; n < 10; n++) await server.auth.loginWithPassword({ ...right, ...home });
+    for (let n = 0; n < 5; n++) {
+      const away = from(`198.51.${100 + n}.1`);
+      await expectRefusal(server.auth.loginWithPassword({ ...wrong, ...away }), "INVALID_CREDENTIALS");
+    }
+    await expectRefusal(server.auth.loginWithPassword({ ...right, ...from("203.0.113.1") }), "RATE_LIMITED");
+    await server.auth.loginWithPassword({ ...right, ...from("192.0.2.200") });
+    for (let n = 0; n < 3; n++) {
+      await expectRefusal(server.auth.loginWithPassword({ ...wrong, ...home }), "INVALID_CREDENTIALS");
+    }
+    await expectRefusal(server.auth.loginWithPassword({ ...right, ...home }), "RATE_LIMITED");
+    await server.stop();
+  });
+
+  test("those who are nobody are refused after as many tries as those who are somebody", async () => {
+    const env = { ...CHEAP_HASHES, THROTTLE_IDENTIFIER_ADDRESS: "3" };
+    const server = await launchService("grpc", { env });
+    const request = { ...from("192.0.2.1"), password: OTHER_PASSWORD };
+    for (const [who, login] of Object.entries(await noOnes(server))) {
+      if (who === "erased") continue;
+      const tries = [];
+      for (let n = 0; n < 4; n++) {
+        const answer = await server.auth.loginWithPassword({ ...login, ...request }).catch(String);
+        tries.push(/too many/.test(String(answer)));
+      }
+      expect(tries, who).toEqual([false, false, false, true]);
+    }
+    await server.stop();
+  });
+});
