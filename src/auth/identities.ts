@@ -105,7 +105,7 @@ export const identityHandlers = ({ db }: AuthParts) =>
           tenantId,
           entityKind: "user",
           entityId: userId,
-          payload: { identity_id: identityId, provider: identity.ident_provider_code },
+          payload: { identity_id: identity.ident_id, provider: identity.ident_provider_code },
         });
         return undefined;
       });

@@ -133,6 +133,32 @@ describe.each(transports)("%s", (transport) => {
     expect(await listed(server, { tenantId, prefix: "\\_" })).toEqual([]);
   });
 
+  test("what begins with a prefix ends at the next code point, at the ends of Unicode too", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    const names = [
+      "a",
+      "b",
+      "\u{d7ff}",
+      "\u{d7ff}x",
+      "\u{e000}",
+      "\u{10ffff}",
+      "\u{10ffff}x",
+      "a\u{10ffff}\u{10ffff}x",
+    ];
+    await plant(
+      server,
+      tenantId,
+      names.map((name) => ({ email: null, phone: null, name })),
+    );
+    for (const prefix of names) {
+      const found = await listed(server, { tenantId, prefix });
+      expect(found.map(({ displayName }) => displayName)).toEqual(
+        names.filter((name) => name.startsWith(prefix)).sort(byBytes),
+      );
+    }
+  });
+
   test("a search answers what plain arrays do, whatever the prefix and the page", async () => {
     const server = await startService(transport);
     // Neighbours of the bounds that a range of prefixes has: the ends of Unicode and of its gap of surrogates.

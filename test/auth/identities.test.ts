@@ -1,0 +1,156 @@
+import { randomUUID } from "node:crypto";
+import { sql } from "slonik";
+import { describe, expect, test } from "vitest";
+import { IdentityProvider, type User } from "../../src/gen/auth/v1/auth_pb.ts";
+import { expectRefusal } from "../support/refusals.ts";
+import { type TestService, startService, transports } from "../support/service.ts";
+import { actionsOf, addUser, eventsOf, uniquePhone, verifyContacts } from "../support/users.ts";
+
+const PASSWORD = "correct horse battery";
+
+/** Links an identity as a login or an import would; answers with its id. */
+const plantIdentity = async (
+  { pool }: TestService,
+  { tenantId, userId }: User,
+  provider: "password" | "google" = "google",
+  opens = true,
+): Promise<string> => {
+  const identityId = randomUUID();
+  const isGoogle = provider === "google";
+  await pool.query(sql.unsafe`
+    INSERT INTO user_identities (ident_id, user_id, ident_provider_code, provider_subject_key, password_hash_text,
+      email_verified_flag, created_utc)
+    VALUES (${identityId}::uuid, ${userId}::uuid, ${provider}, ${isGoogle && opens ? `${tenantId}:g-${identityId}` : null},
+      ${!isGoogle && opens ? "$argon2id$" : null}, ${isGoogle}, now() + interval '1 minute')`);
+  return identityId;
+};
+
+const keyOf = ({ tenantId, userId }: User) => ({ tenantId, userId });
+
+const identitiesOf = async ({ auth }: TestService, user: User) =>
+  (await auth.listIdentities(keyOf(user))).identities.map(({ identityId }) => identityId);
+
+describe.each(transports)("%s", (transport) => {
+  test("identities are listed as their providers gave them, the first linked first", async () => {
+    const server = await startService(transport);
+    const user = await addUser(server, { password: PASSWORD });
+    const google = await plantIdentity(server, user);
+    const { identities } = await server.auth.listIdentities(keyOf(user));
+    expect(identities).toMatchObject([
+      { userId: user.userId, provider: IdentityProvider.PASSWORD, emailVerified: false, phoneVerified: false },
+      {
+        identityId: google,
+        provider: IdentityProvider.GOOGLE,
+        providerSubject: `g-${google}`,
+        emailVerified: true,
+        phoneVerified: false,
+      },
+    ]);
+    expect(identities[0]?.providerSubject).toBeUndefined();
+    expect((await server.auth.listIdentities(keyOf(await addUser(server)))).identities).toEqual([]);
+  });
+
+  test("an unlinked identity is gone, with an event that names it", async () => {
+    const server = await startService(transport);
+    const user = await addUser(server, { password: PASSWORD });
+    const google = await plantIdentity(server, user);
+    const [password = ""] = await identitiesOf(server, user);
+    await server.auth.unlinkIdentity({ ...keyOf(user), identityId: password.toUpperCase() });
+    expect(await identitiesOf(server, user)).toEqual([google]);
+    const [event] = await eventsOf(server, user.userId);
+    expect(event).toMatchObject({ action: "auth.identity.unlink", entityKind: "user", tenantId: user.tenantId });
+    expect(event?.payload).toMatchObject({ identity_id: password, provider: "password" });
+    await expectRefusal(server.auth.unlinkIdentity({ ...keyOf(user), identityId: password }), "IDENTITY_NOT_FOUND");
+    expect(await actionsOf(server, user.userId)).toEqual(["auth.identity.unlink", "auth.user.create"]);
+  });
+
+  test("the last way in stays", async () => {
+    const server = await startService(transport);
+    const user = await addUser(server, { phone: uniquePhone() });
+    const google = await plantIdentity(server, user);
+    await expectRefusal(server.auth.unlinkIdentity({ ...keyOf(user), identityId: google }), "LAST_IDENTITY");
+    // A password identity that has no password, as a bulk load may make it, opens nothing.
+    const empty = await plantIdentity(server, user, "password", false);
+    await expectRefusal(server.auth.unlinkIdentity({ ...keyOf(user), identityId: google }), "LAST_IDENTITY");
+    expect(await identitiesOf(server, user)).toEqual(expect.arrayContaining([google, empty]));
+    expect(await actionsOf(server, user.userId)).toEqual(["auth.user.create"]);
+    await server.auth.unlinkIdentity({ ...keyOf(user), identityId: empty });
+  });
+
+  test.each([{ email: true }, { phone: true }])(
+    "it goes where a code is a way in, to a verified %j",
+    async (verified) => {
+      const server = await startService(transport);
+      const user = await addUser(server, { email: `${randomUUID()}@a.example`, phone: uniquePhone() });
+      const google = await plantIdentity(server, user);
+      await verifyContacts(server, user, verified);
+      await server.auth.unlinkIdentity({ ...keyOf(user), identityId: google });
+      expect(await identitiesOf(server, user)).toEqual([]);
+    },
+  );
+
+  test("of 20 that unlink the two last identities at once exactly one wins", async () => {
+    const server = await startService(transport);
+    const user = await addUser(server, { password: PASSWORD });
+    await plantIdentity(server, user);
+    const both = await identitiesOf(server, user);
+    const unlink = (n: number) => server.auth.unlinkIdentity({ ...keyOf(user), identityId: both[n % 2]! });
+    const settled = await Promise.allSettled(Array.from({ length: 20 }, (_, n) => unlink(n)));
+    expect(settled.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+    expect(await identitiesOf(server, user)).toHaveLength(1);
+    expect(await actionsOf(server, user.userId)).toEqual(["auth.identity.unlink", "auth.user.create"]);
+  });
+
+  test("of an unlinked identity and a changed contact at once, the user keeps a way in", async () => {
+    const server = await startService(transport);
+    for (let round = 0; round < 10; round++) {
+      const user = await addUser(server, { email: `${randomUUID()}@a.example`, phone: uniquePhone() });
+      const google = await plantIdentity(server, user);
+      await verifyContacts(server, user, { email: true });
+      await Promise.allSettled([
+        server.auth.unlinkIdentity({ ...keyOf(user), identityId: google }),
+        server.auth.updateUser({ ...keyOf(user), updateMask: { paths: ["email"] } }),
+        server.auth.updateUser({ ...keyOf(user), updateMask: { paths: ["phone"] } }),
+      ]);
+      const { user: after } = await server.auth.getUser({
+        tenantId: user.tenantId,
+        key: { case: "userId", value: user.userId },
+      });
+      // Without an identity a code is the way in: to whichever contact is left.
+      expect([after?.email, after?.phone].filter((contact) => contact !== undefined)).toHaveLength(1);
+    }
+  });
+
+  test("an identity of another user, of another tenant's or of none is not found", async () => {
+    const server = await startService(transport);
+    const [user, other] = [
+      await addUser(server, { password: PASSWORD }),
+      await addUser(server, { password: PASSWORD }),
+    ];
+    const [own = ""] = await identitiesOf(server, user);
+    const [foreign = ""] = await identitiesOf(server, other);
+    for (const identityId of [foreign, randomUUID()]) {
+      const unlink = server.auth.unlinkIdentity({ ...keyOf(user), identityId });
+      expect((await expectRefusal(unlink, "IDENTITY_NOT_FOUND")).metadata).toMatchObject({ identity_id: identityId });
+    }
+    for (const unknown of [
+      { ...keyOf(user), tenantId: other.tenantId },
+      { ...keyOf(user), userId: randomUUID() },
+    ]) {
+      await expectRefusal(server.auth.unlinkIdentity({ ...unknown, identityId: own }), "USER_NOT_FOUND");
+      const { metadata } = await expectRefusal(server.auth.listIdentities(unknown), "USER_NOT_FOUND");
+      expect(metadata).toMatchObject({ user_id: unknown.userId });
+    }
+    await expectRefusal(server.auth.unlinkIdentity({ ...keyOf(user), identityId: "x" }), "INVALID_REQUEST");
+    await expectRefusal(server.auth.listIdentities({ ...keyOf(user), userId: "x" }), "INVALID_REQUEST");
+  });
+
+  test("an erased user has no identities", async () => {
+    const server = await startService(transport);
+    const user = await addUser(server, { password: PASSWORD });
+    const [identityId = ""] = await identitiesOf(server, user);
+    await server.auth.eraseUser(keyOf(user));
+    expect(await identitiesOf(server, user)).toEqual([]);
+    await expectRefusal(server.auth.unlinkIdentity({ ...keyOf(user), identityId }), "IDENTITY_NOT_FOUND");
+  });
+});
