@@ -1,99 +1,7 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { z } from "zod";
-import { type Pepper, commaSeparated, duration, flag, integer, peppers, postgresUrl, urlOf } from "./config-values.ts";
-
-const YEARS_10_MS = 3_650 * 86_400_000;
-
-/** Every variable the service reads, with its default; `.env.example` says the same and a test holds the two equal. */
-export const environment = z.object({
-  NODE_ENV: z
-    .enum(["development", "production", "test"], "must be development, production or test")
-    .prefault("development"),
-  GRPC_HOST: z.string().prefault("0.0.0.0"),
-  GRPC_PORT: integer(0, 65_535).prefault("50051"),
-  GRPC_REFLECTION: flag.prefault("on"),
-  GRPC_MAX_CONCURRENT_STREAMS: integer(1, 1_000_000).prefault("1000"),
-  GRPC_CONNECTION_AGE: duration(1_000).prefault("5m"),
-  GRPC_CONNECTION_AGE_GRACE: duration(1_000).prefault("30s"),
-  GRPC_CONNECTION_IDLE: duration(1_000).prefault("5m"),
-  HTTP_HOST: z.string().prefault("0.0.0.0"),
-  HTTP_PORT: integer(0, 65_535).prefault("8080"),
-  CORS_ORIGINS: commaSeparated.prefault(""),
-  MESSAGE_MAX_BYTES: integer(1_024, 64 * 1_048_576).prefault("4194304"),
-  CALL_TIMEOUT: duration(1).prefault("30s"),
-  TLS_CERT_FILE: z.string().optional(),
-  TLS_KEY_FILE: z.string().optional(),
-  TLS_CLIENT_CA_FILE: z.string().optional(),
-  TLS_RELOAD_INTERVAL: duration(100).prefault("10s"),
-  DATABASE_URL: postgresUrl.optional(),
-  DATABASE_POOL_MAX: integer(1, 1_000).prefault("10"),
-  DATABASE_POOL_WAIT: duration(1).prefault("10s"),
-  DATABASE_POOL_QUEUE: integer(0, 1_000_000).prefault("5000"),
-  DATABASE_CONNECT_TIMEOUT: duration(1).prefault("3s"),
-  DATABASE_STATEMENT_TIMEOUT: z.union([z.literal("off").transform(() => undefined), duration(1)]).prefault("5s"),
-  DATABASE_IDLE_TIMEOUT: duration(1_000).prefault("1m"),
-  DATABASE_TLS: z.enum(["url", "verify", "off"], "must be url, verify or off").prefault("url"),
-  DATABASE_TLS_CA_FILE: z.string().optional(),
-  DATABASE_PGBOUNCER: flag.prefault("off"),
-  DATA_DIR: z.string().prefault(".data"),
-  SECRET_PEPPERS: peppers.optional(),
-  SERVICE_TOKEN_TTL: duration(1_000, 86_400_000).prefault("1h"),
-  JWT_KEYS_FILE: z.string().optional(),
-  JWT_KEYS_RELOAD_INTERVAL: duration(100).prefault("10s"),
-  JWT_ISSUER: z.string().prefault("auth-service"),
-  JWT_AUDIENCE: z.string().prefault("auth-service"),
-  ACCESS_TOKEN_TTL: duration(1_000, 86_400_000).prefault("10m"),
-  SESSION_IDLE_TTL: duration(1_000, YEARS_10_MS).prefault("30d"),
-  SESSION_MAX_TTL: duration(1_000, YEARS_10_MS).prefault("90d"),
-  SESSIONS_PER_USER_MAX: integer(1, 10_000).prefault("1000"),
-  REFRESH_GRACE: duration(0, 3_600_000).prefault("10s"),
-  PASSWORD_HASH_MEMORY_KIB: integer(8, 1_048_576).prefault("19456"),
-  PASSWORD_HASH_PASSES: integer(1, 100).prefault("2"),
-  PASSWORD_HASH_PARALLELISM: integer(1, 16).prefault("1"),
-  PASSWORD_HASH_THREADS: integer(1, 256).optional(),
-  PASSWORD_HASH_QUEUE: integer(0, 1_000_000).prefault("1000"),
-  OTP_TTL: duration(1_000, 86_400_000).prefault("5m"),
-  OTP_ATTEMPT_MAX: integer(1, 10).prefault("5"),
-  OTP_REQUEST_INTERVAL: duration(0, 86_400_000).prefault("60s"),
-  OTP_REQUESTS_PER_HOUR: integer(1, 1_000).prefault("5"),
-  THROTTLES: flag.prefault("on"),
-  THROTTLE_WINDOW: duration(1_000, 86_400_000).prefault("10m"),
-  THROTTLE_IDENTIFIER_ADDRESS: integer(1, 1_000_000).prefault("10"),
-  THROTTLE_IDENTIFIER: integer(1, 1_000_000).prefault("30"),
-  THROTTLE_ADDRESS: integer(1, 1_000_000).prefault("100"),
-  THROTTLE_TENANT: integer(1, 1_000_000_000).prefault("5000"),
-  KNOWN_NETWORK_LIFE: duration(0, YEARS_10_MS).prefault("90d"),
-  GOOGLE_CLIENT_IDS: commaSeparated.prefault(""),
-  GOOGLE_JWKS_URL: urlOf("https", "http").prefault("https://www.googleapis.com/oauth2/v3/certs"),
-  GOOGLE_TIMEOUT: duration(1, 60_000).prefault("3s"),
-  SMTP_URL: urlOf("smtp", "smtps").optional(),
-  MAIL_FROM: z.string().optional(),
-  TWILIO_ACCOUNT_SID: z.string().optional(),
-  TWILIO_AUTH_TOKEN: z.string().optional(),
-  TWILIO_FROM: z.string().optional(),
-  TWILIO_WHATSAPP_FROM: z.string().optional(),
-  TWILIO_BASE_URL: urlOf("https", "http").prefault("https://api.twilio.com"),
-  MESSAGE_TEMPLATES_DIR: z.string().optional(),
-  MESSAGE_LOCALE: z
-    .string()
-    .regex(/^[A-Za-z0-9-]{1,35}$/, "must be a locale such as en or pt-BR")
-    .prefault("en"),
-  DELIVERY_CONCURRENCY: integer(1, 100).prefault("5"),
-  DELIVERY_ATTEMPT_MAX: integer(1, 25).prefault("6"),
-  DELIVERY_TIMEOUT: duration(1, 600_000).prefault("10s"),
-  SESSION_RETENTION: duration(0, YEARS_10_MS).prefault("30d"),
-  PURGE_INTERVAL: duration(1_000).prefault("1h"),
-  LOG_LEVEL: z
-    .enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], "must be a pino level or silent")
-    .prefault("info"),
-  SHUTDOWN_DELAY: duration(0).optional(),
-  SHUTDOWN_GRACE: duration(1).prefault("20s"),
-  OTEL_TRACES_EXPORTER: z.string().optional(),
-  OTEL_EXPORTER_OTLP_ENDPOINT: z.string().optional(),
-  OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: z.string().optional(),
-  OTEL_SDK_DISABLED: z.string().optional(),
-});
+import { peppers, type Pepper } from "./config-values.ts";
+import { type Environment, environment } from "./environment.ts";
 
 /** What is wrong with the environment: every fault at once, each by the variable's name and never with its value. */
 export class ConfigError extends Error {
@@ -114,8 +22,6 @@ export const parsePeppers = (text: string, file: string): readonly Pepper[] => {
   if (!success) throw new ConfigError(error.issues.map(({ message }) => `${file}: ${message}`));
   return data;
 };
-
-type Environment = z.output<typeof environment>;
 
 const together = (env: Environment): string[] => {
   const production = env.NODE_ENV === "production";
@@ -188,6 +94,8 @@ const arrange = (env: Environment) => ({
     pgBouncer: env.DATABASE_PGBOUNCER,
   },
   peppers: env.SECRET_PEPPERS,
+  /** Whom a command calls the server as. */
+  serviceToken: env.SERVICE_TOKEN,
   serviceTokenTtlMs: env.SERVICE_TOKEN_TTL,
   accessTokens: {
     keysFile: env.JWT_KEYS_FILE,
@@ -224,6 +132,8 @@ const arrange = (env: Environment) => ({
     addressMax: env.THROTTLE_ADDRESS,
     tenantMax: env.THROTTLE_TENANT,
   },
+  tree: { depthMax: env.TREE_DEPTH_MAX, moveTimeoutMs: env.TREE_MOVE_TIMEOUT },
+  invitationTtlMs: env.INVITATION_TTL,
   google: { clientIds: env.GOOGLE_CLIENT_IDS, jwksUrl: env.GOOGLE_JWKS_URL, timeoutMs: env.GOOGLE_TIMEOUT },
   delivery: {
     smtp: env.SMTP_URL && env.MAIL_FROM ? { url: env.SMTP_URL, from: env.MAIL_FROM } : undefined,

@@ -22,8 +22,7 @@ import { AuthService } from "./gen/auth/v1/auth_pb.ts";
 import { OrgService } from "./gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "./gen/service_identity/v1/service_identity_pb.ts";
 import type { Log } from "./log.ts";
-import { auditEventHandlers } from "./org/audit-events.ts";
-import { tenantHandlers } from "./org/tenants.ts";
+import { orgHandlers } from "./org/handlers.ts";
 import { detached } from "./rpc/call.ts";
 import { createConnectHandler } from "./rpc/connect.ts";
 import { createGrpcServer } from "./rpc/grpc.ts";
@@ -146,7 +145,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const parts = { db, hasher, tokens };
   const implementations = [
     implementation(AuthService, authHandlers(auth)),
-    implementation(OrgService, { ...tenantHandlers(db, tokens.forget), ...auditEventHandlers(db) }),
+    implementation(OrgService, orgHandlers({ db, config, macs, passwords, forgetTokens: tokens.forget })),
     implementation(ServiceIdentityService, {
       ...serviceHandlers(parts),
       ...secretHandlers(parts),

@@ -4,7 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Config, ConfigError, environment, parseConfig } from "../src/config.ts";
+import { type Config, ConfigError, parseConfig } from "../src/config.ts";
+import { environment } from "../src/environment.ts";
 
 const MAIN = fileURLToPath(new URL("../src/main.ts", import.meta.url));
 const PEPPER = Buffer.alloc(32, 1).toString("base64");

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { status } from "@grpc/grpc-js";
 import { expect, test } from "vitest";
-import { environment } from "../src/config.ts";
+import { environment } from "../src/environment.ts";
 import { createMetrics } from "../src/rpc/metrics.ts";
 import { REASONS } from "../src/rpc/refusal.ts";
 

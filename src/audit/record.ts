@@ -5,7 +5,17 @@ import type { Tx } from "../db/transact.ts";
 import type { Call } from "../rpc/call.ts";
 
 /** The kinds of things that events speak of. */
-export type EntityKind = "service" | "tenant" | "user" | "session";
+export type EntityKind =
+  | "service"
+  | "tenant"
+  | "user"
+  | "session"
+  | "node"
+  | "capability"
+  | "role"
+  | "assignment"
+  | "visibility_grant"
+  | "invitation";
 
 export interface AuditEvent {
   /** Dotted, `<package>.<noun>.<verb>`; api.md's table of the record has them all. */

@@ -1,0 +1,61 @@
+import type { OrgService } from "../gen/org/v1/org_pb.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { auditEventHandlers } from "./audit-events.ts";
+import type { OrgParts } from "./parts.ts";
+import { tenantHandlers } from "./tenants.ts";
+
+const notBuilt = () => Promise.reject(new Error("not built"));
+
+/** All of OrgService. */
+export const orgHandlers = (parts: OrgParts) =>
+  ({
+    ...tenantHandlers(parts.db, parts.forgetTokens),
+
+    createNode: notBuilt,
+    batchCreateNodes: notBuilt,
+    getNode: notBuilt,
+    updateNode: notBuilt,
+    deleteNode: notBuilt,
+    moveNode: notBuilt,
+    activateNode: notBuilt,
+    deactivateNode: notBuilt,
+    listChildren: notBuilt,
+    listAncestors: notBuilt,
+    listDescendants: notBuilt,
+
+    createCapability: notBuilt,
+    listCapabilities: notBuilt,
+    deleteCapability: notBuilt,
+    createRole: notBuilt,
+    getRole: notBuilt,
+    listRoles: notBuilt,
+    updateRole: notBuilt,
+    deleteRole: notBuilt,
+    addRoleCapabilities: notBuilt,
+    removeRoleCapabilities: notBuilt,
+
+    assignRole: notBuilt,
+    endAssignment: notBuilt,
+    getAssignment: notBuilt,
+    listAssignments: notBuilt,
+    grantVisibility: notBuilt,
+    revokeVisibility: notBuilt,
+    getVisibilityGrant: notBuilt,
+    listVisibilityGrants: notBuilt,
+
+    createInvitation: notBuilt,
+    getInvitation: notBuilt,
+    acceptInvitation: notBuilt,
+    revokeInvitation: notBuilt,
+    listInvitations: notBuilt,
+
+    checkAccess: notBuilt,
+    batchCheckAccess: notBuilt,
+    checkVisibility: notBuilt,
+    explainAccess: notBuilt,
+    listEffectiveCapabilities: notBuilt,
+    listAccessibleNodes: notBuilt,
+    listUsersWithAccess: notBuilt,
+
+    ...auditEventHandlers(parts.db),
+  }) satisfies Handlers<typeof OrgService>;

@@ -1,0 +1,15 @@
+import type { Passwords } from "../auth/passwords.ts";
+import type { Config } from "../config.ts";
+import type { Database } from "../db/pool.ts";
+import type { Macs } from "../macs.ts";
+
+/** What Org's handlers are made of; `server.ts` puts it together. */
+export interface OrgParts {
+  readonly db: Database;
+  readonly config: Config;
+  readonly macs: Macs;
+  /** For the password of a user that accepting an invitation makes. */
+  readonly passwords: Passwords;
+  /** Forgets which service tokens are good: a tenant's state decides over its services. */
+  readonly forgetTokens: () => void;
+}
