@@ -13,6 +13,8 @@ const DEFAULT_LIFE_S = 300;
 const LIFE_MAX_S = 86_400;
 // Anybody can make up a key id: those that are unknown ask Google no more often than this, however many come.
 const UNKNOWN_KEY_INTERVAL_MS = 30_000;
+// The same where Google did not answer, and one of them may have been a new key's.
+const UNKNOWN_KEY_RETRY_MS = 1_000;
 // Below it RS256 is not safe (RFC 7518, section 3.3).
 const MODULUS_MIN_BITS = 2_048;
 
@@ -112,7 +114,7 @@ const waitFor = <T>({ signal }: Waiting, work: Promise<T>): Promise<T> => {
 export const createGoogleKeys = (config: Config["google"]): GoogleKeys => {
   let latest: Answer | undefined;
   let underWay: Promise<Answer> | undefined;
-  let lastForUnknown: { readonly timeMs: number; readonly answer: Promise<Answer> } | undefined;
+  let forUnknown: { readonly answer: Promise<Answer>; againMs: number } | undefined;
 
   const refresh = (): Promise<Answer> => {
     underWay ??= fetchAnswer(config)
@@ -122,11 +124,11 @@ export const createGoogleKeys = (config: Config["google"]): GoogleKeys => {
   };
 
   const refreshForUnknown = (): Promise<Answer> => {
-    const nowMs = Date.now();
-    if (!lastForUnknown || nowMs - lastForUnknown.timeMs >= UNKNOWN_KEY_INTERVAL_MS) {
-      lastForUnknown = { timeMs: nowMs, answer: refresh() };
-    }
-    return lastForUnknown.answer;
+    if (forUnknown && Date.now() < forUnknown.againMs) return forUnknown.answer;
+    const asked = { answer: refresh(), againMs: Date.now() + UNKNOWN_KEY_INTERVAL_MS };
+    asked.answer.catch(() => (asked.againMs = Date.now() + UNKNOWN_KEY_RETRY_MS));
+    forUnknown = asked;
+    return asked.answer;
   };
 
   return {

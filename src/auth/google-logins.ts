@@ -2,12 +2,13 @@ import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
+import type { Database } from "../db/pool.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
-import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
+import type { AuthService, LoginWithGoogleRequest } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { Refusal, refusal } from "../rpc/refusal.ts";
-import { readClient } from "./clients.ts";
+import { type Reason, Refusal, refusal } from "../rpc/refusal.ts";
+import { type Client, readClient } from "./clients.ts";
 import type { GoogleAccount } from "./google.ts";
 import { linkGoogle, selectGoogleIdentity } from "./google-identities.ts";
 import type { AuthParts } from "./parts.ts";
@@ -117,33 +118,45 @@ const find = async (...args: Parameters<typeof look>): Promise<Found | Refusal> 
   return refusal("CONFLICT");
 };
 
+/** What a try fails by that was wrong with what it showed: all else is no fault of who tried. */
+const FAILURES: ReadonlySet<Reason> = new Set(["ID_TOKEN_INVALID", "INVALID_CREDENTIALS", "LINK_REQUIRED"]);
+
+const requireActiveTenant = async (db: Database, call: Call, tenantId: string) => {
+  const tenant = await read(db, call, (connection) => connection.maybeOne(selectTenantState(tenantId)));
+  if (!tenant) throw refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+  if (tenant.tenant_state_code === "suspended") throw refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
+};
+
 export const googleLoginHandlers = ({ db, sessions, throttles, google }: AuthParts) => {
-  const requireActiveTenant = async (tenantId: string, call: Call) => {
-    const tenant = await read(db, call, (connection) => connection.maybeOne(selectTenantState(tenantId)));
-    if (!tenant) throw refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
-    if (tenant.tenant_state_code === "suspended") throw refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
+  const signIn = async (request: LoginWithGoogleRequest, client: Client, call: Call) => {
+    const { tenantId, idToken, nonce, createUser = false } = request;
+    const account = await google.verify(call, idToken, nonce);
+    return transact(db, call, async (tx) => {
+      const found = await find(tx, call, tenantId, account, createUser);
+      if (found instanceof Refusal) return found;
+      const { tenant_id, user_id } = found.user;
+      const session = await sessions.open(tx, call, { tenantId: tenant_id, userId: user_id, client, method: "google" });
+      return { ...found, session };
+    });
   };
 
   return {
-    async loginWithGoogle({ tenantId, idToken, nonce, client: info, createUser = false }, call) {
-      const client = readClient(info);
-      await requireActiveTenant(tenantId, call);
+    async loginWithGoogle(request, call) {
+      const { tenantId } = request;
+      const client = readClient(request.client);
+      await requireActiveTenant(db, call, tenantId);
       const attempt = { act: "login", tenantId, identifier: undefined, client, networkIsKnown: false } as const;
       const giveBack = await throttles.count(call, attempt);
-      const account = await google.verify(call, idToken, nonce).catch(async (error: unknown) => {
-        // Who tried is not to blame for Google, for our configuration, or for a deadline.
-        if (!(error instanceof Refusal && error.reason === "ID_TOKEN_INVALID")) await giveBack();
+      let hasFailed = false;
+      try {
+        const { user, session, created } = await signIn(request, client, call);
+        return { user: userMessage(user), tokens: await sessions.tokens(session), created };
+      } catch (error) {
+        hasFailed = error instanceof Refusal && FAILURES.has(error.reason);
         throw error;
-      });
-      const { user, created, session } = await transact(db, call, async (tx) => {
-        const found = await find(tx, call, tenantId, account, createUser);
-        if (found instanceof Refusal) return found;
-        const { tenant_id, user_id } = found.user;
-        const signIn = { tenantId: tenant_id, userId: user_id, client, method: "google" } as const;
-        return { ...found, session: await sessions.open(tx, call, signIn) };
-      });
-      await giveBack();
-      return { user: userMessage(user), tokens: await sessions.tokens(session), created };
+      } finally {
+        if (!hasFailed) await giveBack();
+      }
     },
   } satisfies Partial<Handlers<typeof AuthService>>;
 };

@@ -8,15 +8,18 @@ import { type Answer, CLIENT_ID, type GoogleIssuer, startGoogleIssuer } from "..
 import { expectRefusal } from "../support/refusals.ts";
 import { launchService, transports } from "../support/service.ts";
 
-const TIMEOUT_MS = 150;
+const TIMEOUT_MS = 10_000;
+// Long enough for an answer on a busy machine.
+const SHORT_TIMEOUT_MS = 1_000;
 
 let issuer: GoogleIssuer;
 let google: Google;
+const trusting = (timeoutMs: number) => createGoogle({ clientIds: [CLIENT_ID], jwksUrl: issuer.url, timeoutMs });
 beforeEach(async () => {
   // The clock is the test's, and timers go on.
   vi.useFakeTimers({ toFake: ["Date"] });
   issuer = await startGoogleIssuer();
-  google = createGoogle({ clientIds: [CLIENT_ID], jwksUrl: issuer.url, timeoutMs: TIMEOUT_MS });
+  google = trusting(TIMEOUT_MS);
 });
 afterEach(async () => {
   vi.useRealTimers();
@@ -116,12 +119,16 @@ describe("Google's keys", () => {
 
   test("that are unknown are no fault of the token's during an outage, which known ones do not notice", async () => {
     await verify();
-    await issuer.down();
+    issuer.answer(answerText("", 503));
     for (const kid of ["new-1", "new-2"]) await expectReason(verify({ kid }), "IDENTITY_PROVIDER_UNAVAILABLE");
+    expect(issuer.asked()).toBe(2);
     await verify();
-    await issuer.up();
-    pass(31);
-    await expectReason(verify({ kid: "new-1" }), "ID_TOKEN_INVALID");
+    await issuer.rotate();
+    issuer.publish();
+    await expectReason(verify(), "IDENTITY_PROVIDER_UNAVAILABLE");
+    pass(2);
+    await verify();
+    expect(issuer.asked()).toBe(3);
   });
 
   const weak = generateKeyPairSync("rsa", { modulusLength: 1_024 }).publicKey;
@@ -156,10 +163,11 @@ describe("Google's keys", () => {
     more();
   };
   test.each(rubbish)("are out of reach where the server gives %s, and asked for again after", async (_name, answer) => {
+    google = trusting(SHORT_TIMEOUT_MS);
     issuer.answer(answer);
     const began = performance.now();
     await expectReason(verify(), "IDENTITY_PROVIDER_UNAVAILABLE");
-    expect(performance.now() - began).toBeLessThan(TIMEOUT_MS + 1_000);
+    expect(performance.now() - began).toBeLessThan(SHORT_TIMEOUT_MS * 3);
     issuer.publish();
     await verify();
   });
