@@ -1,5 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
+import { benchLoginTiming } from "./login-timing.ts";
+import { benchLogins } from "./logins.ts";
 import { benchPipeline } from "./pipeline.ts";
 import { benchServiceTokens } from "./service-tokens.ts";
 import { type BenchService, removeFolder, startBenchService, temporaryFolder } from "./service.ts";
@@ -7,6 +9,8 @@ import { type BenchService, removeFolder, startBenchService, temporaryFolder } f
 const BENCHES: Readonly<Record<string, (service: BenchService) => Promise<void>>> = {
   pipeline: benchPipeline,
   "service-tokens": benchServiceTokens,
+  logins: benchLogins,
+  "login-timing": benchLoginTiming,
 };
 
 const REST_MS = 3_000;
@@ -18,7 +22,7 @@ try {
   const first = await startBenchService(folder);
   await first.stop();
   const embedded = await startEmbeddedPostgres({ dataDir: folder });
-  const service = await startBenchService(folder, { DATABASE_URL: embedded.url });
+  const service = await startBenchService(folder, { DATABASE_URL: embedded.url, THROTTLES: "off" });
   await sleep(REST_MS);
   console.table({
     "first start, with a new database of its own": { seconds: first.startSeconds.toFixed(2), target: "8" },
