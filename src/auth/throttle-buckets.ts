@@ -140,13 +140,13 @@ const takeBack = (keys: readonly string[], windowEnds: readonly string[]) => sql
 export const countInBuckets = async (db: Database, waiting: Waiting, buckets: readonly Bucket[]): Promise<Counted> => {
   for (let round = 1; round <= ROUNDS; round++) {
     const rows = await read(db, waiting, (connection) => connection.any(countTry(buckets)));
-    const retryAfterMs = Math.max(...rows.map((row) => row.refused_for_ms ?? 0));
+    const retryAfterMs = Math.max(...rows.map((row) => Math.ceil(row.refused_for_ms ?? 0)));
     if (retryAfterMs > 0) throw new Refusal("RATE_LIMITED", {}, { retryAfterMs });
     const keys = rows.map((row) => row.throttle_key_hash);
     const windowEnds = rows.flatMap((row) => row.window_end_text ?? []);
     if (windowEnds.length < rows.length) continue;
     return {
-      fullForMs: (key) => rows.find((row) => row.throttle_key_hash === key)?.full_for_ms ?? 0,
+      fullForMs: (key) => Math.ceil(rows.find((row) => row.throttle_key_hash === key)?.full_for_ms ?? 0),
       async giveBack() {
         // Also where the caller has gone meanwhile: who succeeded has made no try that failed.
         await read(db, detached(), (connection) => connection.any(takeBack(keys, windowEnds)));

@@ -1,0 +1,306 @@
+import { randomUUID } from "node:crypto";
+import { readFile, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { create } from "@bufbuild/protobuf";
+import { sql } from "slonik";
+import { describe, expect, inject, onTestFinished, test } from "vitest";
+import { z } from "zod";
+import { otpRequestHandlers } from "../../src/auth/otp-requests.ts";
+import { deriveCode, hashNewCode } from "../../src/auth/otp-codes.ts";
+import type { AuthParts } from "../../src/auth/parts.ts";
+import { createThrottles } from "../../src/auth/throttles.ts";
+import { openDatabase } from "../../src/db/pool.ts";
+import { OtpChannel, OtpPurpose, RequestOtpRequestSchema } from "../../src/gen/auth/v1/auth_pb.ts";
+import { RetryInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
+import { createLog } from "../../src/log.ts";
+import { createMacs } from "../../src/macs.ts";
+import { Call } from "../../src/rpc/call.ts";
+import { attemptsOf, codeOf, launchForCodes, passTime, requestCode, startForCodes } from "../support/codes.ts";
+import { ARRIVAL } from "../support/deliveries.ts";
+import { type Refused, expectRefusal } from "../support/refusals.ts";
+import { PEPPERS, type TestService, transports } from "../support/service.ts";
+import { addUser, uniqueEmail, uniquePhone } from "../support/users.ts";
+
+const { EMAIL, SMS, WHATSAPP } = OtpChannel;
+const { LOGIN, RESET_PASSWORD, VERIFY_EMAIL, VERIFY_PHONE } = OtpPurpose;
+const MINUTE_MS = 60_000;
+
+const retryAfterMs = ({ error }: Refused) => {
+  const [info] = error.findDetails(RetryInfoSchema);
+  return Number(info?.retryDelay?.seconds ?? 0n) * 1_000 + (info?.retryDelay?.nanos ?? 0) / 1e6;
+};
+
+const codeRow = z.object({
+  user_id: z.string().nullable(),
+  destination_text: z.string(),
+  code_hash_text: z.string(),
+  attempt_max: z.number(),
+});
+
+const storedCode = ({ pool }: TestService, otpId: string) =>
+  pool.one(sql.type(codeRow)`
+    SELECT user_id, destination_text, code_hash_text, attempt_max FROM otp_codes WHERE otp_id = ${otpId}::uuid`);
+
+/** A tenant's destinations that no code is sent to, and one that has a user. */
+const destinationsOf = async (server: TestService, tenantId: string) => {
+  const add = async () => addUser(server, { tenantId });
+  const [user, inactive, erased] = [await add(), await add(), await add()];
+  await server.auth.deactivateUser({ tenantId, userId: inactive.userId });
+  await server.auth.eraseUser({ tenantId, userId: erased.userId });
+  return {
+    user: user.email!,
+    inactive: inactive.email!,
+    erased: erased.email!,
+    nobody: uniqueEmail(),
+    "of another tenant": (await addUser(server)).email!,
+  };
+};
+
+describe.each(transports)("%s", (transport) => {
+  test("a request answers when its code expires and when another may be asked for", async () => {
+    const server = await startForCodes(transport);
+    const { tenantId, userId, email = "" } = await addUser(server);
+    const before = Date.now();
+    const answer = await server.auth.requestOtp({ tenantId, channel: EMAIL, destination: email, purpose: LOGIN });
+    expect(Math.abs(timestampMs(answer.expireTime!) - before - 5 * MINUTE_MS)).toBeLessThan(10_000);
+    expect(Math.abs(timestampMs(answer.nextRequestTime!) - before - MINUTE_MS)).toBeLessThan(10_000);
+    const code = await codeOf(server, answer.otpId);
+    expect(code).toMatch(/^\d{6}$/);
+    const stored = await storedCode(server, answer.otpId);
+    expect(stored).toMatchObject({ user_id: userId, destination_text: email, attempt_max: 5 });
+    expect(stored.code_hash_text).toMatch(/^1:[\w-]{43}$/);
+  });
+
+  test("a destination is normalised as a user's contact is", async () => {
+    const server = await startForCodes(transport);
+    const [email, phone] = [uniqueEmail(), uniquePhone()];
+    const { tenantId, userId } = await addUser(server, { email, phone });
+    const spaced = `${phone.slice(0, 3)} (${phone.slice(3, 6)}) ${phone.slice(6)}`;
+    for (const request of [
+      { channel: EMAIL, destination: ` ${email.toUpperCase()} `, purpose: LOGIN },
+      { channel: SMS, destination: spaced, purpose: LOGIN },
+      { channel: WHATSAPP, destination: spaced, purpose: VERIFY_PHONE },
+    ]) {
+      const { otpId } = await requestCode(server, { tenantId: tenantId.toUpperCase(), ...request });
+      expect(await storedCode(server, otpId)).toMatchObject({ user_id: userId });
+    }
+    const again = { tenantId, channel: EMAIL, destination: email, purpose: LOGIN };
+    await expectRefusal(server.auth.requestOtp(again), "RATE_LIMITED");
+  });
+
+  test.each([
+    ["an e-mail address by text message", { channel: SMS, destination: "ann@example.com" }, "destination"],
+    ["a phone number by e-mail", { channel: EMAIL, destination: "+4915112345678" }, "destination"],
+    ["a long phone number", { channel: WHATSAPP, destination: `+49151${" ".repeat(30)}12345678` }, "destination"],
+    [
+      "a phone number to verify an e-mail",
+      { channel: SMS, destination: "+4915112345678", purpose: VERIFY_EMAIL },
+      "purpose",
+    ],
+    ["an e-mail to verify a phone", { channel: EMAIL, destination: "a@example.com", purpose: VERIFY_PHONE }, "purpose"],
+    ["an unspecified channel", { channel: OtpChannel.UNSPECIFIED, destination: "a@example.com" }, "channel"],
+    ["an unknown channel", { channel: 9 as OtpChannel, destination: "a@example.com" }, "channel"],
+    [
+      "an unspecified purpose",
+      { channel: EMAIL, destination: "a@example.com", purpose: OtpPurpose.UNSPECIFIED },
+      "purpose",
+    ],
+    ["no address", { channel: EMAIL, destination: "a@example.com", client: { ip: "127.1" } }, "client.ip"],
+  ])("%s is refused, with the field", async (_name, request, field) => {
+    const { auth, addTenant } = await startForCodes(transport);
+    const call = auth.requestOtp({ tenantId: await addTenant(), purpose: LOGIN, ...request });
+    expect((await expectRefusal(call, "INVALID_REQUEST")).fields).toEqual([field]);
+  });
+
+  test("tenants that are unknown, suspended or another's are refused", async () => {
+    const server = await startForCodes(transport);
+    const [tenantId, other] = [await server.addTenant(), await server.addTenant()];
+    const request = { channel: EMAIL, destination: uniqueEmail(), purpose: LOGIN };
+    await expectRefusal(server.auth.requestOtp({ tenantId: randomUUID(), ...request }), "TENANT_NOT_FOUND");
+    const { auth } = await server.addService(["auth.login"], other);
+    await expectRefusal(auth.requestOtp({ tenantId, ...request }), "TENANT_MISMATCH");
+    await server.org.suspendTenant({ tenantId });
+    await expectRefusal(server.auth.requestOtp({ tenantId, ...request }), "TENANT_SUSPENDED");
+  });
+
+  test("for a destination and purpose there is one request in 60 seconds, whoever has the destination", async () => {
+    const server = await startForCodes(transport);
+    const tenantId = await server.addTenant();
+    for (const destination of Object.values(await destinationsOf(server, tenantId))) {
+      await requestCode(server, { tenantId, destination });
+      const again = server.auth.requestOtp({ tenantId, channel: EMAIL, destination, purpose: LOGIN });
+      const wait = retryAfterMs(await expectRefusal(again, "RATE_LIMITED"));
+      expect(wait).toBeGreaterThan(50_000);
+      expect(wait).toBeLessThanOrEqual(MINUTE_MS);
+      await requestCode(server, { tenantId, destination, purpose: RESET_PASSWORD });
+    }
+  });
+
+  test("for a destination there are five requests in an hour, and the fifth says when there is another", async () => {
+    const server = await launchForCodes(transport, { THROTTLES: "off" });
+    const tenantId = await server.addTenant();
+    for (const destination of [(await addUser(server, { tenantId })).email!, uniqueEmail()]) {
+      const request = (purpose: OtpPurpose) =>
+        server.auth.requestOtp({ tenantId, channel: EMAIL, destination, purpose });
+      await request(LOGIN);
+      await request(VERIFY_EMAIL);
+      await passTime(server, MINUTE_MS);
+      await request(LOGIN);
+      await request(VERIFY_EMAIL);
+      const { nextRequestTime } = await request(RESET_PASSWORD);
+      expect(timestampMs(nextRequestTime!) - Date.now()).toBeGreaterThan(58 * MINUTE_MS);
+      await passTime(server, MINUTE_MS);
+      const wait = retryAfterMs(await expectRefusal(request(LOGIN), "RATE_LIMITED"));
+      expect(wait).toBeGreaterThan(57 * MINUTE_MS);
+      await passTime(server, wait);
+      await request(LOGIN);
+    }
+  });
+
+  test("a new code ends the former of the same destination and purpose, and no other", async () => {
+    const server = await startForCodes(transport);
+    const { tenantId, email: destination = "" } = await addUser(server);
+    const reset = await requestCode(server, { tenantId, destination, purpose: RESET_PASSWORD });
+    const former = await requestCode(server, { tenantId, destination });
+    await passTime(server, MINUTE_MS);
+    const latest = await requestCode(server, { tenantId, destination });
+    await expectRefusal(server.auth.loginWithOtp(former), "INVALID_CODE");
+    expect(await attemptsOf(server, former)).toMatchObject({ attempt_count: 0 });
+    await server.auth.loginWithOtp(latest);
+    await expectRefusal(server.auth.loginWithOtp(former), "INVALID_CODE");
+    await server.auth.resetPassword({ ...reset, newPassword: "correct horse battery" });
+  });
+
+  test("a code is sent to a user, and nothing to nobody", async () => {
+    const server = await startForCodes(transport);
+    const tenantId = await server.addTenant();
+    const { user, ...others } = await destinationsOf(server, tenantId);
+    for (const destination of Object.values(others)) await requestCode(server, { tenantId, destination });
+    const { code } = await requestCode(server, { tenantId, destination: user });
+    const folder = server.config.delivery.outboxDir!;
+    const sent = async () => {
+      const files = await readdir(folder).catch(() => []);
+      return Promise.all(files.map((file) => readFile(join(folder, file), "utf8")));
+    };
+    await expect.poll(sent, ARRIVAL).toContainEqual(expect.stringContaining(user));
+    const messages = await sent();
+    expect(messages.find((message) => message.includes(user))).toContain(code);
+    for (const destination of Object.values(others)) {
+      expect(messages.filter((message) => message.includes(destination))).toEqual([]);
+    }
+  });
+});
+
+test("of 40 requests at once over two replicas for one destination and purpose one is answered", async () => {
+  const first = await startForCodes("grpc");
+  const second = (await launchForCodes("grpc", {}, first.databaseUrl)).as(first.rootToken);
+  for (const destination of [(await addUser(first)).email!, uniqueEmail()]) {
+    const tenantId = await first.addTenant();
+    const request = { tenantId, channel: EMAIL, destination, purpose: LOGIN };
+    const settled = await Promise.allSettled(
+      Array.from({ length: 40 }, (_, n) => (n % 2 === 0 ? first : second).auth.requestOtp(request)),
+    );
+    expect(settled.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+  }
+});
+
+test("of 60 requests at once over two replicas from one address exactly as many are answered as are taken", async () => {
+  const env = { THROTTLE_ADDRESS: "7" };
+  const first = await launchForCodes("grpc", env);
+  const second = (await launchForCodes("grpc", env, first.databaseUrl)).as(first.rootToken);
+  const tenantId = await first.addTenant();
+  const settled = await Promise.allSettled(
+    Array.from({ length: 60 }, (_, n) =>
+      (n % 2 === 0 ? first : second).auth.requestOtp({
+        tenantId,
+        channel: EMAIL,
+        destination: `user${n}@example.com`,
+        purpose: LOGIN,
+        client: { ip: `2001:db8::${n}` },
+      }),
+    ),
+  );
+  expect(settled.filter(({ status }) => status === "fulfilled")).toHaveLength(7);
+});
+
+test("where no provider is configured a request is refused before anything is asked of users", async () => {
+  const server = await launchForCodes("grpc", {
+    NODE_ENV: "production",
+    DATABASE_URL: "postgres://localhost/unused",
+    SECRET_PEPPERS: `1:${Buffer.alloc(32, 7).toString("base64")}`,
+    JWT_KEYS_FILE: inject("jwtKeysFile"),
+    SHUTDOWN_DELAY: "0s",
+    TWILIO_ACCOUNT_SID: "AC00000000000000000000000000000000",
+    TWILIO_AUTH_TOKEN: "token",
+    TWILIO_FROM: "+15005550006",
+  });
+  for (const tenantId of [await server.addTenant(), randomUUID()]) {
+    for (const request of [
+      { channel: EMAIL, destination: uniqueEmail() },
+      { channel: WHATSAPP, destination: uniquePhone() },
+    ]) {
+      await expectRefusal(server.auth.requestOtp({ tenantId, purpose: LOGIN, ...request }), "CHANNEL_UNAVAILABLE");
+    }
+  }
+});
+
+test("whoever has the destination, the same statements run", async () => {
+  const server = await startForCodes("grpc");
+  const { config, databaseUrl } = server;
+  const statements: string[] = [];
+  const db = openDatabase({
+    url: databaseUrl,
+    settings: config.database,
+    log: createLog("silent"),
+    interceptors: [
+      {
+        name: "statements",
+        beforeQueryExecution: (_context, query) => {
+          statements.push(query.sql);
+          return null;
+        },
+      },
+    ],
+  });
+  onTestFinished(() => db.end());
+  const macs = createMacs(PEPPERS);
+  const throttles = createThrottles({ db, macs, config: config.throttles });
+  const parts = { db, macs, throttles, config, channels: new Set(["email"]) };
+  const { requestOtp } = otpRequestHandlers(parts as unknown as AuthParts);
+  const statementsFor = async (tenantId: string, destination: string) => {
+    statements.length = 0;
+    const request = { tenantId, channel: EMAIL, destination, purpose: LOGIN, client: { ip: "192.0.2.1" } };
+    const call = new Call(randomUUID(), 30_000);
+    const answer = await requestOtp(create(RequestOtpRequestSchema, request), call);
+    call.close();
+    expect(Object.keys(answer)).toEqual(["otpId", "expireTime", "nextRequestTime"]);
+    return [...statements];
+  };
+  const tenantId = await server.addTenant();
+  const destinations = await destinationsOf(server, tenantId);
+  await statementsFor(tenantId, uniqueEmail());
+  const expected = await statementsFor(tenantId, destinations.nobody);
+  expect(expected.length).toBeGreaterThan(3);
+  for (const [name, destination] of Object.entries(destinations)) {
+    if (name !== "nobody") expect(await statementsFor(tenantId, destination)).toEqual(expected);
+  }
+});
+
+test("a code is derived from its id by the pepper that it was made under", () => {
+  const [one, two] = [1, 2].map((version) => ({ version, key: Buffer.alloc(32, version) }));
+  const [before, between, after] = [[one!], [one!, two!], [two!]].map((peppers) => createMacs(peppers));
+  const codes = new Set<string>();
+  for (let n = 0; n < 1_000; n++) {
+    const otpId = randomUUID();
+    const hash = hashNewCode(before!, otpId);
+    const code = deriveCode(before!, otpId, hash)!;
+    expect(code).toMatch(/^\d{6}$/);
+    expect(deriveCode(between!, otpId, hash)).toBe(code);
+    expect(deriveCode(after!, otpId, hash)).toBeUndefined();
+    codes.add(code);
+  }
+  // By chance a thousand of a million codes have half a pair among them.
+  expect(codes.size).toBeGreaterThan(985);
+  expect([...codes].filter((code) => code.startsWith("0")).length).toBeGreaterThan(50);
+});

@@ -1,0 +1,86 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { sql } from "slonik";
+import { afterAll } from "vitest";
+import { z } from "zod";
+import { deriveCode } from "../../src/auth/otp-codes.ts";
+import { OtpChannel, OtpPurpose } from "../../src/gen/auth/v1/auth_pb.ts";
+import { createMacs } from "../../src/macs.ts";
+import { CHEAP_HASHES } from "./passwords.ts";
+import { PEPPERS, type TestService, type TransportName, launchService } from "./service.ts";
+
+const macs = createMacs(PEPPERS);
+
+export interface SentCode {
+  readonly tenantId: string;
+  readonly otpId: string;
+  /** What a message would have held. */
+  readonly code: string;
+}
+
+export interface CodeRequest {
+  readonly tenantId: string;
+  readonly destination: string;
+  readonly channel?: OtpChannel;
+  readonly purpose?: OtpPurpose;
+  readonly client?: { readonly ip: string };
+}
+
+/** A server of the file's own; it ends with the file. */
+export const launchForCodes = async (
+  transport: TransportName,
+  env: Readonly<Record<string, string>> = {},
+  databaseUrl?: string,
+): Promise<TestService> => {
+  const dataDir = await mkdtemp(join(tmpdir(), "auth-service-codes-"));
+  const service = await launchService(transport, {
+    env: { ...CHEAP_HASHES, DATA_DIR: dataDir, ...env },
+    ...(databaseUrl !== undefined && { databaseUrl }),
+  });
+  afterAll(async () => {
+    await service.stop();
+    await rm(dataDir, { recursive: true, force: true });
+  });
+  return service;
+};
+
+const started = new Map<TransportName, Promise<TestService>>();
+
+/** As `startService`; hashing is cheap. */
+export const startForCodes = (transport: TransportName): Promise<TestService> => {
+  const service = started.get(transport) ?? launchForCodes(transport);
+  started.set(transport, service);
+  return service;
+};
+
+/** The code that belongs to an id: nobody's too. */
+export const codeOf = async ({ pool }: TestService, otpId: string): Promise<string> => {
+  const hash = await pool.oneFirst(sql.type(z.object({ code_hash_text: z.string() }))`
+    SELECT code_hash_text FROM otp_codes WHERE otp_id = ${otpId}::uuid`);
+  return deriveCode(macs, otpId, hash) ?? "";
+};
+
+/** Requests a code to sign in by e-mail, unless told otherwise. */
+export const requestCode = async (server: TestService, request: CodeRequest): Promise<SentCode> => {
+  const { otpId } = await server.auth.requestOtp({
+    channel: OtpChannel.EMAIL,
+    purpose: OtpPurpose.LOGIN,
+    ...request,
+  });
+  return { tenantId: request.tenantId, otpId, code: await codeOf(server, otpId) };
+};
+
+/** The n-th of the codes that are not this one. */
+export const otherCode = (code: string, n = 1): string => String((Number(code) + n) % 1_000_000).padStart(6, "0");
+
+const attemptsRow = z.object({ attempt_count: z.number(), consumed: z.boolean() });
+
+export const attemptsOf = ({ pool }: TestService, { otpId }: Pick<SentCode, "otpId">) =>
+  pool.one(sql.type(attemptsRow)`
+    SELECT attempt_count, consumed_utc IS NOT NULL AS consumed FROM otp_codes WHERE otp_id = ${otpId}::uuid`);
+
+/** Lets time pass for what is counted. */
+export const passTime = ({ pool }: TestService, ms: number) =>
+  pool.query(sql.unsafe`
+    UPDATE throttles SET window_end_utc = window_end_utc - ${ms}::float8 * interval '1 millisecond'`);
