@@ -21,6 +21,7 @@ export const openQueuePool = ({ databaseUrl, settings, log, size }: QueuePoolOpt
   const { statementTimeoutMs, pgBouncer } = settings;
   const pool = new Pool({
     ...endpointOf(connectionUri(databaseUrl, settings), verifiedTls(settings)),
+    application_name: "auth-service delivery",
     max: size,
     connectionTimeoutMillis: settings.connectTimeoutMs,
     query_timeout: (statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS,

@@ -12,6 +12,9 @@ import { createMacs } from "../../src/macs.ts";
 import { createDatabase } from "./database.ts";
 import { type TestService, launchService } from "./service.ts";
 
+/** What SMTP_URL is set with. */
+export const MAIL_FROM = "Example <no-reply@example.org>";
+
 /** Of every test server. */
 const macs = createMacs([{ version: 1, key: Buffer.alloc(32, 7) }]);
 
@@ -125,7 +128,7 @@ export const createQueue = async (): Promise<Queue> => {
     async launch(env = {}, log = createLog("silent")) {
       const service = await launchService("grpc", {
         databaseUrl: database.url,
-        env: { DATA_DIR: dataDir, DELIVERY_TIMEOUT: "2s", MAIL_FROM: "Example <no-reply@example.org>", ...env },
+        env: { DATA_DIR: dataDir, DELIVERY_TIMEOUT: "2s", ...(env["SMTP_URL"] && { MAIL_FROM }), ...env },
         log,
       });
       onTestFinished(() => service.stop().catch(() => undefined));

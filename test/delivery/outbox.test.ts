@@ -1,0 +1,41 @@
+import { readFile, readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { ARRIVAL, createQueue, temporaryFolder } from "../support/deliveries.ts";
+
+const files = (folder: string) => readdir(folder).catch(() => []);
+
+const launch = async () => {
+  const [queue, dataDir] = await Promise.all([createQueue(), temporaryFolder()]);
+  await queue.launch({ DATA_DIR: dataDir });
+  return { queue, folder: join(dataDir, "outbox") };
+};
+
+test("without a provider an e-mail is one file, for its owner's eyes", async () => {
+  const { queue, folder } = await launch();
+  const { otpId, code } = await queue.add({ destination: "ann@example.com", purposeCode: "reset_password" });
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  const [file = "", ...others] = await files(folder);
+  expect(others).toEqual([]);
+  expect(file).toMatch(new RegExp(`^\\d{4}-\\d\\d-\\d\\dT[\\d.-]+Z-${otpId}\\.json$`));
+  expect((await stat(join(folder, file))).mode & 0o777).toBe(0o600);
+  expect((await stat(folder)).mode & 0o777).toBe(0o700);
+  const message = JSON.parse(await readFile(join(folder, file), "utf8")) as Record<string, string>;
+  expect(message).toMatchObject({ channel: "email", purpose: "reset_password", to: "ann@example.com" });
+  expect(message["subject"]).toBe("Reset your password for Café Nord");
+  expect(message["text"]?.match(/(?<!\d)\d{6}(?!\d)/g)).toEqual([code]);
+  expect(message["html"]).toContain(code);
+});
+
+test.each(["sms", "whatsapp"] as const)("without a provider a message by %s is its short text", async (channelCode) => {
+  const { queue, folder } = await launch();
+  const { code } = await queue.add({ channelCode, destination: "+49301234567" });
+  await expect.poll(async () => (await files(folder)).length, ARRIVAL).toBe(1);
+  const [file = ""] = await files(folder);
+  expect(JSON.parse(await readFile(join(folder, file), "utf8"))).toEqual({
+    channel: channelCode,
+    purpose: "login",
+    to: "+49301234567",
+    text: `${code} is your sign-in code for Café Nord. Valid for 5 min. Tell nobody.`,
+  });
+});

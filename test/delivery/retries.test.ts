@@ -1,0 +1,163 @@
+import { type QuerySqlToken, sql } from "slonik";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { createLog } from "../../src/log.ts";
+import { ARRIVAL, type Queue, type SentCode, createQueue } from "../support/deliveries.ts";
+import { startDatabaseProxy } from "../support/database-proxy.ts";
+import { startMailServer } from "../support/mail-server.ts";
+import { serve } from "../support/serve.ts";
+import type { TestService } from "../support/service.ts";
+
+const faults: unknown[] = [];
+const onFault = (error: unknown) => faults.push(error);
+
+beforeEach(() => void process.on("unhandledRejection", onFault).on("uncaughtException", onFault));
+afterEach(() => {
+  process.off("unhandledRejection", onFault).off("uncaughtException", onFault);
+  expect(faults.splice(0)).toEqual([]);
+});
+
+const start = async () => {
+  const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
+  return { queue, server };
+};
+
+const attempts = async (queue: Queue) => (await queue.jobs()).map((job) => job.attempts);
+
+const metric = async ({ httpPort }: TestService, name: string) => {
+  const text = await (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text();
+  return new Map([...text.matchAll(/^(\w+(?:\{[^}]*\})?) (\S+)$/gm)].map(([, key, value]) => [key, value])).get(name);
+};
+
+test("what fails is tried again, each time later, and arrives as one message", async () => {
+  const { queue, server } = await start();
+  server.refuse(451);
+  await queue.launch({ SMTP_URL: server.url });
+  const { otpId } = await queue.add();
+  const delays: number[] = [];
+  for (const attempt of [1, 2, 3]) {
+    await expect
+      .poll(async () => (await queue.jobs()).map((job) => [job.attempts, job.locked_by]), ARRIVAL)
+      .toEqual([[attempt, null]]);
+    delays.push((await queue.jobs())[0]?.delay_ms ?? 0);
+    if (attempt === 3) server.refuse(undefined);
+    await queue.hurry();
+  }
+  await expect.poll(() => server.mails.map(({ messageId }) => messageId), ARRIVAL).toEqual([`<${otpId}@example.org>`]);
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  // exp(1), exp(2) and exp(3) seconds, less what looking took.
+  expect(delays.map((ms) => ms > 1_500 && ms < 21_000)).toEqual([true, true, true]);
+  expect(delays.toSorted((a, b) => a - b)).toEqual(delays);
+});
+
+test("what failed for the last time is a dead letter, and is counted", async () => {
+  const { queue, server } = await start();
+  server.refuse(451);
+  const service = await queue.launch({ SMTP_URL: server.url, DELIVERY_ATTEMPT_MAX: "2" });
+  await queue.add();
+  await expect.poll(() => attempts(queue), ARRIVAL).toEqual([1]);
+  await queue.hurry();
+  await expect
+    .poll(async () => (await queue.jobs()).map((job) => job.attempts === job.max_attempts), ARRIVAL)
+    .toEqual([true]);
+  await queue.hurry();
+  server.refuse(undefined);
+  await queue.add();
+  await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
+  await expect.poll(async () => (await queue.jobs()).length, ARRIVAL).toBe(1);
+  await expect.poll(() => metric(service, "delivery_dead_letters"), ARRIVAL).toBe("1");
+  expect(await metric(service, "delivery_queue_length")).toBe("0");
+  const outcome = (name: string) => metric(service, `delivery_messages_total{channel="email",outcome="${name}"}`);
+  expect(await outcome("retried")).toBe("1");
+  expect(await outcome("dead")).toBe("1");
+  expect(await outcome("sent")).toBe("1");
+});
+
+test("what nobody is to have any more is not sent", async () => {
+  const { queue, server } = await start();
+  const change = async (statement: (code: SentCode) => QuerySqlToken) => {
+    await queue.pool.query(statement(await queue.add()));
+  };
+  await change(({ otpId }) => sql.unsafe`UPDATE otp_codes SET consumed_utc = now() WHERE otp_id = ${otpId}`);
+  await change(({ otpId }) => sql.unsafe`UPDATE otp_codes SET expiry_utc = now() WHERE otp_id = ${otpId}`);
+  await change(({ otpId }) => sql.unsafe`UPDATE otp_codes SET user_id = NULL WHERE otp_id = ${otpId}`);
+  await change(({ userId }) => sql.unsafe`UPDATE users SET user_state_code = 'inactive' WHERE user_id = ${userId}`);
+  await change(
+    ({ userId }) => sql.unsafe`
+      UPDATE users SET erased_utc = now(), user_state_code = 'inactive', email_addr = NULL WHERE user_id = ${userId}`,
+  );
+  await change(({ otpId }) => sql.unsafe`DELETE FROM otp_codes WHERE otp_id = ${otpId}`);
+  const service = await queue.launch({ SMTP_URL: server.url });
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  expect(server.given()).toBe(0);
+  const dropped = (channel: string) =>
+    metric(service, `delivery_messages_total{channel="${channel}",outcome="dropped"}`);
+  expect([await dropped("email"), await dropped("unknown")]).toEqual(["5", "1"]);
+});
+
+test("of two codes for the same, only the newer is sent", async () => {
+  const { queue, server } = await start();
+  const { tenantId, userId } = await queue.add({ destination: "ann@example.com" });
+  const newer = await queue.add({ destination: "ann@example.com" });
+  await queue.pool.query(sql.unsafe`UPDATE otp_codes SET tenant_id = ${tenantId}, user_id = ${userId}`);
+  await queue.launch({ SMTP_URL: server.url });
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  expect(server.mails.map(({ messageId }) => messageId)).toEqual([`<${newer.otpId}@example.org>`]);
+});
+
+test("no job, error or log has the code or the destination", async () => {
+  const { queue, server } = await start();
+  const lines: string[] = [];
+  const log = createLog("trace", { write: (line: string) => void lines.push(line) });
+  server.refuse(550);
+  const { otpId, code } = await queue.add({ destination: "ann.secret@example.com" });
+  const waiting = await queue.jobs();
+  expect(waiting.map(({ payload }) => JSON.parse(payload) as unknown)).toEqual([{ otp_id: otpId }]);
+  await queue.launch({ SMTP_URL: server.url }, log);
+  await expect.poll(async () => (await queue.jobs())[0]?.last_error, ARRIVAL).toBe("smtp EENVELOPE 550");
+  server.refuse(undefined);
+  const sent = await queue.add({ destination: "bob.secret@example.com" });
+  await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
+  await expect.poll(async () => (await queue.jobs()).length, ARRIVAL).toBe(1);
+  const told = JSON.stringify([lines, await queue.jobs()]);
+  expect(told).toContain("a message was not sent");
+  for (const secret of [code, sent.code, "ann.secret", "bob.secret"]) expect(told).not.toContain(secret);
+});
+
+test("an outage while a message is being sent neither loses it nor sends it twice", async () => {
+  const { queue, server } = await start();
+  const proxy = await startDatabaseProxy(queue.url);
+  const through = await serve(proxy.url, { SMTP_URL: server.url, MAIL_FROM: "no-reply@example.org" });
+  try {
+    const release = server.hold();
+    await queue.add();
+    await expect.poll(() => server.given(), ARRIVAL).toBe(1);
+    await proxy.refuse();
+    release();
+    await expect.poll(() => through.readiness(), ARRIVAL).toBe("database unavailable");
+    expect(await attempts(queue)).toEqual([1]);
+    await proxy.pass();
+    await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+    await queue.add();
+    await expect.poll(() => server.mails.length, ARRIVAL).toBe(2);
+    expect(server.given()).toBe(2);
+  } finally {
+    await through.stop();
+    await proxy.close();
+  }
+});
+
+test("a start while the database is away sends once it is there", async () => {
+  const { queue, server } = await start();
+  const proxy = await startDatabaseProxy(queue.url);
+  await proxy.refuse();
+  await queue.add();
+  const through = await serve(proxy.url, { SMTP_URL: server.url, MAIL_FROM: "no-reply@example.org" });
+  try {
+    expect(through.readiness()).toBe("database unavailable");
+    await proxy.pass();
+    await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
+  } finally {
+    await through.stop();
+    await proxy.close();
+  }
+});

@@ -1,0 +1,71 @@
+import { expect, test } from "vitest";
+import { ARRIVAL, createQueue } from "../support/deliveries.ts";
+import { startTwilio } from "../support/twilio-server.ts";
+
+const SID = "AC00000000000000000000000000000001";
+const SERVICE_SID = "MG00000000000000000000000000000002";
+const PHONE = "+49301234567";
+
+const launch = async (env: Readonly<Record<string, string>> = {}) => {
+  const [queue, twilio] = await Promise.all([createQueue(), startTwilio()]);
+  const account = { TWILIO_ACCOUNT_SID: SID, TWILIO_AUTH_TOKEN: "t0ken", TWILIO_BASE_URL: twilio.url };
+  await queue.launch({ ...account, TWILIO_FROM: "+15005550006", TWILIO_WHATSAPP_FROM: "+15005550007", ...env });
+  return { queue, twilio };
+};
+
+test("an SMS is one call of Twilio's messages API", async () => {
+  const { queue, twilio } = await launch();
+  const { code } = await queue.add({ channelCode: "sms", destination: PHONE });
+  await expect
+    .poll(() => twilio.requests, ARRIVAL)
+    .toEqual([
+      {
+        method: "POST",
+        path: `/2010-04-01/Accounts/${SID}/Messages.json`,
+        authorization: `Basic ${Buffer.from(`${SID}:t0ken`).toString("base64")}`,
+        form: {
+          To: PHONE,
+          From: "+15005550006",
+          Body: `${code} is your sign-in code for Café Nord. Valid for 5 min. Tell nobody.`,
+        },
+      },
+    ]);
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+});
+
+test("a WhatsApp message names both ends as Twilio wants them", async () => {
+  const { queue, twilio } = await launch();
+  await queue.add({ channelCode: "whatsapp", destination: PHONE, purposeCode: "verify_phone" });
+  await expect.poll(() => twilio.requests.length, ARRIVAL).toBe(1);
+  expect(twilio.requests[0]?.form).toMatchObject({ To: `whatsapp:${PHONE}`, From: "whatsapp:+15005550007" });
+});
+
+test("a messaging service sends instead of a number", async () => {
+  const { queue, twilio } = await launch({ TWILIO_FROM: SERVICE_SID });
+  await queue.add({ channelCode: "sms", destination: PHONE });
+  await expect.poll(() => twilio.requests.length, ARRIVAL).toBe(1);
+  expect(twilio.requests[0]?.form).toMatchObject({ To: PHONE, MessagingServiceSid: SERVICE_SID });
+  expect(twilio.requests[0]?.form).not.toHaveProperty("From");
+});
+
+test("4xx is final but for 429; all else is tried again", async () => {
+  const { queue, twilio } = await launch();
+  const statuses = [400, 404, 429, 500, 302];
+  for (const [before, status] of statuses.entries()) {
+    twilio.answer(status);
+    await queue.add({ channelCode: "sms", destination: PHONE });
+    await expect.poll(async () => (await queue.jobs())[before]?.last_error, ARRIVAL).toBe(`twilio ${status}`);
+  }
+  const final = (await queue.jobs()).map((job) => job.attempts === job.max_attempts);
+  expect(final).toEqual([true, true, false, false, false]);
+});
+
+test("an answer that does not come is waited for no longer than DELIVERY_TIMEOUT", async () => {
+  const { queue, twilio } = await launch({ DELIVERY_TIMEOUT: "200ms" });
+  twilio.answer(0, 201);
+  await queue.add({ channelCode: "sms", destination: PHONE });
+  await expect.poll(async () => (await queue.jobs())[0]?.last_error, ARRIVAL).toBe("twilio TimeoutError");
+  await queue.hurry();
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  expect(twilio.requests.length).toBe(2);
+});
