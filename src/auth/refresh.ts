@@ -149,14 +149,34 @@ const refresh = async (parts: AuthParts, tx: Tx, call: Call, shown: Use): Promis
   return refusal("SESSION_REUSED");
 };
 
-export const refreshHandlers = (parts: AuthParts) =>
-  ({
+type Refresh = () => Promise<OpenedSession>;
+
+/**
+ * Uses of one token at once are one: they would all get the token of its one rotation, and until then each would hold a
+ * connection that others need. Who asks after a failure tries himself: it may be that of the first caller alone.
+ */
+const shareRefreshes = () => {
+  const underWay = new Map<string, Promise<OpenedSession>>();
+  return (key: string, run: Refresh): Promise<OpenedSession> => {
+    const first = underWay.get(key);
+    if (first) return first.catch(run);
+    const refreshing = run().finally(() => underWay.delete(key));
+    underWay.set(key, refreshing);
+    return refreshing;
+  };
+};
+
+export const refreshHandlers = (parts: AuthParts) => {
+  const share = shareRefreshes();
+  return {
     async refreshSession(request, call) {
       const arrivedAt = performance.now();
       const client = readClient(request.client);
       const token = parseRefreshToken(request.refreshToken);
       if (!token) throw refusal("SESSION_INVALID");
-      const session = await transact(parts.db, call, (tx) => refresh(parts, tx, call, { token, client, arrivedAt }));
+      const session = await share(`${call.caller.tenantId} ${request.refreshToken}`, () =>
+        transact(parts.db, call, (tx) => refresh(parts, tx, call, { token, client, arrivedAt })),
+      );
       return { tokens: await parts.sessions.tokens(session) };
     },
 
@@ -171,4 +191,5 @@ export const refreshHandlers = (parts: AuthParts) =>
       });
       return {};
     },
-  }) satisfies Partial<Handlers<typeof AuthService>>;
+  } satisfies Partial<Handlers<typeof AuthService>>;
+};

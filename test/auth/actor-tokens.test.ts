@@ -1,0 +1,95 @@
+import { sql } from "slonik";
+import { describe, expect, test } from "vitest";
+import { expectRefusal } from "../support/refusals.ts";
+import { type Clients, type TestService, startService, transports, uniqueKey } from "../support/service.ts";
+import { type SignedIn, signInBy } from "../support/sign-in.ts";
+
+/** One mutation of each service, in the tenant; answers with the id that its event names. */
+const mutations: Record<string, (clients: Clients, root: TestService, tenantId: string) => Promise<string>> = {
+  auth: async ({ auth }, root, tenantId) => {
+    const { sessionId } = await (await signInBy(root))({ tenantId });
+    await auth.revokeSession({ tenantId, sessionId });
+    return sessionId;
+  },
+  org: async ({ org }, _, tenantId) => {
+    await org.updateTenant({ tenantId, label: uniqueKey(), updateMask: { paths: ["label"] } });
+    return tenantId;
+  },
+  "service identity": async ({ services }, _, tenantId) => {
+    const key = uniqueKey();
+    const { service } = await services.registerService({ tenantId, key, label: key, permissions: [] });
+    return service!.serviceId;
+  },
+};
+
+const reads: Record<string, (clients: Clients, tenantId: string) => Promise<unknown>> = {
+  auth: ({ auth }, tenantId) => auth.listSessions({ tenantId, userId: tenantId }),
+  org: ({ org }, tenantId) => org.getTenant({ tenantId }),
+  "service identity": ({ services }) => services.getService({ selector: { case: "key", value: "root" } }),
+};
+
+/** Tokens that prove nobody, and how they come to be. */
+const invalid: Record<string, (service: TestService, signedIn: SignedIn) => Promise<string> | string> = {
+  "no token": () => "nobody",
+  "an empty one": () => "",
+  "a forged one": (_, { accessToken }) => `${accessToken.slice(0, -20)}${"A".repeat(20)}`,
+  "one longer than a token may be": (_, { accessToken }) => `${accessToken}${"A".repeat(4_096)}`,
+  "one of an ended session": async ({ auth }, { tenantId, sessionId, accessToken }) => {
+    await auth.revokeSession({ tenantId, sessionId });
+    return accessToken;
+  },
+  "one of a session that has expired": async ({ pool }, { sessionId, accessToken }) => {
+    await pool.query(sql.unsafe`UPDATE refresh_sessions SET expiry_utc = now() WHERE session_id = ${sessionId}::uuid`);
+    return accessToken;
+  },
+  "one of an inactive user": async ({ pool }, { userId, accessToken }) => {
+    await pool.query(sql.unsafe`UPDATE users SET user_state_code = 'inactive' WHERE user_id = ${userId}::uuid`);
+    return accessToken;
+  },
+  "one of a suspended tenant": async ({ org }, { tenantId, accessToken }) => {
+    await org.suspendTenant({ tenantId });
+    return accessToken;
+  },
+};
+
+describe.each(transports)("%s", (transport) => {
+  test.each(Object.keys(mutations))("%s: the event names the user whom the caller acted for", async (name) => {
+    const service = await startService(transport);
+    const { accessToken, userId, tenantId } = await (await signInBy(service))();
+    const acting = service.as(service.rootToken, { "x-actor-token": accessToken });
+    const entityId = await mutations[name]!(acting, service, tenantId);
+    const { events } = await service.org.listAuditEvents({ entityId });
+    expect(events[0]?.actorUserId).toBe(userId);
+    expect(events[0]?.actorServiceId).toBeTruthy();
+    const alone = await mutations[name]!(service, service, tenantId);
+    expect((await service.org.listAuditEvents({ entityId: alone })).events[0]?.actorUserId).toBeUndefined();
+  });
+
+  test.each(Object.keys(invalid))("%s is refused by every service, never ignored", async (name) => {
+    const service = await startService(transport);
+    const signedIn = await (await signInBy(service))();
+    const token = await invalid[name]!(service, signedIn);
+    const acting = service.as(service.rootToken, { "x-actor-token": token });
+    for (const call of Object.values(reads)) {
+      await expectRefusal(call(acting, signedIn.tenantId), "ACTOR_TOKEN_INVALID");
+    }
+  });
+
+  test("a user of another tenant than the request's is refused", async () => {
+    const service = await startService(transport);
+    const { accessToken } = await (await signInBy(service))();
+    const tenantId = await service.addTenant();
+    const acting = service.as(service.rootToken, { "x-actor-token": accessToken });
+    await expectRefusal(reads["auth"]!(acting, tenantId), "ACTOR_TOKEN_INVALID");
+    await expectRefusal(reads["org"]!(acting, tenantId), "ACTOR_TOKEN_INVALID");
+  });
+
+  test("an actor grants no rights", async () => {
+    const service = await startService(transport);
+    const { accessToken, tenantId } = await (await signInBy(service))();
+    const { token } = await service.addService(["org.tenant.read"], tenantId);
+    const acting = service.as(token, { "x-actor-token": accessToken });
+    await acting.org.getTenant({ tenantId });
+    await expectRefusal(acting.auth.listSessions({ tenantId, userId: tenantId }), "PERMISSION_MISSING");
+  });
+});

@@ -1,0 +1,159 @@
+import fc from "fast-check";
+import { sql } from "slonik";
+import { expect, test } from "vitest";
+import { z } from "zod";
+import { tokenUse } from "../../src/auth/refresh.ts";
+import { expectRefusal, refused } from "../support/refusals.ts";
+import { type TestService, launchService, startService } from "../support/service.ts";
+import { signInBy } from "../support/sign-in.ts";
+
+type Auth = TestService["auth"];
+
+const sessionRow = z.object({ generation: z.number(), revoked_utc: z.number().nullable() });
+
+const rowOf = ({ pool }: TestService, sessionId: string) =>
+  pool.one(sql.type(sessionRow)`
+    SELECT generation, revoked_utc FROM refresh_sessions WHERE session_id = ${sessionId}::uuid`);
+
+const rotatedAgo = ({ pool }: TestService, sessionId: string, seconds: number) =>
+  pool.query(sql.unsafe`
+    UPDATE refresh_sessions SET refreshed_utc = refreshed_utc - ${seconds}::int * interval '1 second'
+    WHERE session_id = ${sessionId}::uuid`);
+
+const tokenOf = async (auth: Auth, refreshToken: string) =>
+  (await auth.refreshSession({ refreshToken })).tokens!.refreshToken;
+
+test("1,000 uses of one token at once over two servers leave one lineage and log nobody out", async () => {
+  const one = await startService("grpc");
+  const two = await launchService("grpc", { databaseUrl: one.databaseUrl });
+  const auths = [one.auth, two.as(one.rootToken).auth];
+  const { refreshToken, sessionId } = await (await signInBy(one))();
+  const uses = Array.from({ length: 1_000 }, (_, index) => tokenOf(auths[index % 2]!, refreshToken));
+  const successors = new Set(await Promise.all(uses));
+  expect(successors.size).toBe(1);
+  expect(await rowOf(one, sessionId)).toEqual({ generation: 1, revoked_utc: null });
+  await two.stop();
+});
+
+test("through 20 rotations, each asked for 20 times at once over two servers, a session has one lineage", async () => {
+  const one = await startService("grpc");
+  const two = await launchService("grpc", { databaseUrl: one.databaseUrl });
+  const auths = [one.auth, two.as(one.rootToken).auth];
+  const { refreshToken, sessionId } = await (await signInBy(one))();
+  let token = refreshToken;
+  for (let generation = 1; generation <= 20; generation++) {
+    const shown = token;
+    const uses = Array.from({ length: 20 }, (_, index) => tokenOf(auths[index % 2]!, shown));
+    const [successor, ...others] = new Set(await Promise.all(uses));
+    expect(others).toEqual([]);
+    expect(successor).toContain(`rt_${sessionId}_${generation}_`);
+    token = successor!;
+  }
+  expect(await rowOf(one, sessionId)).toEqual({ generation: 20, revoked_utc: null });
+  await two.stop();
+});
+
+test("a caller who goes away takes nobody else's refresh with him", async () => {
+  const service = await startService("grpc");
+  const { auth } = service;
+  const { refreshToken } = await (await signInBy(service))();
+  const leaving = new AbortController();
+  const first = auth.refreshSession({ refreshToken }, { signal: leaving.signal }).catch(() => undefined);
+  const others = Array.from({ length: 20 }, () => tokenOf(auth, refreshToken));
+  leaving.abort();
+  await first;
+  expect(new Set(await Promise.all(others)).size).toBe(1);
+});
+
+test("of 20 who show a stolen token at once, one ends the session and the others find it ended", async () => {
+  const service = await startService("grpc");
+  const { refreshToken, sessionId } = await (await signInBy(service))();
+  const second = await tokenOf(service.auth, refreshToken);
+  await tokenOf(service.auth, second);
+  const answers = await Promise.all(
+    Array.from({ length: 20 }, () => refused(service.auth.refreshSession({ refreshToken }))),
+  );
+  const reasons = answers.map(({ reason }) => reason).sort();
+  expect(reasons).toEqual([...Array<string>(19).fill("SESSION_INVALID"), "SESSION_REUSED"]);
+  const { events } = await service.org.listAuditEvents({ entityId: sessionId });
+  expect(events.map(({ action }) => action)).toEqual(["auth.session.reuse", "auth.session.create"]);
+});
+
+test("refreshes that race the end of all sessions leave none alive", async () => {
+  const service = await startService("grpc");
+  const signIn = await signInBy(service);
+  const { tenantId, userId } = await signIn();
+  const tokens = await Promise.all(
+    Array.from({ length: 20 }, async () => (await signIn({ tenantId, userId })).refreshToken),
+  );
+  const racing = tokens.map((token) => tokenOf(service.auth, token).catch(() => undefined));
+  const { revokedCount } = await service.auth.revokeAllSessions({ tenantId, userId });
+  const successors = await Promise.all(racing);
+  expect(revokedCount).toBe(21);
+  for (const [index, successor] of successors.entries()) {
+    const call = service.auth.refreshSession({ refreshToken: successor ?? tokens[index]! });
+    await expectRefusal(call, "SESSION_INVALID");
+  }
+});
+
+test("what a call waited for us is not held against its client", () => {
+  const row = { generation: 1, refreshed_utc: 1_000 };
+  expect(tokenUse(row, 0, 10_999, 10_000)).toBe("repeat");
+  expect(tokenUse(row, 0, 11_000, 10_000)).toBe("reuse");
+  expect(tokenUse(row, 0, -5_000, 10_000)).toBe("repeat");
+});
+
+/** What a client or a thief may do next; `age` names a token by how many rotations ago it was current. */
+const step = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ kind: fc.constant("use" as const), age: fc.nat(3) }) },
+  { weight: 2, arbitrary: fc.record({ kind: fc.constant("wait" as const), age: fc.constant(0) }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant("logout" as const), age: fc.nat(3) }) },
+);
+
+/** The rule in its shortest words: what a use of the token of this age must answer. */
+const expected = (state: { readonly ended: boolean; readonly fresh: boolean }, age: number) => {
+  if (state.ended) return "SESSION_INVALID";
+  if (age === 0) return "next";
+  return age === 1 && state.fresh ? "same" : "SESSION_REUSED";
+};
+
+test("whatever is shown in whatever order, a session goes as its rule says", async () => {
+  const service = await startService("grpc");
+  const signIn = await signInBy(service);
+  const tenantId = await service.addTenant();
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { minLength: 1, maxLength: 12 }), async (steps) => {
+      const { refreshToken, sessionId } = await signIn({ tenantId });
+      const lineage = [refreshToken];
+      const state = { ended: false, fresh: false };
+      for (const { kind, age } of steps) {
+        const shown = lineage.at(-1 - age);
+        if (kind === "wait") {
+          await rotatedAgo(service, sessionId, 10);
+          state.fresh = false;
+        } else if (shown === undefined) {
+          continue;
+        } else if (kind === "logout") {
+          await service.auth.logout({ refreshToken: shown });
+          state.ended = true;
+        } else {
+          const answer = expected(state, age);
+          if (answer === "next") {
+            lineage.push(await tokenOf(service.auth, shown));
+            state.fresh = true;
+          } else if (answer === "same") {
+            expect(await tokenOf(service.auth, shown)).toBe(lineage.at(-1));
+          } else {
+            await expectRefusal(service.auth.refreshSession({ refreshToken: shown }), answer);
+            state.ended = true;
+          }
+        }
+        const row = await rowOf(service, sessionId);
+        expect(row).toMatchObject({ generation: lineage.length - 1 });
+        expect(row.revoked_utc !== null).toBe(state.ended);
+      }
+      expect(new Set(lineage).size).toBe(lineage.length);
+    }),
+    { numRuns: 40 },
+  );
+});

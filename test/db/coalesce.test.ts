@@ -1,0 +1,154 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { createCoalescer } from "../../src/db/coalesce.ts";
+import { Call, detached } from "../../src/rpc/call.ts";
+
+/** A load that ends when the test says so, and the batches that it was sent. */
+const heldLoad = () => {
+  const batches: { readonly keys: readonly number[]; readonly end: PromiseWithResolvers<readonly string[]> }[] = [];
+  const load = (keys: readonly number[]) => {
+    const end = Promise.withResolvers<readonly string[]>();
+    batches.push({ keys, end });
+    return end.promise;
+  };
+  const answer = (index: number) => {
+    const { keys, end } = batches[index]!;
+    end.resolve(keys.map((key) => `value ${key}`));
+  };
+  return { load, batches, answer, keys: () => batches.map(({ keys }) => keys) };
+};
+
+const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+test("who comes alone leaves at once", () => {
+  const { load, keys } = heldLoad();
+  void createCoalescer(load)(detached(), 1);
+  expect(keys()).toEqual([[1]]);
+});
+
+test("what comes while loads are under way goes as one, in its order, once one of them has ended", async () => {
+  const { load, keys, answer } = heldLoad();
+  const ask = createCoalescer(load);
+  const answers = [1, 2, 3, 4, 3].map((key) => ask(detached(), key));
+  expect(keys()).toEqual([[1], [2]]);
+  answer(1);
+  await settled();
+  expect(keys()).toEqual([[1], [2], [3, 4, 3]]);
+  answer(2);
+  answer(0);
+  expect(await Promise.all(answers)).toEqual([1, 2, 3, 4, 3].map((key) => `value ${key}`));
+});
+
+test("nobody joins a load that has been sent, even for the same key", async () => {
+  const { load, keys, answer } = heldLoad();
+  const ask = createCoalescer(load, { underWayMax: 1 });
+  void ask(detached(), 7);
+  const second = ask(detached(), 7);
+  expect(keys()).toEqual([[7]]);
+  answer(0);
+  await settled();
+  expect(keys()).toEqual([[7], [7]]);
+  answer(1);
+  expect(await second).toBe("value 7");
+});
+
+test("a load has no more keys than it may", async () => {
+  const { load, keys, answer } = heldLoad();
+  const ask = createCoalescer(load, { underWayMax: 1, batchMax: 2 });
+  const answers = [1, 2, 3, 4].map((key) => ask(detached(), key));
+  for (const index of [0, 1, 2]) {
+    answer(index);
+    await settled();
+  }
+  expect(keys()).toEqual([[1], [2, 3], [4]]);
+  expect(await Promise.all(answers)).toHaveLength(4);
+});
+
+test("a load that fails fails everybody in it, and nobody else", async () => {
+  const { load, batches, answer } = heldLoad();
+  const ask = createCoalescer(load, { underWayMax: 1 });
+  const first = ask(detached(), 1);
+  const others = [2, 3].map((key) => ask(detached(), key));
+  answer(0);
+  await settled();
+  batches[1]!.end.reject(new Error("away"));
+  expect(await Promise.allSettled([first, ...others])).toMatchObject([
+    { status: "fulfilled" },
+    { reason: { message: "away" } },
+    { reason: { message: "away" } },
+  ]);
+  const next = ask(detached(), 4);
+  answer(2);
+  expect(await next).toBe("value 4");
+});
+
+test("a load that throws at once, or answers too few values, is an error and no silence", async () => {
+  const throwing = createCoalescer<number, string>(() => {
+    throw new Error("at once");
+  });
+  await expect(throwing(detached(), 1)).rejects.toThrow("at once");
+  const short = createCoalescer<number, string>(() => Promise.resolve([]));
+  await expect(short(detached(), 1)).rejects.toThrow("another number");
+});
+
+test("who gives up ends his own wait alone, and is not asked for any more where he was not sent", async () => {
+  const { load, keys, answer } = heldLoad();
+  const ask = createCoalescer(load, { underWayMax: 1 });
+  const calls = [1, 2, 3].map(() => new Call("id", 60_000));
+  const answers = Promise.allSettled(calls.map((call, key) => ask(call, key)));
+  calls[0]!.end("CANCELLED");
+  calls[1]!.end("DEADLINE");
+  await settled();
+  expect(keys()).toEqual([[0]]);
+  answer(0);
+  await settled();
+  expect(keys()).toEqual([[0], [2]]);
+  answer(1);
+  expect(await answers).toMatchObject([
+    { reason: { reason: "CANCELLED" } },
+    { reason: { reason: "DEADLINE" } },
+    { value: "value 2" },
+  ]);
+  await expect(ask(calls[0]!, 9)).rejects.toMatchObject({ reason: "CANCELLED" });
+  calls.forEach((call) => call.close());
+});
+
+test("whatever comes when, each gets its own value, from a load sent after it came", async () => {
+  const plan = fc.array(fc.record({ key: fc.nat(9), pause: fc.nat(3), cancelled: fc.boolean() }), { maxLength: 60 });
+  await fc.assert(
+    fc.asyncProperty(
+      plan,
+      fc.integer({ min: 1, max: 3 }),
+      fc.integer({ min: 1, max: 4 }),
+      async (asks, max, batchMax) => {
+        let clock = 0;
+        let underWay = 0;
+        const ask = createCoalescer(
+          async (keys: readonly number[]) => {
+            const sentAt = ++clock;
+            expect(++underWay).toBeLessThanOrEqual(max);
+            expect(keys.length).toBeLessThanOrEqual(batchMax);
+            await settled();
+            underWay--;
+            return keys.map((key) => ({ key, sentAt }));
+          },
+          { underWayMax: max, batchMax },
+        );
+        const waits = [];
+        for (const { key, pause, cancelled } of asks) {
+          const askedAt = ++clock;
+          const call = new Call("id", 60_000);
+          const wait = ask(call, key).then(
+            (value) => expect(value.key === key && value.sentAt > askedAt).toBe(true),
+            (error: unknown) => expect(cancelled && error).toMatchObject({ reason: "CANCELLED" }),
+          );
+          waits.push(wait.finally(() => call.close()));
+          if (cancelled) call.end("CANCELLED");
+          for (let turn = 0; turn < pause; turn++) await settled();
+        }
+        await Promise.all(waits);
+      },
+    ),
+    { numRuns: 50 },
+  );
+});
