@@ -27,7 +27,7 @@ const NICE = 10;
 // A thread and its memory are given back when no password has come for a while.
 const IDLE_MS = 30_000;
 
-/** @param onBroken told once when a thread could not start: the pool then answers whoever waits for it, and nobody else. */
+/** @param onBroken told when a thread could not start: who waits for this pool is then answered, and nobody waits again. */
 const startPool = async (config: Config["passwords"], onBroken: () => void) => {
   // Imported when the first password comes: it is 8 MB of a process that may never see one.
   const { Piscina } = await import("piscina");
@@ -40,11 +40,22 @@ const startPool = async (config: Config["passwords"], onBroken: () => void) => {
     niceIncrement: NICE,
     workerData: { memoryKib, passes, parallelism } satisfies HashParameters,
   });
-  pool.on("error", () => {
+  let fault: Error | undefined;
+  pool.on("error", (error: Error) => {
+    fault = error;
     onBroken();
     void pool.destroy();
   });
-  return pool;
+  return {
+    async run(job: PasswordJob) {
+      try {
+        return await pool.run(job);
+      } catch (error) {
+        throw fault ? new Error("no thread for passwords", { cause: fault }) : error;
+      }
+    },
+    destroy: () => pool.destroy(),
+  };
 };
 
 export const createPasswords = (config: Config["passwords"]): Passwords => {
