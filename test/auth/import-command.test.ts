@@ -1,0 +1,242 @@
+import { execFile, spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { createWriteStream } from "node:fs";
+import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { sql } from "slonik";
+import { expect, onTestFinished, test, vi } from "vitest";
+import { z } from "zod";
+import { type DatabaseProxy, startDatabaseProxy } from "../support/database-proxy.ts";
+import { createDatabase } from "../support/database.ts";
+import { type TestService, launchService, startService } from "../support/service.ts";
+
+const COMMAND = fileURLToPath(new URL("../../src/commands/import.ts", import.meta.url));
+const NOBODY_LISTENS = 1;
+
+type Environment = Readonly<Record<string, string>>;
+
+/** The command in a process of its own, away from the checkout, whose .env could name another server. */
+const startImport = (args: readonly string[], { grpcPort }: Pick<TestService, "grpcPort">, env: Environment) => {
+  const child = spawn(process.execPath, [COMMAND, ...args], {
+    cwd: "/",
+    env: { PATH: process.env["PATH"], GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), ...env },
+  });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  const out = { stdout: "", stderr: "" };
+  child.stdout.setEncoding("utf8").on("data", (text: string) => (out.stdout += text));
+  child.stderr.setEncoding("utf8").on("data", (text: string) => (out.stderr += text));
+  const finished = once(child, "close").then(([code]) => ({ code: code as number, ...out }));
+  return { child, finished };
+};
+
+const runImport = (args: readonly string[], server: Pick<TestService, "grpcPort">, env: Environment) =>
+  startImport(args, server, env).finished;
+
+const temporaryFolder = async () => {
+  const folder = await mkdtemp(join(tmpdir(), "auth-import-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  return folder;
+};
+
+const writeLines = async (lines: readonly (string | object)[]) => {
+  const file = join(await temporaryFolder(), "people.ndjson");
+  await writeFile(file, lines.map((line) => `${typeof line === "string" ? line : JSON.stringify(line)}\n`).join(""));
+  return file;
+};
+
+const reportOf = async (file: string) => {
+  const text = await readFile(`${file}.report`, "utf8");
+  return text
+    .trimEnd()
+    .split("\n")
+    .map(
+      (line) =>
+        JSON.parse(line) as { line: number; user_id?: string; status: string; reason?: string; detail?: string },
+    );
+};
+
+const countUsers = ({ pool }: TestService, tenantId: string) =>
+  pool.oneFirst(sql.type(z.object({ count: z.number() }))`
+    SELECT count(*)::int4 AS count FROM users WHERE tenant_id = ${tenantId}::uuid`);
+
+const people = (count: number) =>
+  Array.from({ length: count }, (_, n) => ({ email: `person${n}@example.com`, display_name: `Person ${n}` }));
+
+const importer = async (server: TestService) => {
+  const { token } = await server.addService(["auth.user.import"]);
+  return { SERVICE_TOKEN: token };
+};
+
+test("each line is reported in its order, and one that does not fit keeps back no other", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  const file = await writeLines([
+    {
+      email: "ann@example.com",
+      email_verified: true,
+      create_time: "2014-05-06T07:08:09Z",
+      state: "USER_STATE_INACTIVE",
+    },
+    { phone: "+14155552671", displayName: "Bob" },
+    "no JSON",
+    "",
+    { email: "c@example.com", e_mail: "misspelled" },
+    { email: 7 },
+    "[]",
+    { email: "d@example.com", user_id: "no id" },
+    { email: "ann@example.com", display_name: "Other" },
+    { email: "last@example.com" },
+  ]);
+  const first = await runImport([file, "--tenant", tenantId], server, await importer(server));
+  expect(first).toEqual({
+    code: 1,
+    stdout: `3 created, 0 unchanged, 6 refused (1 EMAIL_TAKEN, 5 INVALID_REQUEST); each line: ${file}.report\n`,
+    stderr: "",
+  });
+  const report = await reportOf(file);
+  expect(report.map(({ line, status, reason }) => [line, reason ?? status])).toEqual([
+    [1, "IMPORT_STATUS_CREATED"],
+    [2, "IMPORT_STATUS_CREATED"],
+    [3, "INVALID_REQUEST"],
+    [5, "INVALID_REQUEST"],
+    [6, "INVALID_REQUEST"],
+    [7, "INVALID_REQUEST"],
+    [8, "INVALID_REQUEST"],
+    [9, "EMAIL_TAKEN"],
+    [10, "IMPORT_STATUS_CREATED"],
+  ]);
+  expect(report[2]?.detail).toBe("no JSON");
+  expect(report[3]?.detail).toContain("e_mail");
+  expect(report[6]?.detail).toMatch(/^user_id: /);
+  const { user } = await server.auth.getUser({ tenantId, key: { case: "userId", value: report[0]?.user_id ?? "" } });
+  expect(user).toMatchObject({ email: "ann@example.com", emailVerified: true });
+  expect((await stat(`${file}.report`)).mode & 0o777).toBe(0o600);
+});
+
+test("a file of several batches is imported whole, and repeated it writes nothing", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  const file = await writeLines(people(4_321));
+  const env = await importer(server);
+  const args = ["--tenant", tenantId, file];
+  const counted = (summary: string) => ({ code: 0, stdout: `${summary}; each line: ${file}.report\n`, stderr: "" });
+  expect(await runImport(args, server, env)).toEqual(counted("4321 created, 0 unchanged, 0 refused"));
+  const report = await reportOf(file);
+  expect(report.map(({ line }) => line)).toEqual(people(4_321).map((_, n) => n + 1));
+  expect(await countUsers(server, tenantId)).toBe(4_321);
+  expect(await runImport(args, server, env)).toEqual(counted("0 created, 4321 unchanged, 0 refused"));
+  expect((await reportOf(file)).map(({ user_id }) => user_id)).toEqual(report.map(({ user_id }) => user_id));
+});
+
+test("stopped, it reports what it sent, and repeated it does the rest", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  const lines = people(1_500).map((person) => `${JSON.stringify(person)}\n`);
+  const pipe = join(await temporaryFolder(), "people.ndjson");
+  await promisify(execFile)("mkfifo", [pipe]);
+  const env = await importer(server);
+  const { child, finished } = startImport([pipe, "--tenant", tenantId], server, env);
+  const feed = createWriteStream(pipe);
+  feed.write(lines.join(""));
+  await vi.waitFor(async () => expect(await countUsers(server, tenantId)).toBe(1_000), { timeout: 20_000 });
+  // As npm and the terminal do: twice.
+  child.kill("SIGINT");
+  child.kill("SIGINT");
+  feed.end(lines.slice(0, 1).join(""));
+  const { code, stdout } = await finished;
+  expect({ code, stdout }).toEqual({
+    code: 1,
+    stdout: `stopped: 1000 created, 0 unchanged, 0 refused; each line: ${pipe}.report\n`,
+  });
+  expect(await reportOf(pipe)).toHaveLength(1_000);
+  const file = await writeLines(people(1_500));
+  expect((await runImport([file, "--tenant", tenantId], server, env)).stdout).toMatch(/^500 created, 1000 unchanged/);
+});
+
+/** A server whose database can be taken away. */
+const launchWithProxy = async (): Promise<{ server: TestService; proxy: DatabaseProxy }> => {
+  const database = await createDatabase();
+  const proxy = await startDatabaseProxy(database.url);
+  const server = await launchService("grpc", { databaseUrl: proxy.url });
+  onTestFinished(async () => {
+    await server.stop();
+    await proxy.close();
+    await database.drop();
+  });
+  return { server, proxy };
+};
+
+test("it tries again while the database is away", { timeout: 30_000 }, async () => {
+  const { server, proxy } = await launchWithProxy();
+  const tenantId = await server.addTenant();
+  const env = await importer(server);
+  const file = await writeLines(people(10));
+  await proxy.refuse();
+  const { finished } = startImport([file, "--tenant", tenantId], server, env);
+  const unavailable =
+    /grpc_server_handled_total\{[^}]*grpc_method="ImportUsers"[^}]*grpc_code="Unavailable"[^}]*\} [1-9]/;
+  await vi.waitFor(
+    async () => {
+      const metrics = await fetch(`http://127.0.0.1:${server.httpPort}/metrics`);
+      expect(await metrics.text()).toMatch(unavailable);
+    },
+    { timeout: 10_000 },
+  );
+  await proxy.pass();
+  expect(await finished).toMatchObject({ code: 0, stdout: expect.stringMatching(/^10 created/) as string });
+});
+
+test("in development it uses root's secret", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  const file = await writeLines(people(1));
+  const DATA_DIR = await temporaryFolder();
+  const args = [file, "--tenant", tenantId];
+  const without = await runImport(args, server, { DATA_DIR });
+  expect(without).toMatchObject({ code: 1, stderr: expect.stringContaining("root.secret cannot be read") as string });
+  await writeFile(join(DATA_DIR, "root.secret"), `${server.rootSecret}\n`);
+  expect((await runImport(args, server, { DATA_DIR })).stdout).toMatch(/^1 created/);
+});
+
+test("what is wrong with the whole is one line on stderr", { timeout: 60_000 }, async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  const env = await importer(server);
+  const file = await writeLines(people(1));
+  const { token } = await server.addService(["auth.user.read"]);
+  const failing = async (args: readonly string[], message: RegExp, variables: Environment = env) => {
+    const { code, stdout, stderr } = await runImport(args, server, variables);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toMatch(message);
+    expect(stderr.trimEnd()).not.toContain("\n");
+  };
+  const args = [file, "--tenant", tenantId];
+  await Promise.all([
+    failing([file], /^which file, and into which tenant\?/),
+    failing([`${file}.gone`, "--tenant", tenantId], /people\.ndjson\.gone cannot be opened: ENOENT/),
+    failing([file, "--tenant", "acme"], /^the server refused: INVALID_REQUEST/),
+    failing([file, "--tenant", randomUUID()], /^the server refused: TENANT_NOT_FOUND/),
+    failing(args, /^the server refused: PERMISSION_MISSING/, { SERVICE_TOKEN: token }),
+  ]);
+});
+
+test("where no server listens it says so, and the former report stays", async () => {
+  const file = await writeLines(people(1));
+  const DATA_DIR = await temporaryFolder();
+  await writeFile(join(DATA_DIR, "root.secret"), "secret\n");
+  await writeFile(`${file}.report`, "former\n");
+  const args = [file, "--tenant", randomUUID()];
+  const { code, stderr } = await runImport(args, { grpcPort: NOBODY_LISTENS }, { DATA_DIR });
+  expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringMatching(/^the server is out of reach/) as string });
+  expect(await readFile(`${file}.report`, "utf8")).toBe("former\n");
+});
+
+test("--help says how it is used", async () => {
+  const { code, stdout } = await runImport(["--help"], { grpcPort: NOBODY_LISTENS }, {});
+  expect(code).toBe(0);
+  expect(stdout).toContain("SERVICE_TOKEN");
+});
