@@ -1,4 +1,4 @@
-import { sql } from "slonik";
+import { type QuerySqlToken, sql } from "slonik";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
 import { IdentityProvider, UserState } from "../../src/gen/auth/v1/auth_pb.ts";
@@ -42,6 +42,26 @@ describe.each(transports)("%s: signing in with Google", (transport) => {
           SELECT count(*) AS users FROM users WHERE tenant_id = ${tenant}::uuid`)
       ).users,
     );
+  /** Changes a user, whose row is locked, while a sign-in waits for it. */
+  const heldUp = async <T>(userId: string, change: QuerySqlToken, signIn: () => Promise<T>): Promise<T> => {
+    const release = Promise.withResolvers<undefined>();
+    const locked = Promise.withResolvers<undefined>();
+    const holder = service.pool.transaction(async (tx) => {
+      await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR UPDATE`);
+      locked.resolve(undefined);
+      await release.promise;
+      await tx.query(change);
+    });
+    await locked.promise;
+    const signedIn = signIn();
+    const isWaiting = () =>
+      service.pool.exists(sql.unsafe`
+        SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
+    await expect.poll(isWaiting, { interval: 10, timeout: 10_000 }).toBe(true);
+    release.resolve(undefined);
+    await holder;
+    return signedIn;
+  };
   const isActive = async (accessToken: string) => (await service.auth.verifyAccessToken({ accessToken })).active;
 
   test("a new person gets a user with the e-mail verified, a linked identity and a session", async () => {
@@ -303,6 +323,34 @@ describe.each(transports)("%s: signing in with Google", (transport) => {
       }),
     );
     expect(outcomes).toEqual(Array.from({ length: RACERS }, () => 1));
+  });
+
+  test.each([
+    [
+      "deactivated",
+      (userId: string) => sql.unsafe`UPDATE users SET user_state_code = 'inactive' WHERE user_id = ${userId}::uuid`,
+    ],
+    ["unlinked", (userId: string) => sql.unsafe`DELETE FROM user_identities WHERE user_id = ${userId}::uuid`],
+  ])("who is %s while a sign-in waits is not signed in", async (_how, change) => {
+    const who = person({ email: uniqueEmail(), hd: "example.com" });
+    const { userId } = (await create(who)).user!;
+    await expectRefusal(
+      heldUp(userId, change(userId), () => login({ ...who, hd: undefined })),
+      "INVALID_CREDENTIALS",
+    );
+    expect((await service.auth.listSessions({ tenantId, userId })).sessions).toHaveLength(1);
+  });
+
+  test("whose e-mail passes to somebody else while a sign-in waits is not linked", async () => {
+    const who = person();
+    const before = await addUser(service, { tenantId, email: who.email });
+    await verifyContacts(service, before, { email: true });
+    const { userId } = before;
+    const change = sql.unsafe`UPDATE users SET email_addr = ${uniqueEmail()} WHERE user_id = ${userId}::uuid`;
+    const { user, created } = await heldUp(userId, change, () => create(who));
+    expect(created).toBe(true);
+    expect(user!.userId).not.toBe(userId);
+    expect(await identitiesOf(userId)).toEqual([]);
   });
 
   test("no session outlives a deactivation or an unlinking that came at the same time", async () => {
