@@ -143,7 +143,10 @@ describe("Google's keys", () => {
     ["a key that is none", answerText('{"keys":[{"kty":"RSA","kid":"key-1","n":"","e":""}]}')],
     ["a key that is too weak", answerText(publicJwk(weak, { kid: "key-1" }))],
     ["a key of another kind", answerText(publicJwk(curve, { kid: "key-1" }))],
-    ["an endless answer", (response) => endless(response)],
+    [
+      "keys in too long an answer",
+      (response, request) => answerText(JSON.stringify(issuer.jwks()) + " ".repeat(65_536))(response, request),
+    ],
     [
       "a redirect",
       (response, request) => {
@@ -155,13 +158,6 @@ describe("Google's keys", () => {
     ["an answer that breaks off", (response) => response.socket?.resetAndDestroy()],
     ["no answer at all", () => undefined],
   ];
-  const endless = (response: ServerResponse) => {
-    const more = () => {
-      while (!response.destroyed && response.write(" ".repeat(16_384)));
-    };
-    response.on("drain", more);
-    more();
-  };
   test.each(rubbish)("are out of reach where the server gives %s, and asked for again after", async (_name, answer) => {
     google = trusting(SHORT_TIMEOUT_MS);
     issuer.answer(answer);
