@@ -43,7 +43,7 @@ export const linkGoogle = async (
   const key = subjectKey(user.tenant_id, account.subject);
   const present = await tx.maybeOne(selectUsersGoogleIdentity(user.user_id));
   if (present?.provider_subject_key === key) return present;
-  const linked = present ? null : await tx.maybeOne(insertGoogleIdentity(user.user_id, key, account.emailVerified));
+  const linked = await tx.maybeOne(insertGoogleIdentity(user.user_id, key, account.emailVerified));
   if (!linked) return refusal("IDENTITY_TAKEN");
   await recordEvent(tx, call, {
     ...userEvent("auth.identity.link", user.tenant_id, user.user_id),
