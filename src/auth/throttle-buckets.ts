@@ -29,9 +29,6 @@ const EXTRA_WINDOWS_MAX = 5;
 const STRIKES_MAX = 10;
 const ROUNDS = 5;
 
-/** How many windows after its end a bucket still matters: it may refuse, and then be the first of several in a row. */
-export const BUCKET_LIFE_WINDOWS = EXTRA_WINDOWS_MAX + 1;
-
 const triedRow = z.object({
   throttle_key_hash: z.string(),
   /** Set where the bucket refuses. */

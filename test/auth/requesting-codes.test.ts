@@ -4,22 +4,26 @@ import { join } from "node:path";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { create } from "@bufbuild/protobuf";
 import { sql } from "slonik";
-import { describe, expect, inject, onTestFinished, test } from "vitest";
+import { describe, expect, inject, test } from "vitest";
 import { z } from "zod";
 import { otpRequestHandlers } from "../../src/auth/otp-requests.ts";
 import { deriveCode, hashNewCode } from "../../src/auth/otp-codes.ts";
-import type { AuthParts } from "../../src/auth/parts.ts";
-import { createThrottles } from "../../src/auth/throttles.ts";
-import { openDatabase } from "../../src/db/pool.ts";
 import { OtpChannel, OtpPurpose, RequestOtpRequestSchema } from "../../src/gen/auth/v1/auth_pb.ts";
 import { RetryInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
-import { createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
-import { Call } from "../../src/rpc/call.ts";
-import { attemptsOf, codeOf, launchForCodes, passTime, requestCode, startForCodes } from "../support/codes.ts";
+import {
+  attemptsOf,
+  codeOf,
+  launchForCodes,
+  newCall,
+  passTime,
+  requestCode,
+  startForCodes,
+  watchStatements,
+} from "../support/codes.ts";
 import { ARRIVAL } from "../support/deliveries.ts";
 import { type Refused, expectRefusal } from "../support/refusals.ts";
-import { PEPPERS, type TestService, transports } from "../support/service.ts";
+import { type TestService, transports } from "../support/service.ts";
 import { addUser, uniqueEmail, uniquePhone } from "../support/users.ts";
 
 const { EMAIL, SMS, WHATSAPP } = OtpChannel;
@@ -247,33 +251,12 @@ test("where no provider is configured a request is refused before anything is as
 
 test("whoever has the destination, the same statements run", async () => {
   const server = await startForCodes("grpc");
-  const { config, databaseUrl } = server;
-  const statements: string[] = [];
-  const db = openDatabase({
-    url: databaseUrl,
-    settings: config.database,
-    log: createLog("silent"),
-    interceptors: [
-      {
-        name: "statements",
-        beforeQueryExecution: (_context, query) => {
-          statements.push(query.sql);
-          return null;
-        },
-      },
-    ],
-  });
-  onTestFinished(() => db.end());
-  const macs = createMacs(PEPPERS);
-  const throttles = createThrottles({ db, macs, config: config.throttles });
-  const parts = { db, macs, throttles, config, channels: new Set(["email"]) };
-  const { requestOtp } = otpRequestHandlers(parts as unknown as AuthParts);
+  const { statements, parts } = watchStatements(server);
+  const { requestOtp } = otpRequestHandlers(parts);
   const statementsFor = async (tenantId: string, destination: string) => {
     statements.length = 0;
     const request = { tenantId, channel: EMAIL, destination, purpose: LOGIN, client: { ip: "192.0.2.1" } };
-    const call = new Call(randomUUID(), 30_000);
-    const answer = await requestOtp(create(RequestOtpRequestSchema, request), call);
-    call.close();
+    const answer = await requestOtp(create(RequestOtpRequestSchema, request), newCall());
     expect(Object.keys(answer)).toEqual(["otpId", "expireTime", "nextRequestTime"]);
     return [...statements];
   };

@@ -1,15 +1,19 @@
 import { randomUUID } from "node:crypto";
+import { create } from "@bufbuild/protobuf";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
-import { OtpChannel, OtpPurpose } from "../../src/gen/auth/v1/auth_pb.ts";
+import { otpUseHandlers } from "../../src/auth/otp-uses.ts";
+import { LoginWithOtpRequestSchema, OtpChannel, OtpPurpose } from "../../src/gen/auth/v1/auth_pb.ts";
 import {
   type SentCode,
   attemptsOf,
   launchForCodes,
+  newCall,
   otherCode,
   passTime,
   requestCode,
   startForCodes,
+  watchStatements,
 } from "../support/codes.ts";
 import { PASSWORD, liveSessionIds, storedHash } from "../support/passwords.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
@@ -160,6 +164,14 @@ describe.each(transports)("%s", (transport) => {
     const newEmail = { email: uniqueEmail(), updateMask: { paths: ["email"] } };
     await auth.updateUser({ tenantId: moved.tenantId, userId: moved.userId, ...newEmail });
     wrong["of a former contact"] = moved.sent;
+    const changed = await someone(server);
+    await server.pool.query(sql.unsafe`
+      UPDATE users SET email_addr = ${uniqueEmail()} WHERE user_id = ${changed.userId}::uuid`);
+    wrong["of a contact that a bulk load has changed"] = changed.sent;
+    const disabled = await someone(server);
+    await server.pool.query(sql.unsafe`
+      UPDATE users SET user_state_code = 'inactive' WHERE user_id = ${disabled.userId}::uuid`);
+    wrong["of a user whom a bulk load has made inactive"] = disabled.sent;
     const inactive = await someone(server);
     await auth.deactivateUser({ tenantId: inactive.tenantId, userId: inactive.userId });
     wrong["of an inactive user"] = inactive.sent;
@@ -256,6 +268,27 @@ test("no session outlives a deactivation, whichever was first", async () => {
       expect(await liveSessionIds(server, userId)).toEqual([]);
     }),
   );
+});
+
+test("a wrong guess runs the same statements, whoever has the destination", async () => {
+  const server = await startForCodes("grpc");
+  const { statements, parts } = watchStatements(server);
+  const { loginWithOtp } = otpUseHandlers(parts);
+  const statementsFor = async (sent: SentCode, code = otherCode(sent.code)) => {
+    statements.length = 0;
+    const request = create(LoginWithOtpRequestSchema, { ...sent, code, client: { ip: "192.0.2.1" } });
+    await expect(loginWithOtp(request, newCall())).rejects.toMatchObject({ reason: "INVALID_CODE" });
+    return [...statements];
+  };
+  const { tenantId, sent, email } = await someone(server);
+  const nobody = await requestCode(server, { tenantId, destination: uniqueEmail() });
+  const reset = await requestCode(server, { tenantId, destination: email, purpose: RESET_PASSWORD });
+  await statementsFor(sent);
+  const expected = await statementsFor(sent);
+  await statementsFor(nobody);
+  expect(await statementsFor(nobody)).toEqual(expected);
+  expect(await statementsFor(nobody, nobody.code)).toEqual(expected);
+  expect(await statementsFor(reset, reset.code)).toEqual(expected);
 });
 
 test("a code's guesses are counted by its destination and address, and right ones are given back", async () => {

@@ -1,16 +1,48 @@
+import { randomUUID } from "node:crypto";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { sql } from "slonik";
-import { afterAll } from "vitest";
+import { type Interceptor, sql } from "slonik";
+import { afterAll, onTestFinished } from "vitest";
 import { z } from "zod";
 import { deriveCode } from "../../src/auth/otp-codes.ts";
+import type { AuthParts } from "../../src/auth/parts.ts";
+import { createThrottles } from "../../src/auth/throttles.ts";
+import { openDatabase } from "../../src/db/pool.ts";
+import type { Channel } from "../../src/delivery/channels.ts";
 import { OtpChannel, OtpPurpose } from "../../src/gen/auth/v1/auth_pb.ts";
+import { createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
+import { Call } from "../../src/rpc/call.ts";
 import { CHEAP_HASHES } from "./passwords.ts";
 import { PEPPERS, type TestService, type TransportName, launchService } from "./service.ts";
 
 const macs = createMacs(PEPPERS);
+
+/** What Auth's code handlers are made of, on a connection of the test's own, and the statements that ran on it. */
+export const watchStatements = ({ databaseUrl, config }: TestService) => {
+  const statements: string[] = [];
+  const watch: Interceptor = {
+    name: "statements",
+    beforeQueryExecution(_context, query) {
+      statements.push(query.sql);
+      return null;
+    },
+  };
+  const settings = config.database;
+  const db = openDatabase({ url: databaseUrl, settings, log: createLog("silent"), interceptors: [watch] });
+  onTestFinished(() => db.end());
+  const throttles = createThrottles({ db, macs, config: config.throttles });
+  const channels = new Set<Channel>(["email"]);
+  return { statements, parts: { db, macs, throttles, config, channels } as unknown as AuthParts };
+};
+
+/** A call that nobody bounds. */
+export const newCall = (): Call => {
+  const call = new Call(randomUUID(), 60_000);
+  onTestFinished(() => call.close());
+  return call;
+};
 
 export interface SentCode {
   readonly tenantId: string;
