@@ -1,7 +1,11 @@
 import { readFileSync } from "node:fs";
 import { status } from "@grpc/grpc-js";
 import { expect, test } from "vitest";
+import { parseConfig } from "../src/config.ts";
+import { openDatabase } from "../src/db/pool.ts";
 import { environment } from "../src/environment.ts";
+import { createDeliveryMetrics } from "../src/delivery/metrics.ts";
+import { createLog } from "../src/log.ts";
 import { createMetrics } from "../src/rpc/metrics.ts";
 import { REASONS } from "../src/rpc/refusal.ts";
 
@@ -68,6 +72,10 @@ test("the table of important variables has the code's defaults", () => {
 test("the table of metrics has every metric of our own", () => {
   const metrics = createMetrics("test");
   metrics.watchPool(() => ({ inside: 0, waiting: 0 }));
+  const log = createLog("silent");
+  // Only a scrape asks it.
+  const db = openDatabase({ url: "postgresql://localhost/none", settings: parseConfig({}).database, log });
+  createDeliveryMetrics(metrics.registry, db, log);
   const own = metrics.registry
     .getMetricsAsArray()
     .map(({ name }) => name)

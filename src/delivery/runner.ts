@@ -57,7 +57,7 @@ const openSession = async (options: RunnerOptions): Promise<Session> => {
   const cancel = new AbortController();
   const events: WorkerEvents = new EventEmitter();
   const heart = Promise.withResolvers<Heartbeat>();
-  const freed = Promise.withResolvers<void>();
+  const freed = Promise.withResolvers<undefined>();
   events.once("pool:create", ({ workerPool }) => {
     heart.resolve(startHeartbeat({ db, log, workerId: workerPool.id }));
   });
@@ -100,7 +100,7 @@ const openSession = async (options: RunnerOptions): Promise<Session> => {
     if (!inTime) log.warn("a message under way was given up, for another replica to send");
     cancel.abort();
     await heartbeat.end().catch((error: unknown) => log.debug({ err: error }, "the delivery's worker is left behind"));
-    freed.resolve();
+    freed.resolve(undefined);
     await endQueuePool(pool, log);
   };
   return { ended: runner.promise, close: (graceMs) => (closed ??= close(graceMs)) };
@@ -116,6 +116,7 @@ export interface Runner {
 export const startRunner = (options: RunnerOptions): Runner => {
   const { log, ready } = options;
   const stopping = new AbortController();
+  const isStopping = () => stopping.signal.aborted;
   let session: Promise<Session> | undefined;
 
   const pause = (ms: number) => sleep(ms, undefined, { signal: stopping.signal, ref: false }).catch(() => undefined);
@@ -123,18 +124,18 @@ export const startRunner = (options: RunnerOptions): Runner => {
     session = openSession(options);
     const { ended, close } = await session;
     await ended;
-    if (!stopping.signal.aborted) await close(0);
+    if (!isStopping()) await close(0);
   };
   const runOn = async () => {
     let delayMs = RESTART_MIN_MS;
-    while (!stopping.signal.aborted) {
+    while (!isStopping()) {
       if (!ready()) {
         await pause(READY_POLL_MS);
         continue;
       }
       const began = performance.now();
       await runOnce().catch((error: unknown) => log.warn({ err: error }, "the delivery's consumer failed"));
-      if (stopping.signal.aborted) return;
+      if (isStopping()) return;
       delayMs = performance.now() - began > RESTART_MAX_MS ? RESTART_MIN_MS : Math.min(delayMs * 2, RESTART_MAX_MS);
       log.warn({ delay_ms: delayMs }, "the delivery's consumer ended and starts again");
       await pause(delayMs);

@@ -23,7 +23,7 @@ const failure = (status: number, text: string) => Object.assign(new Error(text),
 export const startMailServer = async (identity?: Identity): Promise<MailServer> => {
   const mails: ParsedMail[] = [];
   let status: number | undefined;
-  let held: Promise<void> = Promise.resolve();
+  let held: Promise<undefined> = Promise.resolve(undefined);
   let given = 0;
   const options: SMTPServerOptions = {
     authOptional: true,
@@ -56,11 +56,11 @@ export const startMailServer = async (identity?: Identity): Promise<MailServer> 
       status = next;
     },
     hold() {
-      const { promise, resolve } = Promise.withResolvers<void>();
+      const { promise, resolve } = Promise.withResolvers<undefined>();
       held = promise;
       return () => {
-        held = Promise.resolve();
-        resolve();
+        held = Promise.resolve(undefined);
+        resolve(undefined);
       };
     },
     given: () => given,
