@@ -1,6 +1,6 @@
-import { randomUUID } from "node:crypto";
+import { hash, randomUUID } from "node:crypto";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { SignJWT, compactVerify, decodeJwt, decodeProtectedHeader } from "jose";
+import { type CryptoKey, SignJWT, compactVerify, decodeJwt, decodeProtectedHeader } from "jose";
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Config } from "../config.ts";
@@ -103,13 +103,31 @@ const isCanonical = (token: string): boolean => {
   return Buffer.from(signature, "base64url").toString("base64url") === signature;
 };
 
-const isSigned = async (token: string, { alg, kid }: z.output<typeof header>, keys: SigningKeys): Promise<boolean> => {
-  const key = alg === ALGORITHM && kid !== undefined && isCanonical(token) ? await keys.verifying(kid) : undefined;
-  if (!key) return false;
-  return compactVerify(token, key, { algorithms: [ALGORITHM] }).then(
-    () => true,
-    () => false,
-  );
+// Verifying an Ed25519 signature is most of what a check costs, and a token is shown many times in its short life.
+const SIGNED_MAX = 10_000;
+
+/** Remembers which tokens a key has signed, which never changes: not what became of session, user or tenant. */
+const createSignatures = (keys: SigningKeys) => {
+  // By the key itself, so that what a key had signed is forgotten when its file no longer has it.
+  const signedBy = new WeakMap<CryptoKey, Set<string>>();
+
+  const verified = async (token: string, key: CryptoKey): Promise<boolean> => {
+    const signed = signedBy.get(key) ?? new Set();
+    const digest = hash("sha256", token, "base64");
+    if (signed.has(digest)) return true;
+    const isGood = await compactVerify(token, key, { algorithms: [ALGORITHM] }).then(
+      () => true,
+      () => false,
+    );
+    if (signed.size >= SIGNED_MAX) signed.clear();
+    if (isGood) signedBy.set(key, signed.add(digest));
+    return isGood;
+  };
+
+  return async (token: string, { alg, kid }: z.output<typeof header>): Promise<boolean> => {
+    const key = alg === ALGORITHM && kid !== undefined && isCanonical(token) ? await keys.verifying(kid) : undefined;
+    return key !== undefined && verified(token, key);
+  };
 };
 
 const reasonOf = (claims: AccessClaims, standing: StandingRow) => {
@@ -122,6 +140,7 @@ const reasonOf = (claims: AccessClaims, standing: StandingRow) => {
 
 export const createAccessTokens = ({ db, keys, config }: AccessTokensOptions): AccessTokens => {
   const claimsSchema = claimsOf(config);
+  const isSigned = createSignatures(keys);
   const standingOf = createCoalescer((sessionIds: readonly string[]) =>
     read(db, detached(), (connection) => connection.many(selectStandings(sessionIds))),
   );
@@ -144,7 +163,7 @@ export const createAccessTokens = ({ db, keys, config }: AccessTokensOptions): A
     async verify(waiting, token) {
       const parsed = parse(token, claimsSchema);
       if (!parsed) return { reason: "MALFORMED" };
-      if (!(await isSigned(token, parsed.header, keys))) return { reason: "SIGNATURE" };
+      if (!(await isSigned(token, parsed.header))) return { reason: "SIGNATURE" };
       const standing = await standingOf(waiting, parsed.claims.sessionId);
       return { reason: reasonOf(parsed.claims, standing), ...parsed.claims };
     },

@@ -60,27 +60,21 @@ export const createCoalescer = <Key, Value>(
     });
   };
 
-  return ({ signal }, key) =>
-    new Promise<Value>((resolve, reject) => {
-      signal.throwIfAborted();
-      const giveUp = () => {
-        gathered.delete(waiter);
-        reject(signal.reason as Error);
-      };
-      const stay = () => signal.removeEventListener("abort", giveUp);
-      const waiter: Waiter<Key, Value> = {
-        key,
-        resolve(value) {
-          stay();
-          resolve(value);
-        },
-        reject(reason) {
-          stay();
-          reject(reason as Error);
-        },
-      };
-      signal.addEventListener("abort", giveUp, { once: true });
-      gathered.add(waiter);
-      sendNext();
-    });
+  return async ({ signal }, key) => {
+    signal.throwIfAborted();
+    const { promise, resolve, reject } = Promise.withResolvers<Value>();
+    const waiter = { key, resolve, reject };
+    const giveUp = () => {
+      gathered.delete(waiter);
+      reject(signal.reason);
+    };
+    signal.addEventListener("abort", giveUp, { once: true });
+    gathered.add(waiter);
+    sendNext();
+    try {
+      return await promise;
+    } finally {
+      signal.removeEventListener("abort", giveUp);
+    }
+  };
 };

@@ -97,8 +97,8 @@ describe.each(transports)("%s", (transport) => {
       sub: userId,
       tid: tenantId,
       sid: sessionId,
-      jti: expect.stringMatching(/^[0-9a-f-]{36}$/),
-      iat: expect.any(Number),
+      jti: expect.stringMatching(/^[0-9a-f-]{36}$/) as string,
+      iat: expect.any(Number) as number,
       exp: payload.iat! + 600,
     });
     const verified = await service.auth.verifyAccessToken({ accessToken });

@@ -96,7 +96,7 @@ describe.each(transports)("%s", (transport) => {
     const before = await rowOf(service, sessionId);
     const tokens = await refreshed(service, refreshToken);
     const after = await rowOf(service, sessionId);
-    expect(tokens).toMatchObject({ sessionId, refreshToken: expect.stringMatching(`^rt_${sessionId}_1_`) });
+    expect(tokens).toMatchObject({ sessionId, refreshToken: expect.stringMatching(`^rt_${sessionId}_1_`) as string });
     expect(after).toMatchObject({ generation: 1, revoked_utc: null, hard_expiry_utc: before.hard_expiry_utc });
     expect(after.expiry_utc - before.expiry_utc).toBeGreaterThan(86_000_000);
     expect(Number(tokens.refreshExpireTime?.seconds)).toBe(Math.floor(after.expiry_utc / 1_000));
