@@ -226,8 +226,9 @@ describe.each(transports)("%s", (transport) => {
     const updates = Array.from({ length: 10 }, (_, n) =>
       server.auth.updateUser({ ...keyOf(user), email: uniqueEmail(), displayName: `Ann ${n}` }),
     );
+    const others = Promise.allSettled([...logins, ...updates]);
     await server.auth.eraseUser(keyOf(user));
-    await Promise.allSettled([...logins, ...updates]);
+    await others;
     expect((await sessionsOf(server, user)).map(({ reason, clients }) => [reason, clients])).toEqual([["erased", 0n]]);
     const { user: left } = await server.auth.getUser({
       tenantId: user.tenantId,

@@ -1,13 +1,10 @@
 import { randomUUID } from "node:crypto";
 import fc from "fast-check";
-import { type QuerySqlToken, sql } from "slonik";
 import { describe, expect, test } from "vitest";
-import { z } from "zod";
-import { SELECTS, searchOf, selectUsers } from "../../src/auth/user-lists.ts";
 import { type User, UserState } from "../../src/gen/auth/v1/auth_pb.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
-import { addUser, uniqueEmail } from "../support/users.ts";
+import { type Planted, addUser, plantUsers, uniqueEmail } from "../support/users.ts";
 
 interface Filter {
   readonly tenantId: string;
@@ -32,29 +29,6 @@ const listed = async (server: TestService, filter: Filter, pageSize?: number) =>
   (await pagesOf(server, filter, pageSize)).flat();
 
 const idsOf = (users: readonly User[]) => users.map(({ userId }) => userId);
-
-interface Planted {
-  readonly email: string | null;
-  readonly phone: string | null;
-  readonly name: string | null;
-  readonly state?: "active" | "inactive";
-}
-
-/** Puts users into the database at once; answers with their ids. */
-const plant = async (
-  { pool }: TestService,
-  tenantId: string,
-  users: readonly Planted[],
-): Promise<readonly string[]> => {
-  const ids = users.map(() => randomUUID());
-  const column = (read: (user: Planted) => string | null) => sql.array(users.map(read), "text");
-  await pool.query(sql.unsafe`
-    INSERT INTO users (user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code)
-    SELECT r.user_id, ${tenantId}::uuid, r.email, r.phone, r.label, r.state
-    FROM unnest(${sql.array(ids, "uuid")}, ${column(({ email }) => email)}, ${column(({ phone }) => phone)},
-      ${column(({ name }) => name)}, ${column(({ state = "active" }) => state)}) AS r (user_id, email, phone, label, state)`);
-  return ids;
-};
 
 const byBytes = (a: string, b: string) => Buffer.compare(Buffer.from(a), Buffer.from(b));
 
@@ -104,7 +78,7 @@ describe.each(transports)("%s", (transport) => {
   test("a prefix finds e-mails first, then phones, then names, each user once", async () => {
     const server = await startService(transport);
     const tenantId = await server.addTenant();
-    const [both, mail, name, phone, other] = await plant(server, tenantId, [
+    const [both, mail, name, phone, other] = await plantUsers(server, tenantId, [
       { email: "ann@b.example", phone: null, name: "ann" },
       { email: "ann@a.example", phone: null, name: null },
       { email: "bob@a.example", phone: null, name: "anna" },
@@ -122,7 +96,7 @@ describe.each(transports)("%s", (transport) => {
   test("wildcards of SQL are letters as any other", async () => {
     const server = await startService(transport);
     const tenantId = await server.addTenant();
-    const [percent, underscore] = await plant(server, tenantId, [
+    const [percent, underscore] = await plantUsers(server, tenantId, [
       { email: "%@a.example", phone: null, name: null },
       { email: "_x@a.example", phone: null, name: null },
       { email: "ann@a.example", phone: null, name: "\\ann" },
@@ -146,7 +120,7 @@ describe.each(transports)("%s", (transport) => {
       "\u{10ffff}x",
       "a\u{10ffff}\u{10ffff}x",
     ];
-    await plant(
+    await plantUsers(
       server,
       tenantId,
       names.map((name) => ({ email: null, phone: null, name })),
@@ -196,7 +170,7 @@ describe.each(transports)("%s", (transport) => {
           if (one.phone !== null) phones.add(one.phone);
           return isTaken ? { ...one, phone: null } : one;
         });
-        const ids = await plant(server, tenantId, planted);
+        const ids = await plantUsers(server, tenantId, planted);
         const known = planted.map((one, at) => ({ ...one, userId: ids[at]! }));
         for (const prefix of prefixes) {
           expect(idsOf(await listed(server, { tenantId, prefix }, size))).toEqual(model(known, prefix));
@@ -214,7 +188,7 @@ describe.each(transports)("%s", (transport) => {
       return { email: `user${number}@a.example`, phone: null, name: `user ${number}` };
     });
     users[4_400] = { ...users[4_400]!, state: "inactive" };
-    const ids = await plant(server, tenantId, users);
+    const ids = await plantUsers(server, tenantId, users);
     const pages = await pagesOf(server, { tenantId, prefix: "user", state: UserState.INACTIVE }, 10);
     expect(idsOf(pages.flat())).toEqual([ids[4_400]]);
     // 2,000 at a time, once by e-mail and once by name.
@@ -227,14 +201,14 @@ describe.each(transports)("%s", (transport) => {
     const tenantId = await server.addTenant();
     const numbers = Array.from({ length: 30 }, (_, n) => String(n + 10));
     const make = (n: string): Planted => ({ email: `a${n}@a.example`, phone: null, name: `a${n}` });
-    const ids = await plant(server, tenantId, numbers.map(make));
+    const ids = await plantUsers(server, tenantId, numbers.map(make));
     const seen: string[] = [];
     let pageToken = "";
     for (let page = 0; page === 0 || pageToken !== ""; page++) {
       const answer = await server.auth.listUsers({ tenantId, prefix: "a", pageSize: 4, pageToken });
       seen.push(...idsOf(answer.users));
       pageToken = answer.nextPageToken;
-      await plant(server, tenantId, [make(`${page}x`)]);
+      await plantUsers(server, tenantId, [make(`${page}x`)]);
       if (page === 0) await server.auth.eraseUser({ tenantId, userId: ids[29]! });
     }
     expect(seen.filter((id) => ids.includes(id))).toEqual(ids.slice(0, 29));
@@ -254,7 +228,7 @@ describe.each(transports)("%s", (transport) => {
   test("a token belongs to its filters, and a broken one is refused", async () => {
     const server = await startService(transport);
     const tenantId = await server.addTenant();
-    await plant(server, tenantId, [
+    await plantUsers(server, tenantId, [
       { email: "a1@a.example", phone: null, name: null },
       { email: "a2@a.example", phone: null, name: null },
     ]);
@@ -290,62 +264,5 @@ describe.each(transports)("%s", (transport) => {
     const server = await startService(transport);
     const list = server.auth.listUsers({ tenantId: await server.addTenant(), ...request } as Filter);
     expect((await expectRefusal(list, "INVALID_REQUEST")).fields).toEqual([field]);
-  });
-});
-
-interface PlanNode {
-  readonly "Node Type": string;
-  readonly "Index Name"?: string;
-  readonly Plans?: readonly PlanNode[];
-}
-
-const planRow = z.object({ "QUERY PLAN": z.custom<readonly [{ readonly Plan: PlanNode }]>() });
-
-const nodesOf = (node: PlanNode): readonly PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)];
-
-describe("the plans of lists, among 30,000 users of three tenants", () => {
-  const FIRST = [null, null] as const;
-  const statements = (tenantId: string): [string, QuerySqlToken][] => {
-    const after = randomUUID();
-    const search = searchOf(tenantId, "1", "active");
-    return [
-      ["users_tenant_user_key", selectUsers(tenantId, null, null, after, 51)],
-      ["idx_users_tenant_state", selectUsers(tenantId, "active", false, after, 51)],
-      ["idx_users_tenant_state", selectUsers(tenantId, "inactive", false, null, 51)],
-      ["idx_users_tenant_erased", selectUsers(tenantId, null, true, after, 51)],
-      ["idx_users_tenant_email_c", SELECTS.email(search, FIRST, 51)],
-      ["idx_users_tenant_email_c", SELECTS.email(search, ["12@a.example", after], 51)],
-      ["idx_users_tenant_phone_c", SELECTS.phone(search, FIRST, 51)],
-      ["idx_users_tenant_phone_c", SELECTS.phone(search, ["+1005", after], 51)],
-      ["idx_users_tenant_label_c", SELECTS.name(search, FIRST, 51)],
-      ["idx_users_tenant_label_c", SELECTS.name(search, ["12", after], 51)],
-    ];
-  };
-
-  test("each reads its index in order, and sorts nothing", async () => {
-    const server = await startService("grpc");
-    const tenants = [await server.addTenant(), await server.addTenant(), await server.addTenant()];
-    const users = Array.from({ length: 10_000 }, (_, n): Planted => {
-      return { email: `${n}@a.example`, phone: `+1${n}`, name: `${n}`, state: n % 2 === 0 ? "active" : "inactive" };
-    });
-    for (const tenantId of tenants) await plant(server, tenantId, users);
-    await server.pool.query(sql.unsafe`
-      UPDATE users SET email_addr = NULL, phone_e164 = NULL, display_label = NULL, user_state_code = 'inactive',
-        erased_utc = now()
-      WHERE tenant_id = ${tenants[0]!}::uuid AND display_label LIKE '%7'`);
-    await server.pool.query(sql.unsafe`VACUUM (ANALYZE) users`);
-    for (const [index, statement] of statements(tenants[0]!)) {
-      const explain = {
-        ...sql.type(planRow)``,
-        sql: `EXPLAIN (FORMAT JSON) ${statement.sql}`,
-        values: statement.values,
-      };
-      const nodes = nodesOf((await server.pool.one(explain))["QUERY PLAN"][0].Plan);
-      const read = nodes.flatMap((node) => node["Index Name"] ?? []);
-      expect({ read, sorts: nodes.filter((node) => node["Node Type"].includes("Sort")) }).toEqual({
-        read: [index],
-        sorts: [],
-      });
-    }
   });
 });

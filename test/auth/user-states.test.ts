@@ -48,18 +48,24 @@ describe.each(transports)("%s", (transport) => {
     await logIn(server, user);
   });
 
-  test("both answer the same again, with one event each, also 20 at once", async () => {
+  test("both answer the same again, with one event each, also where several call at once", async () => {
     const server = await startService(transport);
-    const user = await addUser(server);
-    const { user: inactive } = await server.auth.deactivateUser(keyOf(user));
-    expect((await server.auth.deactivateUser(keyOf(user))).user).toEqual(inactive);
-    const answers = await Promise.all(Array.from({ length: 20 }, () => server.auth.activateUser(keyOf(user))));
-    for (const answer of answers) expect(answer.user).toEqual(answers[0]!.user);
-    expect(await actionsOf(server, user.userId)).toEqual([
-      "auth.user.activate",
-      "auth.user.deactivate",
-      "auth.user.create",
-    ]);
+    const tenantId = await server.addTenant();
+    const users = await Promise.all(Array.from({ length: 5 }, () => addUser(server, { tenantId })));
+    await Promise.all(
+      users.map(async (user) => {
+        const { user: inactive } = await server.auth.deactivateUser(keyOf(user));
+        expect((await server.auth.deactivateUser(keyOf(user))).user).toEqual(inactive);
+      }),
+    );
+    const answers = await Promise.all(
+      users.map((user) => Promise.all(Array.from({ length: 4 }, () => server.auth.activateUser(keyOf(user))))),
+    );
+    for (const [first, ...others] of answers) for (const { user } of others) expect(user).toEqual(first?.user);
+    for (const { userId } of users) {
+      const actions = ["auth.user.activate", "auth.user.deactivate", "auth.user.create"];
+      expect(await actionsOf(server, userId)).toEqual(actions);
+    }
   });
 
   test("of 20 that sign in while the user is deactivated no session survives", async () => {

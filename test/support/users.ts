@@ -3,6 +3,7 @@ import { sql } from "slonik";
 import { z } from "zod";
 import type { AuditEvent } from "../../src/gen/org/v1/org_pb.ts";
 import type { User } from "../../src/gen/auth/v1/auth_pb.ts";
+import { refused } from "./refusals.ts";
 import type { TestService } from "./service.ts";
 
 /** An e-mail address that no other test has. */
@@ -67,3 +68,35 @@ export const eventsOf = async ({ org }: TestService, entityId: string): Promise<
 /** Their actions, newest first. */
 export const actionsOf = async (server: TestService, entityId: string): Promise<readonly string[]> =>
   (await eventsOf(server, entityId)).map(({ action }) => action);
+
+/** What became of calls made at once: how many were answered, and the reasons of the others. */
+export const outcomes = async (calls: readonly Promise<unknown>[]) => {
+  const settled = await Promise.allSettled(calls);
+  const failed = calls.filter((_, at) => settled[at]?.status === "rejected");
+  const answers = await Promise.all(failed.map(refused));
+  return { answered: calls.length - failed.length, reasons: answers.map(({ reason }) => reason) };
+};
+
+/** A user that is put into the database as it is. */
+export interface Planted {
+  readonly email: string | null;
+  readonly phone: string | null;
+  readonly name: string | null;
+  readonly state?: "active" | "inactive";
+}
+
+/** Puts users into the database at once; answers with their ids. */
+export const plantUsers = async (
+  { pool }: TestService,
+  tenantId: string,
+  users: readonly Planted[],
+): Promise<readonly string[]> => {
+  const ids = users.map(() => randomUUID());
+  const column = (read: (user: Planted) => string | null) => sql.array(users.map(read), "text");
+  await pool.query(sql.unsafe`
+    INSERT INTO users (user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code)
+    SELECT r.user_id, ${tenantId}::uuid, r.email, r.phone, r.label, r.state
+    FROM unnest(${sql.array(ids, "uuid")}, ${column(({ email }) => email)}, ${column(({ phone }) => phone)},
+      ${column(({ name }) => name)}, ${column(({ state = "active" }) => state)}) AS r (user_id, email, phone, label, state)`);
+  return ids;
+};
