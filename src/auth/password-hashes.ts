@@ -1,5 +1,5 @@
 import { pbkdf2Sync, scryptSync, timingSafeEqual } from "node:crypto";
-import { type Algorithm, type Version, hashRawSync } from "@node-rs/argon2";
+import { hashRawSync, parseOptions } from "@node-rs/argon2";
 import { decodeBase64, hashSync as bcryptSync } from "bcryptjs";
 import { normalPassword } from "./normal-passwords.ts";
 
@@ -43,9 +43,9 @@ const saltAndHash = ({ salt, hash }: Readonly<Record<string, string>>) => {
   return isWithin(read.salt.length, SALT_BYTES) && isWithin(read.expected.length, HASH_BYTES) ? read : undefined;
 };
 
-// In the numbers of @node-rs/argon2, whose enums are only there for a compiler that sees all files at once.
-const ALGORITHMS: Readonly<Record<string, Algorithm>> = { argon2i: 1, argon2id: 2 };
-const VERSIONS: Readonly<Record<string, Version>> = { "16": 0, "19": 1 };
+/** As the library numbers them. Its enums are only there for a compiler that sees all files at once, so it reads them. */
+const numbersOf = (kind: string, version: string) =>
+  parseOptions(`$${kind}$v=${version}$m=8,t=1,p=1$${"A".repeat(22)}$${"A".repeat(43)}`);
 
 const argon2: Format = {
   // Version 16 is what strings without one have.
@@ -58,10 +58,9 @@ const argon2: Format = {
       isWithin(parallelism, { min: 1, max: PARALLELISM_MAX }) &&
       isWithin(memoryCost, { min: 8 * parallelism, max: MEMORY_MAX_KIB }) &&
       isWithin(memoryCost * timeCost, { min: 1, max: MEMORY_PASSES_MAX_KIB });
-    const algorithm = ALGORITHMS[parts["kind"] ?? ""];
-    const version = VERSIONS[parts["v"] ?? "16"];
-    if (!read || !bounded || algorithm === undefined || version === undefined) return undefined;
+    if (!read || !bounded) return undefined;
     const { salt, expected } = read;
+    const { algorithm, version } = numbersOf(parts["kind"] ?? "", parts["v"] ?? "16");
     const options = { algorithm, version, memoryCost, timeCost, parallelism, salt, outputLen: expected.length };
     return { expected, derive: (password) => hashRawSync(password, options) };
   },
@@ -103,7 +102,7 @@ const CRYPT_LETTERS = "./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrs
 
 /** Six bits a letter, the lowest first, as crypt(5) writes numbers. */
 const cryptNumber = (text: string) =>
-  [...text].reduce((sum, letter, index) => sum + CRYPT_LETTERS.indexOf(letter) * 64 ** index, 0);
+  Array.from(text).reduce((sum, letter, index) => sum + CRYPT_LETTERS.indexOf(letter) * 64 ** index, 0);
 
 /** Three bytes in four letters, the lowest first. */
 const cryptBytes = (text: string) =>

@@ -143,7 +143,7 @@ const verifyAndProve = async <T>(
     const [verified, userId] = [named, named.user_id];
     const replacement = await claim.replacement(verified, verdict);
     const result = await transact(db, call, (tx) => prove(tx, claim, verified, userId, replacement));
-    if (result !== CHANGED) return { result: result as Exclude<T, Refusal> };
+    if (result !== CHANGED) return { result };
     named = await find();
   }
   return undefined;

@@ -8,7 +8,7 @@ const LENGTH_MAX = 256;
 // Upper case first, which brings together what lower case alone keeps apart, such as ß and SS.
 const folded = (text: string) => normalPassword(text).toUpperCase().toLowerCase();
 
-const isLongEnough = (text: string) => [...text].length >= LENGTH_MIN;
+const isLongEnough = (text: string) => Array.from(text).length >= LENGTH_MIN;
 
 let commonPasswords: Promise<ReadonlySet<string>> | undefined;
 
@@ -45,7 +45,7 @@ export const checkNewPassword = async (
   own: readonly (string | null | undefined)[],
 ): Promise<string> => {
   const normal = normalPassword(password);
-  if ([...normal].length > LENGTH_MAX) {
+  if (Array.from(normal).length > LENGTH_MAX) {
     throw invalid({ field, description: `must have at most ${LENGTH_MAX} characters` });
   }
   const description = await weakness(normal, own);

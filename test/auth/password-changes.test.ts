@@ -3,6 +3,7 @@ import { hashSync as bcryptSync } from "bcryptjs";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
+import { createLog } from "../../src/log.ts";
 import {
   CHEAP_HASHES,
   CHEAP_PREFIX,
@@ -280,4 +281,24 @@ test("tries of the present password count as tries to log in, by the contact tha
   for (let n = 0; n < 3; n++) await expectRefusal(server.auth.changePassword(nobody), "INVALID_CREDENTIALS");
   await expectRefusal(server.auth.changePassword(nobody), "RATE_LIMITED");
   await server.stop();
+});
+
+test("no password, contact or hash stands in the log or in an event", async () => {
+  const lines: string[] = [];
+  const log = createLog("trace", { write: (line) => lines.push(line) });
+  const server = await launchService("grpc", { env: CHEAP_HASHES, log });
+  const { own, userId, email, login } = await someone(server);
+  await login(PASSWORD);
+  await expectRefusal(login(OTHER_PASSWORD), "INVALID_CREDENTIALS");
+  await expectRefusal(server.auth.setPassword({ ...own, newPassword: email }), "PASSWORD_TOO_WEAK");
+  await server.auth.changePassword({ ...own, currentPassword: PASSWORD, newPassword: NEW_PASSWORD });
+  const hash = await storedHash(server, userId);
+  await server.auth.setPassword({ ...own, newPassword: OTHER_PASSWORD });
+  const events = JSON.stringify((await eventsOf(server, userId)).map(({ payload }) => payload));
+  await server.stop();
+  expect(lines.join("")).toContain("LoginWithPassword");
+  for (const secret of [PASSWORD, OTHER_PASSWORD, NEW_PASSWORD, email, hash ?? ""]) {
+    expect(lines.join("")).not.toContain(secret);
+    expect(events).not.toContain(secret);
+  }
 });

@@ -1,17 +1,15 @@
 import { pbkdf2Sync, scryptSync } from "node:crypto";
-import { type Algorithm, type Version, hashSync as argon2Sync } from "@node-rs/argon2";
+import { hashSync as argon2Sync } from "@node-rs/argon2";
 import { hashSync as bcryptSync } from "bcryptjs";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { dummyHash, isOutdated, isSupportedHash, verifyHash } from "../../src/auth/password-hashes.ts";
+import { argon2Kind } from "../support/passwords.ts";
 
 const PASSWORD = "correct horse bättery";
 const SALT = Buffer.from("0123456789abcdef");
 const OURS = { memoryKib: 64, passes: 1, parallelism: 1 };
 const COST = { memoryCost: 64, timeCost: 1, parallelism: 1 };
-const ARGON2I: Algorithm = 1;
-const ARGON2ID: Algorithm = 2;
-const VERSION_16: Version = 0;
 
 const b64 = (bytes: Buffer) => bytes.toString("base64").replace(/=+$/, "");
 const ab64 = (bytes: Buffer) => b64(bytes).replaceAll("+", ".");
@@ -22,12 +20,11 @@ const pbkdf2 = (digest: string, bytes: number) => pbkdf2Sync(PASSWORD, SALT, 1_0
 /** As the systems write them that people come from. */
 const FOREIGN: Readonly<Record<string, string>> = {
   "argon2id of other parameters": argon2Sync(PASSWORD, { ...COST, memoryCost: 128, timeCost: 2, parallelism: 4 }),
-  argon2i: argon2Sync(PASSWORD, { ...COST, algorithm: ARGON2I }),
-  "argon2id of version 16": argon2Sync(PASSWORD, { ...COST, algorithm: ARGON2ID, version: VERSION_16 }),
+  argon2i: argon2Sync(PASSWORD, { ...COST, ...argon2Kind("argon2i", 19) }),
+  "argon2id of version 16": argon2Sync(PASSWORD, { ...COST, ...argon2Kind("argon2id", 16) }),
   "argon2i that names no version": argon2Sync(PASSWORD, {
     ...COST,
-    algorithm: ARGON2I,
-    version: VERSION_16,
+    ...argon2Kind("argon2i", 16),
   }).replace("v=16$", ""),
   "bcrypt 2b": bcryptSync(PASSWORD, 4),
   "bcrypt 2a": bcryptSync(PASSWORD, 4).replace("$2b$", "$2a$"),
