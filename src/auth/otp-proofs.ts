@@ -108,7 +108,7 @@ const compareAndSpend = async <P, T>({ db, macs }: AuthParts, call: Call, guess:
   const userId = attempt.user_id;
   const prepared = await guess.prepare(guess.tenantId, userId);
   const result = await transact(db, call, (tx) => spend(tx, call, guess, attempt, userId, prepared));
-  return result === WRONG ? undefined : { result: result as Exclude<T, Refusal> };
+  return result === WRONG ? undefined : { result };
 };
 
 /**
