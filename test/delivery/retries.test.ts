@@ -146,6 +146,28 @@ test("an outage while a message is being sent neither loses it nor sends it twic
   }
 });
 
+test("a failure that cannot be written ends nothing but the consumer, which starts again", async () => {
+  const { queue, server } = await start();
+  const proxy = await startDatabaseProxy(queue.url);
+  const env = { SMTP_URL: server.url, MAIL_FROM: "no-reply@example.org", DELIVERY_TIMEOUT: "500ms" };
+  const lines: string[] = [];
+  const through = await serve(proxy.url, env, createLog("warn", { write: (line: string) => void lines.push(line) }));
+  try {
+    const release = server.hold();
+    await queue.add();
+    await expect.poll(() => server.given(), ARRIVAL).toBe(1);
+    await proxy.refuse();
+    await expect.poll(() => lines.join(""), ARRIVAL).toContain("the delivery's consumer ended and starts again");
+    release();
+    await proxy.pass();
+    await queue.add();
+    await expect.poll(() => server.given(), ARRIVAL).toBeGreaterThan(1);
+  } finally {
+    await through.stop();
+    await proxy.close();
+  }
+});
+
 test("a start while the database is away sends once it is there", async () => {
   const { queue, server } = await start();
   const proxy = await startDatabaseProxy(queue.url);
