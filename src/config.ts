@@ -134,6 +134,7 @@ const arrange = (env: Environment) => ({
   },
   tree: { depthMax: env.TREE_DEPTH_MAX, moveTimeoutMs: env.TREE_MOVE_TIMEOUT },
   invitationTtlMs: env.INVITATION_TTL,
+  auditSequenceIntervalMs: env.AUDIT_SEQUENCE_INTERVAL,
   google: { clientIds: env.GOOGLE_CLIENT_IDS, jwksUrl: env.GOOGLE_JWKS_URL, timeoutMs: env.GOOGLE_TIMEOUT },
   delivery: {
     smtp: env.SMTP_URL && env.MAIL_FROM ? { url: env.SMTP_URL, from: env.MAIL_FROM } : undefined,

@@ -84,6 +84,7 @@ export const environment = z.object({
   TREE_DEPTH_MAX: integer(1, 1_000).prefault("100"),
   TREE_MOVE_TIMEOUT: duration(1, 3_600_000).prefault("120s"),
   INVITATION_TTL: duration(1_000, 365 * 86_400_000).prefault("7d"),
+  AUDIT_SEQUENCE_INTERVAL: duration(10, 60_000).prefault("100ms"),
   SESSION_RETENTION: duration(0, YEARS_10_MS).prefault("30d"),
   PURGE_INTERVAL: duration(1_000).prefault("1h"),
   LOG_LEVEL: z

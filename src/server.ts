@@ -2,6 +2,8 @@ import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Server, ServerCredentials } from "@grpc/grpc-js";
 import type { Interceptor } from "slonik";
+import { createAuditHead } from "./audit/head.ts";
+import { type Sequencer, startSequencer } from "./audit/sequencer.ts";
 import { createAccessTokens } from "./auth/access-tokens.ts";
 import { createGoogle } from "./auth/google.ts";
 import { authHandlers } from "./auth/handlers.ts";
@@ -30,7 +32,7 @@ import { type Health, createHealth } from "./rpc/health.ts";
 import { type HttpServer, createHttpServer, createSideRoutes } from "./rpc/http.ts";
 import { bindMethods, implementation } from "./rpc/methods.ts";
 import { createMetrics } from "./rpc/metrics.ts";
-import { createPipeline } from "./rpc/pipeline.ts";
+import { type Pipeline, createPipeline } from "./rpc/pipeline.ts";
 import { addReflection } from "./rpc/reflection.ts";
 import { watchCertificates } from "./rpc/tls.ts";
 import { createCredentialHasher } from "./service-identity/credentials.ts";
@@ -92,22 +94,26 @@ interface Drained {
   readonly delayMs: number;
   readonly graceMs: number;
   readonly health: Health;
+  readonly pipeline: Pipeline;
   readonly grpc: Server;
   readonly http: HttpServer | undefined;
   readonly delivery: Runner | undefined;
+  readonly sequencer: Sequencer | undefined;
   readonly databases: readonly Database[];
 }
 
 /** NOT_SERVING, wait for endpoints to notice, take no new call, drain, force what stays, close the pool. */
-const shutDown = async ({ delayMs, graceMs, health, grpc, http, delivery, databases }: Drained): Promise<void> => {
+const shutDown = async (drained: Drained): Promise<void> => {
+  const { delayMs, graceMs, health, pipeline, grpc, http, delivery, sequencer, databases } = drained;
   health.leave();
   await sleep(delayMs);
   health.endWatches();
+  pipeline.endStreams();
   const force = setTimeout(() => {
     grpc.forceShutdown();
     http?.force();
   }, graceMs);
-  await Promise.all([drainGrpc(grpc), http?.drain(), delivery?.stop(graceMs)]);
+  await Promise.all([drainGrpc(grpc), http?.drain(), delivery?.stop(graceMs), sequencer?.stop()]);
   clearTimeout(force);
   await Promise.all(databases.map((database) => database.end()));
 };
@@ -143,9 +149,10 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     channels: availableChannels(config.delivery),
   };
   const parts = { db, hasher, tokens };
+  const auditHead = createAuditHead();
   const implementations = [
     implementation(AuthService, authHandlers(auth)),
-    implementation(OrgService, orgHandlers({ db, config, macs, passwords, forgetTokens: tokens.forget })),
+    implementation(OrgService, orgHandlers({ db, config, macs, passwords, auditHead, forgetTokens: tokens.forget })),
     implementation(ServiceIdentityService, {
       ...serviceHandlers(parts),
       ...secretHandlers(parts),
@@ -190,9 +197,10 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const http = config.http.enabled ? createHttpServer({ config, handler, certificates }) : undefined;
 
   let delivery: Runner | undefined;
+  let sequencer: Sequencer | undefined;
   const end = async (delayMs: number) => {
     const { graceMs } = config.shutdown;
-    await shutDown({ delayMs, graceMs, health, grpc, http, delivery, databases: [db, probe] });
+    await shutDown({ delayMs, graceMs, health, pipeline, grpc, http, delivery, sequencer, databases: [db, probe] });
     certificates?.close();
     keys.close();
     await passwords.close();
@@ -210,6 +218,8 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     const ready = () => health.readiness() === "ready";
     const { registry } = metrics;
     delivery = startDelivery({ config, databaseUrl, db, probe, macs, templates, registry, log, ready });
+    const intervalMs = config.auditSequenceIntervalMs;
+    sequencer = startSequencer({ db, head: auditHead, intervalMs, log, ready });
     const stopPurge = schedulePurge(db, config.purge, log);
     return {
       grpcPort,

@@ -17,7 +17,8 @@ import { type Page, microseconds, readPage } from "../rpc/page.ts";
 // however rare what it looks for is: it may be short, and only its token says whether there is more.
 const WINDOW = 2_000;
 
-const eventRow = z.object({
+/** What an event's message is made of. */
+export const auditEventRow = z.object({
   audit_id: z.string(),
   tenant_id: z.string().nullable(),
   actor_user_id: z.string().nullable(),
@@ -27,9 +28,8 @@ const eventRow = z.object({
   entity_id: z.string().nullable(),
   occurred_us: z.bigint(),
   payload_json: z.unknown(),
-  matches: z.boolean(),
-  position: z.bigint(),
 });
+const eventRow = auditEventRow.extend({ matches: z.boolean(), position: z.bigint() });
 type EventRow = z.output<typeof eventRow>;
 
 const eventKey = z.tuple([microseconds, z.guid()]);
@@ -94,7 +94,7 @@ const payloadOf = (payload: unknown): JsonObject => {
   return object.success ? object.data : { value: z.json().parse(payload) };
 };
 
-const eventMessage = (row: EventRow): MessageInitShape<typeof AuditEventSchema> => ({
+export const auditEventMessage = (row: z.output<typeof auditEventRow>): MessageInitShape<typeof AuditEventSchema> => ({
   auditId: row.audit_id,
   ...(row.tenant_id !== null && { tenantId: row.tenant_id }),
   ...(row.actor_user_id !== null && { actorUserId: row.actor_user_id }),
@@ -132,6 +132,6 @@ export const auditEventHandlers = (db: Database) =>
       const page = readPage(ListAuditEventsRequestSchema, request, eventKey);
       const list = selectEvents(filterOf(request), page.after ?? [null, null], page.size + 1);
       const { events, nextPageToken } = cutWindow(page, await read(db, call, (connection) => connection.any(list)));
-      return { events: events.map(eventMessage), nextPageToken };
+      return { events: events.map(auditEventMessage), nextPageToken };
     },
   }) satisfies Partial<Handlers<typeof OrgService>>;

@@ -1,6 +1,7 @@
 import type { OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { auditEventHandlers } from "./audit-events.ts";
+import { auditWatchHandlers } from "./audit-watch.ts";
 import type { OrgParts } from "./parts.ts";
 import { tenantHandlers } from "./tenants.ts";
 
@@ -58,4 +59,5 @@ export const orgHandlers = (parts: OrgParts) =>
     listUsersWithAccess: notBuilt,
 
     ...auditEventHandlers(parts.db),
+    ...auditWatchHandlers(parts),
   }) satisfies Handlers<typeof OrgService>;

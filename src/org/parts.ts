@@ -1,3 +1,4 @@
+import type { AuditHead } from "../audit/head.ts";
 import type { Passwords } from "../auth/passwords.ts";
 import type { Config } from "../config.ts";
 import type { Database } from "../db/pool.ts";
@@ -10,6 +11,8 @@ export interface OrgParts {
   readonly macs: Macs;
   /** For the password of a user that accepting an invitation makes. */
   readonly passwords: Passwords;
+  /** Wakes those who watch audit events. */
+  readonly auditHead: AuditHead;
   /** Forgets which service tokens are good: a tenant's state decides over its services. */
   readonly forgetTokens: () => void;
 }

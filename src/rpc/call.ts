@@ -1,6 +1,6 @@
 import { TIMER_MAX_MS } from "../config-values.ts";
 import type { Caller } from "./caller.ts";
-import { type Reason, type Refusal, refusal } from "./refusal.ts";
+import { type Reason, refusal } from "./refusal.ts";
 
 /** What whoever waits for the database must know: when to stop waiting. */
 export interface Waiting {
@@ -26,17 +26,18 @@ export class Call implements Waiting {
   #caller: Caller | undefined;
   #actor: Actor | undefined;
   #controller: AbortController | undefined;
-  #ended: Refusal | undefined;
-  #onEnd: ((reason: Refusal) => void) | undefined;
+  #ended: Error | undefined;
+  #onEnd: ((reason: Error) => void) | undefined;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
-  /** @param timeoutMs life of the call, by its caller's deadline or CALL_TIMEOUT. */
+  /** @param timeoutMs life of the call, by its caller's deadline or CALL_TIMEOUT; Infinity for a stream without either. */
   constructor(requestId: string, timeoutMs: number) {
     this.requestId = requestId;
     this.#deadline = performance.now() + timeoutMs;
     if (timeoutMs <= 0) this.#ended = refusal("DEADLINE");
-    else this.#timer = setTimeout(() => this.end("DEADLINE"), Math.min(timeoutMs, TIMER_MAX_MS));
+    else if (timeoutMs !== Infinity)
+      this.#timer = setTimeout(() => this.end("DEADLINE"), Math.min(timeoutMs, TIMER_MAX_MS));
   }
 
   /** The calling service. Handlers of anonymous methods must not ask for it. */
@@ -69,10 +70,15 @@ export class Call implements Waiting {
     return Math.max(0, this.#deadline - performance.now());
   }
 
+  /** Why the call was ended before it was answered, where it was. */
+  get ended(): Error | undefined {
+    return this.#ended;
+  }
+
   /** Ends the wait for this call's answer, where there is one still: transports also say so of calls that are answered. */
-  end(reason: Extract<Reason, "CANCELLED" | "DEADLINE">): void {
+  end(reason: Extract<Reason, "CANCELLED" | "DEADLINE"> | Error): void {
     if (this.#ended || this.#closed) return;
-    this.#ended = refusal(reason);
+    this.#ended = reason instanceof Error ? reason : refusal(reason);
     this.#controller?.abort(this.#ended);
     this.#onEnd?.(this.#ended);
   }

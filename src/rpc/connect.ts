@@ -1,10 +1,12 @@
-import type { DescMethodUnary, Message } from "@bufbuild/protobuf";
+import type { DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
 import { Code, ConnectError, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { TIMER_MAX_MS } from "../config-values.ts";
 import type { HeaderReader } from "./caller.ts";
 import type { HttpHandler } from "./http.ts";
-import type { Method } from "./methods.ts";
+import type { Call } from "./call.ts";
+import type { Failure } from "./failure.ts";
+import type { Method, StreamMethod, UnaryMethod } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
 
 const headersOf =
@@ -15,21 +17,44 @@ const headersOf =
 const endReason = ({ signal }: HandlerContext) =>
   signal.reason instanceof ConnectError && signal.reason.code === Code.DeadlineExceeded ? "DEADLINE" : "CANCELLED";
 
-const register = (router: ConnectRouter, pipeline: Pipeline, method: Method) =>
+const errorOf = ({ code, message, details }: Failure, { requestId }: Call) =>
+  new ConnectError(message, code, { "x-request-id": requestId }, [...details]);
+
+const endWith = (context: HandlerContext, call: Call) => {
+  if (context.signal.aborted) call.end(endReason(context));
+  context.signal.addEventListener("abort", () => call.end(endReason(context)), { once: true });
+};
+
+const registerUnary = (router: ConnectRouter, pipeline: Pipeline, method: UnaryMethod) =>
   router.rpc(method.desc as DescMethodUnary, async (request, context) => {
     const header = headersOf(context);
     const call = pipeline.receive(header, context.timeoutMs());
-    if (context.signal.aborted) call.end(endReason(context));
-    context.signal.addEventListener("abort", () => call.end(endReason(context)), { once: true });
+    endWith(context, call);
     const exchange = { header, decode: () => request, encode: (response: Message) => response };
     const answer = await pipeline.answer(method, call, exchange);
-    if ("encoded" in answer) {
-      context.responseHeader.set("x-request-id", call.requestId);
-      return answer.encoded;
-    }
-    const { code, message, details } = answer.failure;
-    throw new ConnectError(message, code, { "x-request-id": call.requestId }, [...details]);
+    if ("failure" in answer) throw errorOf(answer.failure, call);
+    context.responseHeader.set("x-request-id", call.requestId);
+    return answer.encoded;
   });
+
+const registerStream = (router: ConnectRouter, pipeline: Pipeline, method: StreamMethod) =>
+  router.rpc(method.desc as DescMethodServerStreaming, async function* (request, context) {
+    const header = headersOf(context);
+    const call = pipeline.receive(header, context.timeoutMs() ?? Infinity);
+    endWith(context, call);
+    context.responseHeader.set("x-request-id", call.requestId);
+    const exchange = { header, decode: () => request, encode: (response: Message) => response };
+    const opened = await pipeline.open(method, call, exchange);
+    if ("failure" in opened) throw errorOf(opened.failure, call);
+    const { messages } = opened;
+    // Connect waits for ever for a reader who went away while it could take no more.
+    context.signal.addEventListener("abort", () => void messages.return(undefined), { once: true });
+    const failure = yield* messages;
+    if (failure) throw errorOf(failure, call);
+  });
+
+const register = (router: ConnectRouter, pipeline: Pipeline, method: Method) =>
+  method.type === "unary" ? registerUnary(router, pipeline, method) : registerStream(router, pipeline, method);
 
 /**
  * Connect calls a binary message that it cannot decode INTERNAL, as if the fault were ours, and broken JSON

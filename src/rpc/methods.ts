@@ -1,5 +1,6 @@
 import {
   type DescMethod,
+  type DescMethodServerStreaming,
   type DescMethodUnary,
   type DescService,
   type Message,
@@ -12,15 +13,21 @@ import { pathToString } from "@bufbuild/protobuf/reflect";
 import { createValidator } from "@bufbuild/protovalidate";
 import { type CallerRule, caller_rule } from "../gen/caller/v1/caller_pb.ts";
 import type { Call } from "./call.ts";
-import type { CallMeter } from "./metrics.ts";
+import type { CallMeter, CallType } from "./metrics.ts";
 import { invalid } from "./refusal.ts";
 import { brokenTimes } from "./times.ts";
 
+/** What answers one RPC: with a message, or, once a stream can begin, with its messages, each made when it is asked for. */
+type HandlerOf<Desc> =
+  Desc extends DescMethodUnary<infer Input, infer Output>
+    ? (request: MessageShape<Input>, call: Call) => Promise<MessageInitShape<Output>>
+    : Desc extends DescMethodServerStreaming<infer Input, infer Output>
+      ? (request: MessageShape<Input>, call: Call) => Promise<AsyncIterable<MessageInitShape<Output>>>
+      : never;
+
 /** What answers each RPC of a service. A forgotten one does not compile. */
 export type Handlers<Service extends DescService> = {
-  readonly [Name in keyof Service["method"]]: Service["method"][Name] extends DescMethodUnary<infer Input, infer Output>
-    ? (request: MessageShape<Input>, call: Call) => Promise<MessageInitShape<Output>>
-    : never;
+  readonly [Name in keyof Service["method"]]: HandlerOf<Service["method"][Name]>;
 };
 
 /** A service with what answers it. */
@@ -34,13 +41,15 @@ export const implementation = <Service extends DescService>(
   handlers: Handlers<Service>,
 ): Implementation => ({ service, handlers });
 
+type Init = MessageInitShape<DescMethod["output"]>;
+
 /** A method made ready at start, so that a call looks nothing up. */
-export interface Method {
+export interface MethodOf<Answered> {
   readonly desc: DescMethod;
   /** `org.v1.OrgService/GetTenant` */
   readonly name: string;
   readonly rule: CallerRule["rule"];
-  readonly handle: (request: Message, call: Call) => Promise<MessageInitShape<DescMethod["output"]>>;
+  readonly handle: (request: Message, call: Call) => Promise<Answered>;
   readonly meter: CallMeter;
   /** The tenant that a request names: "" where it names none, undefined where its message has no such field. */
   tenantOf(request: Message): string | undefined;
@@ -50,6 +59,23 @@ export interface Method {
    */
   validate(request: Message): void;
 }
+
+/** A method that answers with one message. */
+export interface UnaryMethod extends MethodOf<Init> {
+  readonly type: "unary";
+}
+
+/** A method that answers with a stream of messages. */
+export interface StreamMethod extends MethodOf<AsyncIterable<Init>> {
+  readonly type: "server_stream";
+}
+
+export type Method = UnaryMethod | StreamMethod;
+
+const TYPES: Partial<Record<DescMethod["methodKind"], CallType>> = {
+  unary: "unary",
+  server_streaming: "server_stream",
+};
 
 const PERMISSION = /^[a-z0-9_]+(\.[a-z0-9_]+)*$/;
 
@@ -72,7 +98,7 @@ const validator = createValidator({
   },
 });
 
-const validateOf = (desc: DescMethod): Method["validate"] => {
+const validateOf = (desc: DescMethod): MethodOf<unknown>["validate"] => {
   const timesOf = brokenTimes(desc.input);
   return (request) => {
     const result = validator.validate(desc.input, request);
@@ -88,20 +114,22 @@ const validateOf = (desc: DescMethod): Method["validate"] => {
 /** Every method of the services, with its rule checked. */
 export const bindMethods = (
   implementations: readonly Implementation[],
-  meter: (service: string, method: string) => CallMeter,
+  meter: (type: CallType, service: string, method: string) => CallMeter,
 ): readonly Method[] =>
   implementations.flatMap(({ service, handlers }) =>
-    service.methods.map((desc) => {
+    service.methods.map((desc): Method => {
       const name = `${service.typeName}/${desc.name}`;
       const handle = handlers[desc.localName];
-      if (!handle || desc.methodKind !== "unary") throw new Error(`${name} has no handler`);
+      const type = TYPES[desc.methodKind];
+      if (!handle || !type) throw new Error(`${name} has no handler`);
       const namesTenant = desc.input.fields.some((field) => field.name === "tenant_id");
       return {
+        type,
         desc,
         name,
         rule: ruleOf(desc, name),
-        handle: handle as Method["handle"],
-        meter: meter(service.typeName, desc.name),
+        handle: handle as never,
+        meter: meter(type, service.typeName, desc.name),
         validate: validateOf(desc),
         tenantOf: (request) =>
           namesTenant ? ((request as Message & { tenantId?: string }).tenantId ?? "") : undefined,

@@ -59,12 +59,15 @@ const createHandling = (name: string, help: string) => {
   };
 };
 
+/** How a method answers, as go-grpc-middleware names it. */
+export type CallType = "unary" | "server_stream";
+
 /** Counts one method's calls. */
 export type CallMeter = (code: Code | 0, seconds: number) => void;
 
 export interface Metrics {
   readonly registry: Registry;
-  meter(service: string, method: string): CallMeter;
+  meter(type: CallType, service: string, method: string): CallMeter;
   readonly observePoolWait: (seconds: number) => void;
   /** Adds gauges that are read when they are scraped. */
   watchPool(load: () => { inside: number; waiting: number }): void;
@@ -75,7 +78,10 @@ export const createMetrics = (version: string): Metrics => {
   const registry = new Registry();
   const registers = [registry];
   collectDefaultMetrics({ register: registry });
-  const handling = createHandling("grpc_server_handling_seconds", "Seconds from a call's arrival to its answer.");
+  const handling = createHandling(
+    "grpc_server_handling_seconds",
+    "Seconds from a call's arrival to its answer, or to a stream's end.",
+  );
   // A registry's type knows prom-client's own metrics alone.
   registry.registerMetric(handling.metric as unknown as Metric);
   // Every call is counted once, by the histogram.
@@ -109,13 +115,13 @@ export const createMetrics = (version: string): Metrics => {
 
   return {
     registry,
-    meter(service, method) {
+    meter(type, service, method) {
       // Looking labels up costs more than counting: each method and code is looked up once.
       const bound = new Map<Code | 0, (seconds: number) => void>();
       return (code, seconds) => {
         let observe = bound.get(code);
         if (!observe) {
-          const labels = { grpc_type: "unary", grpc_service: service, grpc_method: method, grpc_code: codeName(code) };
+          const labels = { grpc_type: type, grpc_service: service, grpc_method: method, grpc_code: codeName(code) };
           bound.set(code, (observe = handling.series(labels)));
         }
         observe(seconds);

@@ -8,9 +8,10 @@ import type { Tracing } from "../tracing.ts";
 import { Call } from "./call.ts";
 import { type ActorVerifier, type HeaderReader, actorOf, authenticate, checkTenant } from "./caller.ts";
 import { type Failure, failureOf } from "./failure.ts";
-import type { Method } from "./methods.ts";
+import type { Method, MethodOf, StreamMethod, UnaryMethod } from "./methods.ts";
 import { codeName } from "./metrics.ts";
 import { Refusal, refusal } from "./refusal.ts";
+import { type Opened, type StreamExchange, createStreams } from "./streams.ts";
 
 export interface PipelineOptions {
   readonly tokens: ServiceTokens;
@@ -35,7 +36,15 @@ export interface Pipeline {
   /** Takes a call in. The transport ends it when its caller goes away. */
   receive(header: HeaderReader, timeoutMs: number | undefined): Call;
   /** Answers it; never throws. `decode` is asked only once the caller may call. */
-  answer<Encoded>(method: Method, call: Call, exchange: Exchange<Encoded>): Promise<Answer<Encoded>>;
+  answer<Encoded>(method: UnaryMethod, call: Call, exchange: Exchange<Encoded>): Promise<Answer<Encoded>>;
+  /** Likewise begins a stream, whose messages the transport asks for one by one. */
+  open<Encoded>(
+    method: StreamMethod,
+    call: Call,
+    exchange: Exchange<Encoded> & StreamExchange<Encoded>,
+  ): Promise<Opened<Encoded>>;
+  /** Ends the streams: callers resume them elsewhere. */
+  endStreams(): void;
 }
 
 const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
@@ -45,7 +54,7 @@ const requestIdOf = (header: HeaderReader) => {
   return sent !== undefined && REQUEST_ID.test(sent) ? sent : randomUUID();
 };
 
-const mayCall = ({ rule }: Method, held: readonly string[]) => {
+const mayCall = ({ rule }: MethodOf<unknown>, held: readonly string[]) => {
   if (rule.case === "permission" && !covers(held, rule.value)) {
     throw refusal("PERMISSION_MISSING", { permission: rule.value });
   }
@@ -62,7 +71,7 @@ const decoded = (decode: () => Message) => {
 
 export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracing }: PipelineOptions): Pipeline => {
   // `return await` here and below: a promise that is returned as it is takes two turns more.
-  const handle = async (method: Method, call: Call, { header, decode }: Exchange<unknown>) => {
+  const handle = async <Answered>(method: MethodOf<Answered>, call: Call, { header, decode }: Exchange<unknown>) => {
     if (method.rule.case === "anonymous") {
       const request = decoded(decode);
       method.validate(request);
@@ -81,7 +90,16 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     return await method.handle(request, call);
   };
 
-  const record = (method: Method, call: Call, startedAt: number, failure?: Failure, error?: unknown) => {
+  /** What let a stream's caller in must still hold. */
+  const verifyAgain = async (method: StreamMethod, call: Call, header: HeaderReader) => {
+    if (method.rule.case === "anonymous") return;
+    const caller = await authenticate(tokens, header);
+    mayCall(method, caller.permissions);
+    const actorToken = header("x-actor-token");
+    if (actorToken !== undefined) await actorOf(verifyActor, actorToken, call);
+  };
+
+  const record = (method: Method, call: Call, startedAt: number, failure?: Failure, error?: unknown, more?: object) => {
     const milliseconds = performance.now() - startedAt;
     const code = failure?.code ?? 0;
     method.meter(code, milliseconds / 1_000);
@@ -95,8 +113,10 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
       trace_id: tracing?.traceId(),
       ms: Math.round(milliseconds * 100) / 100,
     };
+    if (more) Object.assign(line, more);
     if (code === Code.Internal) log.error({ ...line, err: error }, "call failed");
-    else if (code === Code.Unavailable) log.warn({ ...line, err: (error as Error).cause }, "call unavailable");
+    else if (code === Code.Unavailable && failure?.reason !== "STREAM_ENDED")
+      log.warn({ ...line, err: (error as Error).cause }, "call unavailable");
     else log.info(line, "call");
   };
 
@@ -116,6 +136,22 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     }
   };
 
+  const streams = createStreams(log);
+
+  const open: Pipeline["open"] = (method, call, exchange) => {
+    // The span is over when the stream ends.
+    const traceId = tracing?.traceId();
+    return streams.open({
+      method,
+      call,
+      exchange,
+      begin: () => handle(method, call, exchange),
+      verify: () => verifyAgain(method, call, exchange.header),
+      record: ({ startedAt, failure, error, messages }) =>
+        record(method, call, startedAt, failure, error, { messages, trace_id: traceId }),
+    });
+  };
+
   const traced =
     (tracer: Tracing): Pipeline["answer"] =>
     (method, call, exchange) =>
@@ -125,8 +161,20 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
         (result) => ("failure" in result ? result.failure.code : 0),
       );
 
+  /** The span is that of the beginning alone: a stream lasts for hours. */
+  const tracedOpen =
+    (tracer: Tracing): Pipeline["open"] =>
+    (method, call, exchange) =>
+      tracer.run(
+        { name: method.name, header: exchange.header },
+        () => open(method, call, exchange),
+        (result) => ("failure" in result ? result.failure.code : 0),
+      );
+
   return {
     receive: (header, timeoutMs = callTimeoutMs) => new Call(requestIdOf(header), timeoutMs),
     answer: tracing ? traced(tracing) : answer,
+    open: tracing ? tracedOpen(tracing) : open,
+    endStreams: streams.endAll,
   };
 };

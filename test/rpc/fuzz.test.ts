@@ -29,8 +29,10 @@ const plantKnown = async (server: TestService): Promise<Known> => {
   const tokens = await Promise.all(
     ["tenant", "service", "session", "event"].map((list) => pageToken(server, list, serviceId)),
   );
+  const { events } = await server.org.listAuditEvents({ tenantId });
   return {
     tenant_id: [tenantId],
+    after_audit_id: events.map(({ auditId }) => auditId),
     service_id: [serviceId],
     secret_id: [secretId],
     entity_id: [tenantId, serviceId],

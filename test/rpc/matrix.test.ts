@@ -36,12 +36,14 @@ const plantTenant = async (server: TestService, permissions: readonly string[]):
   const tenantId = await server.addTenant();
   const service = await server.addService(permissions, tenantId);
   const { sessions } = await server.services.listServiceSessions({ serviceId: service.serviceId });
+  const { events } = await server.org.listAuditEvents({ tenantId });
   const known = {
     tenant_id: [tenantId],
     service_id: [service.serviceId],
     secret_id: [service.secretId],
     session_id: sessions.map(({ sessionId }) => sessionId),
     service_token: [service.token],
+    after_audit_id: [events.at(-1)?.auditId ?? ""],
   };
   return { tenantId, service, known };
 };

@@ -5,6 +5,7 @@ import { Client, type Metadata, Metadata as GrpcMetadata, type ServiceError, cre
 import { BadRequestSchema, type ErrorInfo, ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "../../src/gen/google/rpc/status_pb.ts";
 import type { RunningServer } from "../../src/server.ts";
+import { beginConnect, beginGrpc, isStream } from "./raw-streams.ts";
 
 /** One answer as it came over the wire, read by nothing of ours. */
 export interface RawAnswer {
@@ -43,7 +44,16 @@ const failed = (error: ServiceError): RawAnswer => {
   };
 };
 
-/** A plain grpc-js client that sends the bytes it is given. */
+const begun = (header: Metadata): RawAnswer => ({
+  code: 0,
+  message: "",
+  details: [],
+  requestId: header.get("x-request-id")[0]?.toString(),
+  body: new Uint8Array(),
+  text: textOf(header).join("\n"),
+});
+
+/** A plain grpc-js client that sends the bytes it is given; a stream has answered once it has begun. */
 export const rawGrpc = ({ grpcPort }: RunningServer): RawCaller => {
   const client = new Client(`127.0.0.1:${grpcPort}`, credentials.createInsecure());
   return {
@@ -51,6 +61,12 @@ export const rawGrpc = ({ grpcPort }: RunningServer): RawCaller => {
       new Promise((resolve) => {
         const metadata = new GrpcMetadata();
         for (const [name, value] of Object.entries(headers)) metadata.set(name, value);
+        if (isStream(method)) {
+          void beginGrpc(client, pathOf(method), Buffer.from(body), metadata).then((beginning) =>
+            resolve("error" in beginning ? failed(beginning.error) : begun(beginning.header as Metadata)),
+          );
+          return;
+        }
         let sent = new GrpcMetadata();
         const options = { deadline: Date.now() + 10_000 };
         const call = client.makeUnaryRequest(
@@ -93,31 +109,43 @@ const parsed = (text: string): ConnectErrorJson => {
   }
 };
 
+/** What Connect answered: an error as JSON, or a message. */
+const answerOf = (response: Response, errorText: string | undefined, body: Uint8Array): RawAnswer => {
+  const error = errorText === undefined ? {} : parsed(errorText);
+  const details = (error.details ?? []).map(({ type, value }) => ({
+    typeUrl: `type.googleapis.com/${type}`,
+    value: Buffer.from(value, "base64"),
+  }));
+  const header = [...response.headers].map(([name, value]) => `${name}: ${value}`);
+  const decodedDetails = details.map(({ value }) => Buffer.from(value).toString("latin1"));
+  return {
+    code: errorText === undefined ? 0 : (codeFromString(error.code as never) ?? -response.status),
+    message: error.message ?? "",
+    details,
+    requestId: response.headers.get("x-request-id") ?? undefined,
+    body,
+    text: [...header, errorText ?? "", ...decodedDetails].join("\n"),
+  };
+};
+
 /** Connect by hand: a POST of JSON for a string, of a binary message for bytes. */
 export const rawConnect = ({ httpPort }: RunningServer): RawCaller => ({
   async call(method, body, headers = {}) {
+    const url = `http://127.0.0.1:${httpPort}${pathOf(method)}`;
+    if (isStream(method)) {
+      const beginning = await beginConnect(url, body, headers);
+      return "error" in beginning
+        ? answerOf(beginning.response, beginning.error, new Uint8Array())
+        : answerOf(beginning.response, undefined, beginning.body);
+    }
     const contentType = typeof body === "string" ? "application/json" : "application/proto";
-    const response = await fetch(`http://127.0.0.1:${httpPort}${pathOf(method)}`, {
+    const response = await fetch(url, {
       method: "POST",
       headers: { "content-type": contentType, "connect-protocol-version": "1", ...headers },
       body: typeof body === "string" ? body : Buffer.from(body),
     });
     const bytes = new Uint8Array(await response.arrayBuffer());
-    const error = response.ok ? {} : parsed(Buffer.from(bytes).toString());
-    const details = (error.details ?? []).map(({ type, value }) => ({
-      typeUrl: `type.googleapis.com/${type}`,
-      value: Buffer.from(value, "base64"),
-    }));
-    const header = [...response.headers].map(([name, value]) => `${name}: ${value}`);
-    const decodedDetails = details.map(({ value }) => Buffer.from(value).toString("latin1"));
-    return {
-      code: response.ok ? 0 : (codeFromString(error.code as never) ?? -response.status),
-      message: error.message ?? "",
-      details,
-      requestId: response.headers.get("x-request-id") ?? undefined,
-      body: bytes,
-      text: [...header, response.ok ? "" : Buffer.from(bytes).toString(), ...decodedDetails].join("\n"),
-    };
+    return answerOf(response, response.ok ? undefined : Buffer.from(bytes).toString(), bytes);
   },
   close: () => undefined,
 });

@@ -1,5 +1,15 @@
 import { globSync } from "node:fs";
-import { type DescMethodUnary, type DescService, type Message, getOption, hasOption } from "@bufbuild/protobuf";
+import {
+  type DescMethod,
+  type DescMethodServerStreaming,
+  type DescMethodUnary,
+  type DescService,
+  type Message,
+  create,
+  getOption,
+  hasOption,
+} from "@bufbuild/protobuf";
+import { Code, ConnectError, type Transport } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { type CallerRule, caller_rule } from "../../src/gen/caller/v1/caller_pb.ts";
 import type { RunningServer } from "../../src/server.ts";
@@ -8,7 +18,7 @@ import type { TransportName } from "./service.ts";
 /** One RPC of ours, found in the generated code: a new one is tested without being named anywhere. */
 export interface Rpc {
   readonly name: string;
-  readonly method: DescMethodUnary;
+  readonly method: DescMethodUnary | DescMethodServerStreaming;
   readonly rule: CallerRule["rule"];
 }
 
@@ -26,13 +36,40 @@ export const services: readonly DescService[] = generated
   .filter(isService)
   .filter(({ methods }) => methods.some((method) => hasOption(method, caller_rule)));
 
+const isOurs = (method: DescMethod): method is Rpc["method"] =>
+  method.methodKind === "unary" || method.methodKind === "server_streaming";
+
 export const rpcs: readonly Rpc[] = services.flatMap(({ methods }) =>
-  methods
-    .filter((method): method is DescMethodUnary => method.methodKind === "unary")
-    .map((method) => ({ name: method.name, method, rule: getOption(method, caller_rule).rule })),
+  methods.filter(isOurs).map((method) => ({ name: method.name, method, rule: getOption(method, caller_rule).rule })),
 );
 
-/** Sends any RPC's request; a refusal is a ConnectError. */
+// A stream that says nothing for so long has begun: what refuses it comes sooner.
+const SILENCE_MS = 1_000;
+
+/** A stream's first message, or an empty one where none comes. */
+const firstOf = async (
+  channel: Transport,
+  method: DescMethodServerStreaming,
+  request: Message,
+  headers: Readonly<Record<string, string>>,
+) => {
+  const controller = new AbortController();
+  const requests = (async function* () {
+    yield request;
+  })();
+  const stream = await channel.stream(method, controller.signal, SILENCE_MS, headers, requests);
+  const { header } = stream;
+  try {
+    for await (const message of stream.message) return { message, header };
+  } catch (error) {
+    if (!(error instanceof ConnectError && error.code === Code.DeadlineExceeded)) throw error;
+  } finally {
+    controller.abort();
+  }
+  return { message: create(method.output), header };
+};
+
+/** Sends any RPC's request, and reads its answer or a stream's first message; a refusal is a ConnectError. */
 export type SendRpc = (
   rpc: Rpc,
   request: Message,
@@ -44,7 +81,10 @@ export const sender = (transport: TransportName, { grpcPort, httpPort }: Running
     transport === "grpc"
       ? createGrpcTransport({ baseUrl: `http://127.0.0.1:${grpcPort}` })
       : createConnectTransport({ baseUrl: `http://127.0.0.1:${httpPort}`, httpVersion: "1.1", useBinaryFormat: false });
-  return ({ method }, request, headers = {}) => channel.unary(method, undefined, 10_000, headers, request);
+  return ({ method }, request, headers = {}) =>
+    method.methodKind === "unary"
+      ? channel.unary(method, undefined, 10_000, headers, request)
+      : firstOf(channel, method, request, headers);
 };
 
 export const bearer = (token: string): Readonly<Record<string, string>> => ({ authorization: `Bearer ${token}` });

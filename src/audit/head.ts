@@ -1,0 +1,58 @@
+/** How far the stream of audit events has come, as far as this process knows. */
+export interface AuditHead {
+  /** The last position that is known to be given out. */
+  position(): bigint;
+  /**
+   * Resolves once events behind `position` are known, of the tenant where one is named: at once where there are already.
+   * Now and then there is none after all.
+   * @throws the signal's reason when it aborts.
+   */
+  movedPast(position: bigint, tenantId: string | undefined, signal: AbortSignal): Promise<void>;
+  /**
+   * Wakes who waits.
+   * @param tenants those of the events since the former position; undefined where they are too many to say.
+   */
+  advance(position: bigint, tenants: ReadonlySet<string> | undefined): void;
+}
+
+interface Waiter {
+  readonly tenantId: string | undefined;
+  readonly wake: () => void;
+}
+
+export const createAuditHead = (): AuditHead => {
+  const waiters = new Set<Waiter>();
+  let head = 0n;
+  return {
+    position: () => head,
+    movedPast: (position, tenantId, signal) =>
+      new Promise((resolve, reject) => {
+        signal.throwIfAborted();
+        if (head > position) return resolve();
+        const leave = () => {
+          waiters.delete(waiter);
+          signal.removeEventListener("abort", abort);
+        };
+        const abort = () => {
+          leave();
+          reject(signal.reason as Error);
+        };
+        const waiter = {
+          tenantId,
+          wake() {
+            leave();
+            resolve();
+          },
+        };
+        waiters.add(waiter);
+        signal.addEventListener("abort", abort);
+      }),
+    advance(position, tenants) {
+      if (position <= head) return;
+      head = position;
+      for (const { tenantId, wake } of waiters) {
+        if (!tenants || tenantId === undefined || tenants.has(tenantId)) wake();
+      }
+    },
+  };
+};

@@ -1,0 +1,97 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { type CommonQueryMethods, sql } from "slonik";
+import { z } from "zod";
+import { read } from "../db/transact.ts";
+import type { OrgService, WatchAuditEventsResponseSchema } from "../gen/org/v1/org_pb.ts";
+import type { Call } from "../rpc/call.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { invalid, refusal } from "../rpc/refusal.ts";
+import { auditEventMessage, auditEventRow } from "./audit-events.ts";
+import type { OrgParts } from "./parts.ts";
+
+// Events that a watcher has in memory at most: they wait for a slow one here, and all others in the database.
+const PAGE = 100;
+// How long a watch waits for the position of an event after which it shall begin, in milliseconds: it takes a moment,
+// save behind a backlog.
+const PENDING_MAX_MS = 10_000;
+
+const orderedRow = auditEventRow.extend({ position_val: z.bigint() });
+type OrderedRow = z.output<typeof orderedRow>;
+
+const selectHead = () => sql.type(z.object({ position_val: z.bigint() }))`
+  SELECT h.position_val FROM audit_head h`;
+
+const selectPosition = (auditId: string, tenantId: string | null) =>
+  sql.type(z.object({ position_val: z.bigint().nullable(), pending: z.boolean() }))`
+  SELECT o.position_val, EXISTS (SELECT 1 FROM audit_pending p WHERE p.audit_id = e.audit_id) AS pending
+  FROM audit_events e
+  LEFT JOIN audit_order o ON o.audit_id = e.audit_id
+  WHERE e.audit_id = ${auditId}::uuid AND (${tenantId}::uuid IS NULL OR e.tenant_id = ${tenantId}::uuid)`;
+
+const selectAll = (after: bigint) => sql.type(orderedRow)`
+  SELECT o.position_val, e.audit_id, e.tenant_id, e.actor_user_id, e.actor_svc_id, e.action_key, e.entity_kind_code,
+    e.entity_id, (extract(epoch FROM e.occurred_utc) * 1000000)::bigint AS occurred_us, e.payload_json
+  FROM audit_order o JOIN audit_events e ON e.audit_id = o.audit_id
+  WHERE o.position_val > ${after}::bigint
+  ORDER BY o.position_val
+  LIMIT ${PAGE}`;
+
+const selectOfTenant = (tenantId: string, after: bigint) => sql.type(orderedRow)`
+  SELECT o.position_val, e.audit_id, e.tenant_id, e.actor_user_id, e.actor_svc_id, e.action_key, e.entity_kind_code,
+    e.entity_id, (extract(epoch FROM e.occurred_utc) * 1000000)::bigint AS occurred_us, e.payload_json
+  FROM audit_order o JOIN audit_events e ON e.audit_id = o.audit_id
+  WHERE o.tenant_id = ${tenantId}::uuid AND o.position_val > ${after}::bigint
+  ORDER BY o.position_val
+  LIMIT ${PAGE}`;
+
+const notOfStream = () => invalid({ field: "after_audit_id", description: "is no event of this stream" });
+
+export const auditWatchHandlers = ({ db, auditHead }: Pick<OrgParts, "db" | "auditHead">) => {
+  /** Where the watch begins; waits for an event that has no position yet. */
+  const positionOf = async (auditId: string, tenantId: string | undefined, call: Call): Promise<bigint> => {
+    const late = AbortSignal.timeout(PENDING_MAX_MS);
+    const signal = AbortSignal.any([call.signal, late]);
+    for (;;) {
+      // Read before the statement is sent: what it does not see yet is behind this position.
+      const known = auditHead.position();
+      const select = selectPosition(auditId, tenantId ?? null);
+      const event = await read(db, call, (connection) => connection.maybeOne(select));
+      if (event && event.position_val !== null) return event.position_val;
+      if (!event?.pending) throw notOfStream();
+      await auditHead.movedPast(known, tenantId, signal).catch((error: unknown) => {
+        throw late.aborted ? refusal("OVERLOADED") : error;
+      });
+    }
+  };
+
+  const pageAfter = (position: bigint, tenantId: string | undefined) => (connection: CommonQueryMethods) =>
+    connection.any(tenantId === undefined ? selectAll(position) : selectOfTenant(tenantId, position));
+
+  async function* eventsAfter(
+    start: bigint,
+    tenantId: string | undefined,
+    call: Call,
+  ): AsyncGenerator<MessageInitShape<typeof WatchAuditEventsResponseSchema>> {
+    for (let position = start; ;) {
+      const known = auditHead.position();
+      const rows: readonly OrderedRow[] = await read(db, call, pageAfter(position, tenantId));
+      for (const row of rows) {
+        position = row.position_val;
+        yield { event: auditEventMessage(row) };
+      }
+      if (rows.length < PAGE) await auditHead.movedPast(known, tenantId, call.signal);
+    }
+  }
+
+  return {
+    async watchAuditEvents({ afterAuditId, ...request }, call) {
+      // As the database writes it, which is how the head names tenants.
+      const tenantId = request.tenantId?.toLowerCase();
+      const start =
+        afterAuditId === undefined
+          ? (await read(db, call, (connection) => connection.one(selectHead()))).position_val
+          : await positionOf(afterAuditId, tenantId, call);
+      return eventsAfter(start, tenantId, call);
+    },
+  } satisfies Partial<Handlers<typeof OrgService>>;
+};
