@@ -44,7 +44,7 @@ const lockTenant = async ({ databaseUrl, pool }: TestService, tenantId: string) 
   const locker = await createPool(databaseUrl, { maxPoolSize: 1 });
   const [locked, released] = [Promise.withResolvers<undefined>(), Promise.withResolvers<undefined>()];
   const transaction = locker.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SELECT 1 FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid FOR UPDATE`);
+    await tx.query(sql.unsafe`SELECT 1 FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid FOR NO KEY UPDATE`);
     locked.resolve(undefined);
     await released.promise;
   });
@@ -94,7 +94,9 @@ test.each(transports)(
 const lockFree =
   ({ pool }: TestService, tenantId: string) =>
   async () =>
-    await pool.exists(sql.unsafe`SELECT 1 FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid FOR UPDATE SKIP LOCKED`);
+    await pool.exists(
+      sql.unsafe`SELECT 1 FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid FOR NO KEY UPDATE SKIP LOCKED`,
+    );
 
 test.each(transports)("%s: without a deadline of the caller CALL_TIMEOUT ends the call", async (name) => {
   const each = services.get(name)!;
