@@ -61,6 +61,14 @@ type EndReason = "logged_out" | "revoked" | "reused";
 
 const sessionIdRow = z.object({ session_id: z.string() });
 
+const openedRow = z.object({
+  user_id: z.string(),
+  tenant_id: z.string(),
+  expiry_utc: z.number(),
+  now_utc: z.number(),
+  ended_ids: z.array(z.string()),
+});
+
 interface NewSession {
   readonly sessionId: string;
   readonly seed: Buffer;
@@ -77,7 +85,7 @@ const EXPIRED_MAX = 1_000;
  * sessions beyond the bound. What another login has locked, that one ends.
  */
 const insertSession = (session: NewSession, { tenantId, userId, client }: SignIn, config: Config["sessions"]) =>
-  sql.type(z.object({ expiry_utc: z.number(), now_utc: z.number(), ended_ids: z.array(z.string()) }))`
+  sql.type(openedRow)`
   WITH network AS (
     INSERT INTO login_networks (tenant_id, user_id, network_hash)
     SELECT ${tenantId}::uuid, ${userId}::uuid, ${session.networkHash}::text
@@ -108,7 +116,7 @@ const insertSession = (session: NewSession, { tenantId, userId, client }: SignIn
   VALUES (${session.sessionId}::uuid, ${userId}::uuid, ${tenantId}::uuid, ${session.tokenHash}, ${client.userAgent},
     ${client.ip}, ${sql.binary(session.seed)}, now() + ${config.idleTtlMs}::float8 * interval '1 millisecond',
     now() + ${config.maxTtlMs}::float8 * interval '1 millisecond')
-  RETURNING expiry_utc, now() AS now_utc, ARRAY(SELECT e.session_id FROM ended e) AS ended_ids`;
+  RETURNING user_id, tenant_id, expiry_utc, now() AS now_utc, ARRAY(SELECT e.session_id FROM ended e) AS ended_ids`;
 
 const updateEnded = (sessionId: string, reason: EndReason) => sql.type(sessionIdRow)`
   UPDATE refresh_sessions SET revoked_utc = clock_timestamp(), end_reason_code = ${reason}
@@ -144,7 +152,7 @@ export const endSession = async (
 
 export const createSessions = ({ macs, accessTokens, config }: SessionsOptions): Sessions => ({
   async open(tx, call, signIn) {
-    const { tenantId, userId, client, method } = signIn;
+    const { tenantId, client, method } = signIn;
     const subject: RefreshSubject = { sessionId: uuidv7(), seed: randomBytes(32) };
     const refreshToken = newestRefreshToken(macs, subject, 0);
     const session = {
@@ -160,14 +168,15 @@ export const createSessions = ({ macs, accessTokens, config }: SessionsOptions):
       entityId: session.sessionId,
       payload: {
         method,
-        user_id: userId,
+        user_id: row.user_id,
         ...(row.ended_ids.length > 0 && { ended_session_ids: row.ended_ids }),
       },
     });
     return {
       sessionId: session.sessionId,
-      userId,
-      tenantId,
+      // As the database writes them: a request may name them in upper case, and the access token takes them over.
+      userId: row.user_id,
+      tenantId: row.tenant_id,
       refreshToken,
       refreshExpiryMs: row.expiry_utc,
       nowMs: row.now_utc,

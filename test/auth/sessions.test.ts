@@ -130,6 +130,16 @@ describe.each(transports)("%s", (transport) => {
   });
 });
 
+test("a sign-in that names its ids in upper case opens the same session, from the same network", async () => {
+  const service = await startService("grpc");
+  const signIn = await signInBy(service);
+  const { tenantId, userId } = await signIn({ client: { ip: "192.0.2.7" } });
+  const upper = { tenantId: tenantId.toUpperCase(), userId: userId.toUpperCase(), client: { ip: "192.0.2.7" } };
+  const { accessToken } = await signIn(upper);
+  expect(await service.auth.verifyAccessToken({ accessToken })).toMatchObject({ active: true, tenantId, userId });
+  expect(await networksOf(service, userId)).toHaveLength(1);
+});
+
 test("20 revocations of one session at once are one", async () => {
   const service = await startService("grpc");
   const { tenantId, sessionId, refreshToken } = await (await signInBy(service))();
