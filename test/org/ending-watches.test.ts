@@ -1,0 +1,217 @@
+import { randomBytes, randomUUID } from "node:crypto";
+import { Code } from "@connectrpc/connect";
+import { pino } from "pino";
+import { sql } from "slonik";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { AuditEvent } from "../../src/gen/org/v1/org_pb.ts";
+import { expectRefusal, refused } from "../support/refusals.ts";
+import { type Clients, type TestService, type TransportName, launchService, transports } from "../support/service.ts";
+
+interface Line {
+  readonly request_id?: string;
+  readonly code?: string;
+  readonly messages?: number;
+  readonly level?: string;
+}
+const lines: Line[] = [];
+const log = pino(
+  { level: "info", formatters: { level: (level) => ({ level }) } },
+  { write: (line) => void lines.push(JSON.parse(line) as Line) },
+);
+const logged = (requestId: string) => lines.filter(({ request_id: id }) => id === requestId);
+
+const services = new Map<TransportName, TestService>();
+
+beforeAll(async () => {
+  for (const transport of transports) {
+    services.set(transport, await launchService(transport, { log, env: { CALL_TIMEOUT: "300ms" } }));
+  }
+});
+afterAll(() => Promise.all([...services.values()].map((service) => service.stop())));
+
+type Options = Parameters<Clients["org"]["watchAuditEvents"]>[1];
+
+/** A watch that has begun: its first event has come, and its end is awaited. */
+const begin = async ({ org }: Pick<Clients, "org">, tenantId: string, afterAuditId: string, options: Options = {}) => {
+  const heard: AuditEvent[] = [];
+  const began = Promise.withResolvers<undefined>();
+  const watch = async () => {
+    for await (const { event } of org.watchAuditEvents({ tenantId, afterAuditId }, options)) {
+      heard.push(event!);
+      began.resolve(undefined);
+    }
+  };
+  const ended = watch();
+  ended.catch(() => undefined);
+  await Promise.race([began.promise, ended]);
+  return { heard, ended };
+};
+
+const change = ({ org }: Pick<Clients, "org">, tenantId: string) =>
+  org.updateTenant({ tenantId, label: randomUUID(), updateMask: { paths: ["label"] } });
+
+/** A tenant with an event to begin after, and one that comes then. */
+const plant = async (server: TestService) => {
+  const tenantId = await server.addTenant();
+  await change(server, tenantId);
+  const { events } = await server.org.listAuditEvents({ tenantId });
+  return { tenantId, first: events.at(-1)!.auditId };
+};
+
+/** Connections of the pool that are in use; the moment of another's use passes. */
+const inUse = async ({ httpPort }: TestService) => {
+  const text = await (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text();
+  return Number(/^database_pool_connections_in_use (\d+)$/m.exec(text)?.[1]);
+};
+
+const counted = async ({ httpPort }: TestService, code: string) => {
+  const text = await (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text();
+  const labels = `grpc_type="server_stream",grpc_service="org.v1.OrgService",grpc_method="WatchAuditEvents",grpc_code="${code}"`;
+  return Number(
+    text
+      .split("\n")
+      .find((line) => line.startsWith(`grpc_server_handled_total{${labels}}`))
+      ?.split(" ")[1],
+  );
+};
+
+describe.each(transports)("%s", (transport) => {
+  test("a watch outlives CALL_TIMEOUT, and ends when its caller cancels it, with one line and one count", async () => {
+    const server = services.get(transport)!;
+    const { tenantId, first } = await plant(server);
+    const requestId = randomUUID();
+    const controller = new AbortController();
+    const client = server.as(server.rootToken, { "x-request-id": requestId });
+    const before = (await counted(server, "Canceled")) || 0;
+    const { heard, ended } = await begin(client, tenantId, first, { signal: controller.signal });
+    const started = performance.now();
+    await expect.poll(() => performance.now() - started, { timeout: 2_000 }).toBeGreaterThan(600);
+    await change(server, tenantId);
+    await expect.poll(() => heard.length).toBe(2);
+    expect(logged(requestId)).toEqual([]);
+    controller.abort();
+    expect((await refused(ended)).error.code).toBe(Code.Canceled);
+    await expect.poll(() => logged(requestId)).toMatchObject([{ code: "Canceled", messages: 2, level: "info" }]);
+    expect(await counted(server, "Canceled")).toBe(before + 1);
+    await expect.poll(() => inUse(server)).toBe(0);
+  });
+
+  test("a watch ends at its caller's deadline", async () => {
+    const server = services.get(transport)!;
+    const { tenantId, first } = await plant(server);
+    const requestId = randomUUID();
+    const client = server.as(server.rootToken, { "x-request-id": requestId });
+    const { ended } = await begin(client, tenantId, first, { timeoutMs: 700 });
+    expect((await refused(ended)).error.code).toBe(Code.DeadlineExceeded);
+    await expect.poll(() => logged(requestId).length).toBe(1);
+  });
+
+  test("a watch ends within 2 s of what would not let it begin", async () => {
+    const server = services.get(transport)!;
+    const ends = [
+      [
+        "CALLER_TOKEN_INVALID",
+        (own) => own.services.revokeServiceSession({ selector: { case: "serviceToken", value: own.token } }),
+      ],
+      ["CALLER_TOKEN_INVALID", (own) => server.services.disableService({ serviceId: own.serviceId })],
+      [
+        "PERMISSION_MISSING",
+        (own) =>
+          server.services.revokeServicePermissions({ serviceId: own.serviceId, permissions: ["org.audit.read"] }),
+      ],
+      ["TENANT_SUSPENDED", (own) => server.org.suspendTenant({ tenantId: own.tenantId })],
+    ] as const satisfies readonly (readonly [
+      string,
+      (own: { tenantId: string } & Awaited<ReturnType<TestService["addService"]>>) => Promise<unknown>,
+    ])[];
+    await Promise.all(
+      ends.map(async ([reason, end]) => {
+        const { tenantId, first } = await plant(server);
+        const own = await server.addService(["org.audit.read"], tenantId);
+        const { ended } = await begin(own, tenantId, first);
+        const started = performance.now();
+        await end({ ...own, tenantId });
+        await expectRefusal(ended, reason);
+        expect(performance.now() - started).toBeLessThan(2_500);
+      }),
+    );
+    await expect.poll(() => inUse(server)).toBe(0);
+  });
+
+  test("what another replica revokes ends a watch here too", async () => {
+    const server = services.get(transport)!;
+    const other = await launchService(transport, { databaseUrl: server.databaseUrl });
+    const { tenantId, first } = await plant(server);
+    const own = await server.addService(["org.audit.read"], tenantId);
+    const { ended } = await begin(own, tenantId, first);
+    const started = performance.now();
+    await other.as(server.rootToken).services.disableService({ serviceId: own.serviceId });
+    await expectRefusal(ended, "CALLER_TOKEN_INVALID");
+    expect(performance.now() - started).toBeLessThan(3_000);
+    await other.stop();
+  });
+
+  test("shutdown ends watches at once, by a code that means resume", async () => {
+    const requestId = randomUUID();
+    const server = await launchService(transport, { log });
+    const { tenantId, first } = await plant(server);
+    const { ended } = await begin(server.as(server.rootToken, { "x-request-id": requestId }), tenantId, first);
+    const started = performance.now();
+    const [{ metadata }] = await Promise.all([expectRefusal(ended, "STREAM_ENDED"), server.stop()]);
+    expect(performance.now() - started).toBeLessThan(3_000);
+    expect(metadata).toMatchObject({ request_id: requestId });
+    expect(logged(requestId)).toMatchObject([{ code: "Unavailable", level: "info" }]);
+  });
+
+  test("a watcher that reads nothing makes the server fetch nothing for it, and holds nobody up", async () => {
+    const server = services.get(transport)!;
+    const { tenantId, first } = await plant(server);
+    // 32 MB that compression does not make less, of which connections hold a few.
+    const count = 2_000;
+    const payload = randomBytes(12_000).toString("base64");
+    await server.pool.query(sql.unsafe`
+      WITH event AS (
+        INSERT INTO audit_events (audit_id, tenant_id, action_key, entity_kind_code, payload_json)
+        SELECT gen_random_uuid(), ${tenantId}::uuid, 'x.y', 'tenant', jsonb_build_object('x', ${payload}::text)
+        FROM generate_series(1, ${count}::int4)
+        RETURNING audit_id
+      )
+      INSERT INTO audit_pending (audit_id) SELECT e.audit_id FROM event e`);
+    const requestId = randomUUID();
+    const controller = new AbortController();
+    const slow = server
+      .as(server.rootToken, { "x-request-id": requestId })
+      .org.watchAuditEvents({ tenantId, afterAuditId: first }, { signal: controller.signal })
+      [Symbol.asyncIterator]();
+    expect((await slow.next()).done).toBe(false);
+
+    let heard = 0;
+    const fast = new AbortController();
+    for await (const _ of server.org.watchAuditEvents({ tenantId, afterAuditId: first }, { signal: fast.signal })) {
+      if (++heard === count) break;
+    }
+    fast.abort();
+    expect(logged(requestId)).toEqual([]);
+    expect(await inUse(server)).toBeLessThan(3);
+    controller.abort();
+    await slow.return?.();
+    await expect.poll(() => logged(requestId)).toMatchObject([{ code: "Canceled" }]);
+    expect(logged(requestId)[0]!.messages).toBeLessThan(count / 2);
+    await expect.poll(() => inUse(server)).toBe(0);
+  });
+});
+
+test("grpc: the connection's age ends a watch, by a code that means resume", async () => {
+  const server = await launchService("grpc", {
+    env: { GRPC_CONNECTION_AGE: "1s", GRPC_CONNECTION_AGE_GRACE: "20s" },
+  });
+  const { tenantId, first } = await plant(server);
+  const { heard, ended } = await begin(server, tenantId, first);
+  const started = performance.now();
+  await expectRefusal(ended, "STREAM_ENDED");
+  expect(performance.now() - started).toBeLessThan(5_000);
+  await change(server, tenantId);
+  const again = await begin(server, tenantId, heard.at(-1)!.auditId);
+  expect(again.heard).toHaveLength(1);
+  await Promise.all([expectRefusal(again.ended, "STREAM_ENDED"), server.stop()]);
+});
