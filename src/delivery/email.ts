@@ -1,4 +1,4 @@
-import { createTransport } from "nodemailer";
+import type { Transporter } from "nodemailer";
 import type { Config } from "../config.ts";
 import { NotSent, type Send } from "./message.ts";
 
@@ -19,20 +19,26 @@ const notSent = (error: unknown): NotSent => {
  * @param timeoutMs for connection, greeting and silence each, and for the whole.
  */
 export const createEmailSender = ({ url, from }: NonNullable<Config["delivery"]["smtp"]>, timeoutMs: number): Send => {
-  const transport = createTransport({
-    url,
-    connectionTimeout: timeoutMs,
-    greetingTimeout: timeoutMs,
-    socketTimeout: timeoutMs,
-    dnsTimeout: timeoutMs,
-    disableFileAccess: true,
-    disableUrlAccess: true,
-  });
+  let transport: Promise<Transporter> | undefined;
+  const open = async () => {
+    // With the first mail: it takes some 20 MB, and who sends none need not hold them.
+    const { createTransport } = await import("nodemailer");
+    return createTransport({
+      url,
+      connectionTimeout: timeoutMs,
+      greetingTimeout: timeoutMs,
+      socketTimeout: timeoutMs,
+      dnsTimeout: timeoutMs,
+      disableFileAccess: true,
+      disableUrlAccess: true,
+    });
+  };
   const domain = /@([^\s<>]+)/.exec(from)?.[1] ?? "localhost";
 
   return async ({ otpId, to, subject, text, html }, signal) => {
     try {
-      await transport.sendMail({
+      transport ??= open();
+      await (await transport).sendMail({
         from,
         // As an object, since a string is a list of addresses.
         to: { name: "", address: to },
