@@ -46,10 +46,7 @@ const registerStream = (router: ConnectRouter, pipeline: Pipeline, method: Strea
     const exchange = { header, decode: () => request, encode: (response: Message) => response };
     const opened = await pipeline.open(method, call, exchange);
     if ("failure" in opened) throw errorOf(opened.failure, call);
-    const { messages } = opened;
-    // Connect waits for ever for a reader who went away while it could take no more.
-    context.signal.addEventListener("abort", () => void messages.return(undefined), { once: true });
-    const failure = yield* messages;
+    const failure = yield* opened.messages;
     if (failure) throw errorOf(failure, call);
   });
 
