@@ -5,11 +5,11 @@ import { type Tx, transact } from "../db/transact.ts";
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { type Refusal, refusal } from "../rpc/refusal.ts";
+import { Refusal, refusal } from "../rpc/refusal.ts";
 import type { GoogleAccount } from "./google.ts";
 import { type IdentityRow, identityMessage, identityRow, subjectKey } from "./identities.ts";
 import type { AuthParts } from "./parts.ts";
-import { type UserRow, lockUser, userEvent, userNotFound } from "./users.ts";
+import { type UserRow, changeableUser, lockUser, userEvent } from "./users.ts";
 
 /** Whose the account is in the tenant, which the key begins with. */
 export const selectGoogleIdentity = (tenantId: string, subject: string) => sql.type(identityRow)`
@@ -57,10 +57,8 @@ export const googleIdentityHandlers = ({ db, google }: AuthParts) =>
     async linkGoogleIdentity({ tenantId, userId, idToken, nonce }, call) {
       const account = await google.verify(call, idToken, nonce);
       const identity = await transact(db, call, async (tx) => {
-        const user = await tx.maybeOne(lockUser(tenantId, userId));
-        if (!user) return userNotFound(userId);
-        if (user.erased_utc !== null) return refusal("USER_ERASED", { user_id: user.user_id });
-        return linkGoogle(tx, call, user, account);
+        const user = changeableUser(await tx.maybeOne(lockUser(tenantId, userId)), userId);
+        return user instanceof Refusal ? user : linkGoogle(tx, call, user, account);
       });
       return { identity: identityMessage(tenantId, identity) };
     },

@@ -1,8 +1,6 @@
 import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
-import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
-import type { Database } from "../db/pool.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import type { AuthService, LoginWithGoogleRequest } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
@@ -12,22 +10,12 @@ import { type Client, readClient } from "./clients.ts";
 import type { GoogleAccount } from "./google.ts";
 import { linkGoogle, selectGoogleIdentity } from "./google-identities.ts";
 import type { AuthParts } from "./parts.ts";
-import { type UserRow, userEvent, userMessage, userRow } from "./users.ts";
+import { activeTenant, selectTenant } from "./tenants.ts";
+import { type UserRow, shareUser, userEvent, userMessage, userRow } from "./users.ts";
 
 const NAME_MAX_CHARACTERS = 200;
 // Each look but the first follows a write of somebody else's, so a second one nearly always finds out.
 const LOOKS_MAX = 3;
-
-const selectTenantState = (tenantId: string) =>
-  sql.type(z.object({ tenant_state_code: z.enum(["active", "suspended"]) }))`
-  SELECT t.tenant_state_code FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
-
-/** For a session: who ends sessions or unlinks waits for it, and other logins do not. */
-const shareUser = (tenantId: string, userId: string) => sql.type(userRow)`
-  SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
-    u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
-  FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
-  FOR SHARE`;
 
 /** For a link. Whose e-mail changed while this waited is not found. */
 const lockUserByEmail = (tenantId: string, email: string) => sql.type(userRow)`
@@ -121,12 +109,6 @@ const find = async (...args: Parameters<typeof look>): Promise<Found | Refusal> 
 /** What a try fails by that was wrong with what it showed: all else is no fault of who tried. */
 const FAILURES: ReadonlySet<Reason> = new Set(["ID_TOKEN_INVALID", "INVALID_CREDENTIALS", "LINK_REQUIRED"]);
 
-const requireActiveTenant = async (db: Database, call: Call, tenantId: string) => {
-  const tenant = await read(db, call, (connection) => connection.maybeOne(selectTenantState(tenantId)));
-  if (!tenant) throw refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
-  if (tenant.tenant_state_code === "suspended") throw refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
-};
-
 export const googleLoginHandlers = ({ db, sessions, throttles, google }: AuthParts) => {
   const signIn = async (request: LoginWithGoogleRequest, client: Client, call: Call) => {
     const { tenantId, idToken, nonce, createUser = false } = request;
@@ -144,7 +126,7 @@ export const googleLoginHandlers = ({ db, sessions, throttles, google }: AuthPar
     async loginWithGoogle(request, call) {
       const { tenantId } = request;
       const client = readClient(request.client);
-      await requireActiveTenant(db, call, tenantId);
+      activeTenant(tenantId, await read(db, call, (connection) => connection.maybeOne(selectTenant(tenantId))));
       const attempt = { act: "login", tenantId, identifier: undefined, client, networkIsKnown: false } as const;
       const giveBack = await throttles.count(call, attempt);
       let hasFailed = false;

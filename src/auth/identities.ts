@@ -4,7 +4,7 @@ import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
-import { read, transact } from "../db/transact.ts";
+import { type Tx, read, transact } from "../db/transact.ts";
 import { type AuthService, IdentityProvider, type IdentitySchema } from "../gen/auth/v1/auth_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
@@ -42,7 +42,7 @@ const selectOtherWayIn = (userId: string, identityId: string) => sql.type(identi
     AND (i.password_hash_text IS NOT NULL OR i.provider_subject_key IS NOT NULL)
   LIMIT 1`;
 
-/** No row where the user has one already: `updatePasswordHash` is for those. */
+/** No row where the user has one already: `writePasswordHash` is for those. */
 export const insertPasswordIdentity = (userId: string, hash: string) => sql.type(identityIdRow)`
   INSERT INTO user_identities (ident_id, user_id, ident_provider_code, password_hash_text)
   VALUES (${uuidv7()}::uuid, ${userId}::uuid, 'password', ${hash})
@@ -54,6 +54,12 @@ export const updatePasswordHash = (userId: string, hash: string) => sql.type(ide
   UPDATE user_identities SET password_hash_text = ${hash}
   WHERE user_id = ${userId}::uuid AND ident_provider_code = 'password'
   RETURNING ident_id`;
+
+/** Of a locked user, whether or not it has a password identity. */
+export const writePasswordHash = async (tx: Tx, userId: string, hash: string): Promise<void> => {
+  const updated = await tx.maybeOne(updatePasswordHash(userId, hash));
+  if (!updated) await tx.one(insertPasswordIdentity(userId, hash));
+};
 
 const deleteIdentity = (userId: string, identityId: string) => sql.type(identityIdRow)`
   DELETE FROM user_identities WHERE user_id = ${userId}::uuid AND ident_id = ${identityId}::uuid RETURNING ident_id`;

@@ -10,6 +10,7 @@ import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
 import { Directory, type ImportRow, type Outcome, type Person, personOf, readRow } from "./import-rows.ts";
 import type { AuthParts } from "./parts.ts";
+import { selectTenant } from "./tenants.ts";
 
 const personRow = z.object({
   user_id: z.string(),
@@ -26,9 +27,6 @@ const personRow = z.object({
 type PersonRow = z.output<typeof personRow>;
 
 const userIdRow = z.object({ user_id: z.string() });
-
-const selectTenantId = (tenantId: string) => sql.type(z.object({ tenant_id: z.string() }))`
-  SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 const isText = (text: string | null | undefined): text is string => typeof text === "string";
 
@@ -204,7 +202,7 @@ export const importHandlers = ({ db }: AuthParts) =>
       const tenantId = named.toLowerCase();
       const entries = users.map((user, index) => readRow(tenantId, user, `users[${index}]`));
       const outcomes = await transact(db, call, async (tx) => {
-        if (!(await tx.maybeOne(selectTenantId(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+        if (!(await tx.maybeOne(selectTenant(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
         return writeRows(tx, call, tenantId, entries);
       });
       return { results: outcomes.map(resultMessage) };

@@ -11,6 +11,7 @@ import { type Contact, readContact } from "./contacts.ts";
 import { type PurposeCode, hashNewCode, insertCode } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
 import { originOf, selectByContact } from "./password-proofs.ts";
+import { activeTenant } from "./tenants.ts";
 import type { Limit } from "./throttles.ts";
 
 const HOUR_MS = 3_600_000;
@@ -77,9 +78,7 @@ export const otpRequestHandlers = (parts: AuthParts) => {
       if (!channels.has(channel)) throw refusal("CHANNEL_UNAVAILABLE", { channel });
 
       const select = selectByContact(tenantId, contact, originOf(parts, tenantId, client));
-      const found = await read(db, call, (connection) => connection.maybeOne(select));
-      if (!found) throw refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
-      if (found.tenant_state_code === "suspended") throw refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
+      const found = activeTenant(tenantId, await read(db, call, (connection) => connection.maybeOne(select)));
       const attempt = {
         act: "code-request",
         tenantId,

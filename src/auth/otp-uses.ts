@@ -6,7 +6,7 @@ import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { readClient } from "./clients.ts";
-import { insertPasswordIdentity, updatePasswordHash } from "./identities.ts";
+import { writePasswordHash } from "./identities.ts";
 import { consumeResetCodes } from "./otp-codes.ts";
 import { type Proof, proveCode } from "./otp-proofs.ts";
 import type { AuthParts } from "./parts.ts";
@@ -34,8 +34,7 @@ const takeOver = async (tx: Tx, call: Call, { user, isNewlyVerified }: Proof): P
 
 const setPassword = async (tx: Tx, call: Call, { user }: Proof, hash: string): Promise<void> => {
   const { tenant_id: tenantId, user_id: userId } = user;
-  const updated = await tx.maybeOne(updatePasswordHash(userId, hash));
-  if (!updated) await tx.one(insertPasswordIdentity(userId, hash));
+  await writePasswordHash(tx, userId, hash);
   await tx.any(consumeResetCodes(tenantId, userId));
   await endSessions(tx, { tenantId, userId, reason: "password" });
   await recordEvent(tx, call, userEvent("auth.password.reset", tenantId, userId));

@@ -1,26 +1,19 @@
-import { sql } from "slonik";
-import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { Refusal, refusal } from "../rpc/refusal.ts";
+import { Refusal } from "../rpc/refusal.ts";
 import { readClient } from "./clients.ts";
-import { insertPasswordIdentity, updatePasswordHash } from "./identities.ts";
+import { writePasswordHash } from "./identities.ts";
+import { consumeResetCodes } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
 import { type NamedRow, originOf, provePassword, selectById } from "./password-proofs.ts";
 import { checkNewPassword } from "./password-rules.ts";
 import { endSessions } from "./sessions.ts";
-import { type UserRow, lockUser, selectUser, userEvent, userNotFound } from "./users.ts";
+import { type UserRow, changeableUser, lockUser, selectUser, userEvent } from "./users.ts";
 
 const NEW = "new_password";
-
-const consumeResetCodes = (tenantId: string, userId: string) => sql.type(z.object({ otp_id: z.string() }))`
-  UPDATE otp_codes SET consumed_utc = now()
-  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND purpose_code = 'reset_password'
-    AND consumed_utc IS NULL AND expiry_utc > now()
-  RETURNING otp_id`;
 
 type Owner = Pick<UserRow, "email_addr" | "phone_e164" | "display_label">;
 
@@ -45,26 +38,20 @@ const identifierOf = (userId: string, named: NamedRow | undefined) => {
   return named?.phone_e164 ? `phone:${named.phone_e164}` : `user:${userId.toLowerCase()}`;
 };
 
-const settable = (user: UserRow | null, userId: string) => {
-  if (!user) return userNotFound(userId);
-  return user.erased_utc === null ? user : refusal("USER_ERASED", { user_id: userId });
-};
-
 export const passwordChangeHandlers = (parts: AuthParts) => {
   const { db, passwords } = parts;
   return {
     async setPassword({ tenantId, userId, newPassword }, call) {
-      const before = settable(
+      const before = changeableUser(
         await read(db, call, (connection) => connection.maybeOne(selectUser(tenantId, userId))),
         userId,
       );
       if (before instanceof Refusal) throw before;
       const hash = await passwords.hash(call, await checkNewPassword(newPassword, NEW, ownOf(before)));
       await transact(db, call, async (tx) => {
-        const user = settable(await tx.maybeOne(lockUser(tenantId, userId)), userId);
+        const user = changeableUser(await tx.maybeOne(lockUser(tenantId, userId)), userId);
         if (user instanceof Refusal) return user;
-        const updated = await tx.maybeOne(updatePasswordHash(user.user_id, hash));
-        if (!updated) await tx.one(insertPasswordIdentity(user.user_id, hash));
+        await writePasswordHash(tx, user.user_id, hash);
         await passwordChanged(tx, call, user, { action: "auth.password.set" });
         return undefined;
       });

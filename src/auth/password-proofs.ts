@@ -9,7 +9,7 @@ import { updatePasswordHash } from "./identities.ts";
 import { networkTags } from "./login-networks.ts";
 import type { AuthParts } from "./parts.ts";
 import type { Verdict } from "./passwords.ts";
-import { type UserRow, lockUser, userRow } from "./users.ts";
+import { type UserRow, lockUser, shareUser } from "./users.ts";
 
 /** A tenant, and the user in it that was named, if there is one. */
 const namedRow = z.object({
@@ -77,13 +77,6 @@ export const selectById = (tenantId: string, userId: string, { tags, lifeMs }: O
   LEFT JOIN user_identities i ON i.user_id = u.user_id AND i.ident_provider_code = 'password'
   WHERE t.tenant_id = ${tenantId}::uuid`;
 
-/** For what makes sessions: logins do not wait for each other. */
-const selectUserForShare = (tenantId: string, userId: string) => sql.type(userRow)`
-  SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
-    u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
-  FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
-  FOR SHARE`;
-
 const selectHash = (userId: string) => sql.type(z.object({ password_hash_text: z.string().nullable() }))`
   SELECT i.password_hash_text FROM user_identities i
   WHERE i.user_id = ${userId}::uuid AND i.ident_provider_code = 'password'`;
@@ -119,7 +112,7 @@ const prove = async <T>(
   const { tenantId } = claim;
   // Whatever ends sessions or changes the password waits for us or has been before us: nothing is decided by what was
   // read before the lock.
-  const lock = replacement === undefined ? selectUserForShare : lockUser;
+  const lock = replacement === undefined ? shareUser : lockUser;
   const user = await tx.maybeOne(lock(tenantId, userId));
   if (user?.user_state_code !== "active") return refusal("INVALID_CREDENTIALS");
   const present = await tx.maybeOne(selectHash(userId));

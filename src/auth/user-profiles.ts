@@ -13,7 +13,8 @@ import { type ContactKind, readContact } from "./contacts.ts";
 import { insertPasswordIdentity } from "./identities.ts";
 import type { AuthParts } from "./parts.ts";
 import { checkNewPassword } from "./password-rules.ts";
-import { type UserRow, lockUser, userEvent, userMessage, userNotFound, userRow } from "./users.ts";
+import { selectTenant } from "./tenants.ts";
+import { type UserRow, changeableUser, lockUser, userEvent, userMessage, userRow } from "./users.ts";
 
 const UNIQUE_VIOLATION = "23505";
 
@@ -35,9 +36,6 @@ const selectUserAnywhere = (userId: string) => sql.type(userRow)`
   SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
   FROM users u WHERE u.user_id = ${userId}::uuid`;
-
-const selectTenantId = (tenantId: string) => sql.type(z.object({ tenant_id: z.string() }))`
-  SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 const insertUser = (tenantId: string, userId: string, profile: Profile) => sql.type(userRow)`
   INSERT INTO users (user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code)
@@ -158,7 +156,7 @@ export const userProfileHandlers = ({ db, passwords }: AuthParts) =>
           ? undefined
           : await passwords.hash(call, await checkNewPassword(password, "password", own));
       const row = await transact(db, call, async (tx) => {
-        if (!(await tx.maybeOne(selectTenantId(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+        if (!(await tx.maybeOne(selectTenant(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
         const inserted = await tx.maybeOne(insertUser(tenantId, userId, profile));
         if (!inserted) return created(tx, tenantId, userId, profile);
         if (hash !== undefined) await tx.one(insertPasswordIdentity(userId, hash));
@@ -174,10 +172,8 @@ export const userProfileHandlers = ({ db, passwords }: AuthParts) =>
       const { tenantId, userId } = request;
       const changes = readChanges(request);
       const row = await transact(db, call, async (tx) => {
-        const before = await tx.maybeOne(lockUser(tenantId, userId));
-        if (!before) return userNotFound(userId);
-        if (before.erased_utc !== null) return refusal("USER_ERASED", { user_id: userId });
-        return changeProfile(tx, call, before, changes);
+        const before = changeableUser(await tx.maybeOne(lockUser(tenantId, userId)), userId);
+        return before instanceof Refusal ? before : changeProfile(tx, call, before, changes);
       });
       return { user: userMessage(row) };
     },

@@ -5,10 +5,10 @@ import { transact } from "../db/transact.ts";
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { refusal } from "../rpc/refusal.ts";
+import { Refusal } from "../rpc/refusal.ts";
 import type { AuthParts } from "./parts.ts";
 import { endSessions } from "./sessions.ts";
-import { type UserRow, lockUser, userEvent, userMessage, userNotFound, userRow } from "./users.ts";
+import { type UserRow, changeableUser, lockUser, userEvent, userMessage, userRow } from "./users.ts";
 
 type StateCode = UserRow["user_state_code"];
 
@@ -28,10 +28,8 @@ const ACTIONS = { active: "auth.user.activate", inactive: "auth.user.deactivate"
 export const userStateHandlers = ({ db }: AuthParts) => {
   const setState = async (tenantId: string, userId: string, state: StateCode, call: Call) => {
     const row = await transact(db, call, async (tx) => {
-      const before = await tx.maybeOne(lockUser(tenantId, userId));
-      if (!before) return userNotFound(userId);
-      if (before.erased_utc !== null) return refusal("USER_ERASED", { user_id: userId });
-      if (before.user_state_code === state) return before;
+      const before = changeableUser(await tx.maybeOne(lockUser(tenantId, userId)), userId);
+      if (before instanceof Refusal || before.user_state_code === state) return before;
       const after = await tx.one(updateUserState(tenantId, userId, state));
       if (state === "inactive") {
         await endSessions(tx, { tenantId, userId, reason: "deactivated" });

@@ -36,6 +36,13 @@ export const lockUser = (tenantId: string, userId: string) => sql.type(userRow)`
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
   FOR NO KEY UPDATE`;
 
+/** For what makes sessions: whoever has `lockUser` waits for it, and it for him, but logins do not wait for each other. */
+export const shareUser = (tenantId: string, userId: string) => sql.type(userRow)`
+  SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
+    u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
+  FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
+  FOR SHARE`;
+
 const selectUserByEmail = (tenantId: string, email: string) => sql.type(userRow)`
   SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
@@ -72,6 +79,12 @@ export const userMessage = (row: UserRow): MessageInitShape<typeof UserSchema> =
 /** @param userId undefined where the user was named by a contact, which a refusal does not repeat. */
 export const userNotFound = (userId: string | undefined): Refusal =>
   refusal("USER_NOT_FOUND", userId === undefined ? {} : { user_id: userId });
+
+/** A locked user, if it can be changed: an erased one cannot. */
+export const changeableUser = (user: UserRow | null, userId: string): UserRow | Refusal => {
+  if (!user) return userNotFound(userId);
+  return user.erased_utc === null ? user : refusal("USER_ERASED", { user_id: userId });
+};
 
 /** The event of a change to a user. */
 export const userEvent = (action: string, tenantId: string, userId: string) =>
