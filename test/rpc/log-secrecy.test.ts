@@ -5,7 +5,7 @@ import { type Message, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import fc from "fast-check";
 import { sql } from "slonik";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, inject, test } from "vitest";
 import { createLog } from "../../src/log.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
@@ -100,7 +100,7 @@ const startProcess = async (databaseUrl: string): Promise<{ child: Child; grpcPo
   const env = {
     PATH: process.env["PATH"],
     NODE_ENV: "production",
-    JWT_KEYS_FILE: "not-read.json",
+    JWT_KEYS_FILE: inject("jwtKeysFile"),
     DATABASE_URL: databaseUrl,
     SECRET_PEPPERS: `1:${PEPPER.toString("base64")}`,
     LOG_LEVEL: "trace",
