@@ -2,7 +2,10 @@ import type { OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { auditEventHandlers } from "./audit-events.ts";
 import { auditWatchHandlers } from "./audit-watch.ts";
+import { capabilityHandlers } from "./capabilities.ts";
 import type { OrgParts } from "./parts.ts";
+import { roleUpdateHandlers } from "./role-updates.ts";
+import { roleHandlers } from "./roles.ts";
 import { tenantHandlers } from "./tenants.ts";
 
 const notBuilt = () => Promise.reject(new Error("not built"));
@@ -24,16 +27,9 @@ export const orgHandlers = (parts: OrgParts) =>
     listAncestors: notBuilt,
     listDescendants: notBuilt,
 
-    createCapability: notBuilt,
-    listCapabilities: notBuilt,
-    deleteCapability: notBuilt,
-    createRole: notBuilt,
-    getRole: notBuilt,
-    listRoles: notBuilt,
-    updateRole: notBuilt,
-    deleteRole: notBuilt,
-    addRoleCapabilities: notBuilt,
-    removeRoleCapabilities: notBuilt,
+    ...capabilityHandlers(parts),
+    ...roleHandlers(parts),
+    ...roleUpdateHandlers(parts),
 
     assignRole: notBuilt,
     endAssignment: notBuilt,

@@ -1,0 +1,213 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { type QuerySqlToken, sql } from "slonik";
+import { v7 as uuidv7 } from "uuid";
+import { z } from "zod";
+import { recordEvent } from "../audit/record.ts";
+import { sqlStateOf } from "../db/sql-state.ts";
+import { type Tx, read, transact } from "../db/transact.ts";
+import {
+  type CreateRoleRequest,
+  ListRolesRequestSchema,
+  type OrgService,
+  type RoleSchema,
+} from "../gen/org/v1/org_pb.ts";
+import type { Handlers } from "../rpc/methods.ts";
+import { readPage } from "../rpc/page.ts";
+import { Refusal, refusal } from "../rpc/refusal.ts";
+import { holdCapabilities } from "./capabilities.ts";
+import type { OrgParts } from "./parts.ts";
+
+const UNIQUE_VIOLATION = "23505";
+
+// Capability keys on a page of roles, 128 bytes each at most: it stays below the 4 MiB that gRPC clients take.
+const PAGE_KEYS_MAX = 20_000;
+
+const roleRow = z.object({
+  role_id: z.string(),
+  tenant_id: z.string(),
+  role_label: z.string(),
+  created_utc: z.number(),
+  cap_keys: z.array(z.string()),
+});
+export type RoleRow = z.output<typeof roleRow>;
+
+const roleIdRow = z.object({ role_id: z.string() });
+
+export const selectRole = (tenantId: string, roleId: string) => sql.type(roleRow)`
+  SELECT r.role_id, r.tenant_id, r.role_label, r.created_utc,
+    ARRAY(SELECT c.cap_key FROM role_capabilities rc JOIN capabilities c ON c.cap_id = rc.cap_id
+      WHERE rc.role_id = r.role_id ORDER BY c.cap_key COLLATE "C") AS cap_keys
+  FROM roles r
+  WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL`;
+
+/** Of any tenant, deleted ones too: an id is unique without one, and for ever. */
+const selectRoleAnywhere = (roleId: string) => sql.type(roleIdRow)`
+  SELECT r.role_id FROM roles r WHERE r.role_id = ${roleId}::uuid`;
+
+// FOR UPDATE, since a label is part of a key, and a weaker lock would have to grow when it changes. Whoever assigns the
+// role or invites to it reads it FOR SHARE, so that they wait for each other.
+const selectRoleForUpdate = (tenantId: string, roleId: string) => sql.type(roleIdRow)`
+  SELECT r.role_id FROM roles r
+  WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
+  FOR UPDATE`;
+
+/** As many as have at most PAGE_KEYS_MAX capabilities together, and always the first. */
+const selectRoles = (tenantId: string, after: string | null, size: number) =>
+  sql.type(roleRow.extend({ has_next: z.boolean() }))`
+  WITH candidates AS (
+    SELECT r.role_id, r.tenant_id, r.role_label, r.created_utc,
+      (SELECT count(*) FROM role_capabilities rc WHERE rc.role_id = r.role_id) AS cap_count
+    FROM roles r
+    WHERE r.tenant_id = ${tenantId}::uuid AND r.deleted_utc IS NULL
+      AND (${after}::uuid IS NULL OR r.role_id > ${after}::uuid)
+    ORDER BY r.role_id
+    LIMIT ${size + 1}
+  ), counted AS (
+    SELECT c.role_id, c.tenant_id, c.role_label, c.created_utc,
+      row_number() OVER (ORDER BY c.role_id) AS position,
+      sum(c.cap_count) OVER (ORDER BY c.role_id) AS cap_total,
+      coalesce(lead(true) OVER (ORDER BY c.role_id), false) AS has_next
+    FROM candidates c
+  )
+  SELECT r.role_id, r.tenant_id, r.role_label, r.created_utc,
+    ARRAY(SELECT c.cap_key FROM role_capabilities rc JOIN capabilities c ON c.cap_id = rc.cap_id
+      WHERE rc.role_id = r.role_id ORDER BY c.cap_key COLLATE "C") AS cap_keys,
+    r.has_next
+  FROM counted r
+  WHERE r.position <= ${size} AND (r.position = 1 OR r.cap_total <= ${PAGE_KEYS_MAX})
+  ORDER BY r.role_id`;
+
+const selectTenantId = (tenantId: string) => sql.type(z.object({ tenant_id: z.string() }))`
+  SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
+
+const insertRole = (tenantId: string, roleId: string, label: string) => sql.type(roleIdRow)`
+  INSERT INTO roles (role_id, tenant_id, role_label) VALUES (${roleId}::uuid, ${tenantId}::uuid, ${label})
+  ON CONFLICT DO NOTHING
+  RETURNING role_id`;
+
+export const insertRoleCapabilities = (roleId: string, capabilityIds: readonly string[]) =>
+  sql.type(z.object({ cap_id: z.string() }))`
+  INSERT INTO role_capabilities (role_id, cap_id)
+  SELECT ${roleId}::uuid, k.cap_id FROM unnest(${sql.array(capabilityIds, "uuid")}) AS k (cap_id)
+  ON CONFLICT DO NOTHING
+  RETURNING cap_id`;
+
+/** By the clock, not the transaction's start: what ended while it waited for the lock has ended. */
+const selectUse = (tenantId: string, roleId: string) => sql.type(z.object({ used: z.boolean() }))`
+  SELECT EXISTS (
+    SELECT 1 FROM org_assignments a
+    WHERE a.tenant_id = ${tenantId}::uuid AND a.role_id = ${roleId}::uuid AND a.cancelled_utc IS NULL
+      AND (a.end_utc IS NULL OR a.end_utc > clock_timestamp())
+  ) OR EXISTS (
+    SELECT 1 FROM invitations i
+    WHERE i.tenant_id = ${tenantId}::uuid AND i.target_role_id = ${roleId}::uuid AND i.accepted_utc IS NULL
+      AND i.revoked_utc IS NULL AND i.expiry_utc > clock_timestamp()
+  ) AS used`;
+
+const updateRoleDeleted = (tenantId: string, roleId: string, label: string) => sql.type(roleIdRow)`
+  UPDATE roles SET deleted_utc = clock_timestamp(), role_label = ${label}
+  WHERE tenant_id = ${tenantId}::uuid AND role_id = ${roleId}::uuid
+  RETURNING role_id`;
+
+export const roleMessage = (row: RoleRow): MessageInitShape<typeof RoleSchema> => ({
+  roleId: row.role_id,
+  tenantId: row.tenant_id,
+  label: row.role_label,
+  capabilityKeys: row.cap_keys,
+  createTime: timestampFromMs(row.created_utc),
+});
+
+/** The event of a change to a role. */
+export const roleEvent = (action: string, { tenant_id, role_id }: RoleRow) =>
+  ({ action, tenantId: tenant_id, entityKind: "role", entityId: role_id }) as const;
+
+const notFound = (roleId: string) => refusal("ROLE_NOT_FOUND", { role_id: roleId });
+
+/** Locks a role, and reads it after: one statement would see its capabilities as they were before it waited. */
+export const lockRole = async (tx: Tx, tenantId: string, roleId: string): Promise<RoleRow | Refusal> => {
+  const locked = await tx.maybeOne(selectRoleForUpdate(tenantId, roleId));
+  return locked ? tx.one(selectRole(tenantId, roleId)) : notFound(roleId);
+};
+
+/** Runs an UPDATE in a savepoint, since it has no ON CONFLICT; false where its label is taken, and nothing is written. */
+export const updatedUnlessTaken = async (tx: Tx, update: QuerySqlToken): Promise<boolean> => {
+  try {
+    await tx.transaction((savepoint) => savepoint.one(update));
+    return true;
+  } catch (error) {
+    if (sqlStateOf(error) !== UNIQUE_VIOLATION) throw error;
+    return false;
+  }
+};
+
+/** Whether a repeated create says nothing else than the first: what it leaves out is not compared. */
+const isSameContent = (row: RoleRow, { label, capabilityKeys }: CreateRoleRequest) => {
+  const keys = new Set(capabilityKeys);
+  return (
+    row.role_label === label &&
+    (keys.size === 0 || (keys.size === row.cap_keys.length && row.cap_keys.every((key) => keys.has(key))))
+  );
+};
+
+/** The answer to a create whose id or label is there already. */
+const created = async (tx: Tx, roleId: string, request: CreateRoleRequest) => {
+  const present = await tx.maybeOne(selectRole(request.tenantId, roleId));
+  if (present && isSameContent(present, request)) return present;
+  const idTaken = await tx.maybeOne(selectRoleAnywhere(roleId));
+  return idTaken ? refusal("ROLE_ID_TAKEN", { role_id: roleId }) : refusal("ROLE_LABEL_TAKEN");
+};
+
+/** Ends a locked role; its label becomes free, and its capabilities stay for the history of what was assigned. */
+const softDelete = async (tx: Tx, { tenant_id, role_id, role_label }: RoleRow) => {
+  const label = `${role_label}#${role_id}`;
+  if (await updatedUnlessTaken(tx, updateRoleDeleted(tenant_id, role_id, label))) return;
+  // Somebody chose that very label for another role; nobody can have chosen this one.
+  await tx.one(updateRoleDeleted(tenant_id, role_id, `${label}#${uuidv7()}`));
+};
+
+export const roleHandlers = ({ db }: OrgParts) =>
+  ({
+    async createRole(request, call) {
+      const { tenantId, roleId = uuidv7(), label, capabilityKeys } = request;
+      const row = await transact(db, call, async (tx) => {
+        if (!(await tx.maybeOne(selectTenantId(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+        const capabilityIds = await holdCapabilities(tx, capabilityKeys);
+        if (capabilityIds instanceof Refusal) return capabilityIds;
+        if (!(await tx.maybeOne(insertRole(tenantId, roleId, label)))) return created(tx, roleId, request);
+        await tx.any(insertRoleCapabilities(roleId, capabilityIds));
+        const role = await tx.one(selectRole(tenantId, roleId));
+        const payload = { capability_keys: role.cap_keys };
+        await recordEvent(tx, call, { ...roleEvent("org.role.create", role), payload });
+        return role;
+      });
+      return { role: roleMessage(row) };
+    },
+
+    async getRole({ tenantId, roleId }, call) {
+      const row = await read(db, call, (connection) => connection.maybeOne(selectRole(tenantId, roleId)));
+      if (!row) throw notFound(roleId);
+      return { role: roleMessage(row) };
+    },
+
+    async listRoles(request, call) {
+      const page = readPage(ListRolesRequestSchema, request, z.guid());
+      const list = selectRoles(request.tenantId, page.after ?? null, page.size);
+      const rows = await read(db, call, (connection) => connection.any(list));
+      const last = rows.at(-1);
+      return { roles: rows.map(roleMessage), nextPageToken: last?.has_next ? page.tokenAfter(last.role_id) : "" };
+    },
+
+    async deleteRole({ tenantId, roleId }, call) {
+      await transact(db, call, async (tx) => {
+        const role = await lockRole(tx, tenantId, roleId);
+        if (role instanceof Refusal) return role;
+        if ((await tx.one(selectUse(tenantId, roleId))).used) return refusal("ROLE_IN_USE", { role_id: roleId });
+        await softDelete(tx, role);
+        const payload = { capability_keys: role.cap_keys };
+        await recordEvent(tx, call, { ...roleEvent("org.role.delete", role), payload });
+        return role;
+      });
+      return {};
+    },
+  }) satisfies Partial<Handlers<typeof OrgService>>;
