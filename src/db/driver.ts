@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import { Socket } from "node:net";
 import { Client, type ClientConfig, types } from "pg";
 import {
@@ -85,6 +86,12 @@ const within = async <T>(limitMs: number, work: Promise<T>): Promise<T> => {
   }
 };
 
+// Slonik hands a query nothing of who sent it.
+const silence = new AsyncLocalStorage<number>();
+
+/** Runs `work`, whose statements may each leave their answer out for this long instead of what the driver was made with. */
+export const withSilence = <T>(silenceMs: number, work: () => Promise<T>): Promise<T> => silence.run(silenceMs, work);
+
 /**
  * Slonik's own driver, but for what ends a process or hangs it: that one stops listening to a connection which it gave up,
  * so a later error of the socket ends the process, and it waits for a statement's answer for ever.
@@ -116,7 +123,7 @@ export const createDriver = (silenceMs: number): DriverFactory =>
           // Also what a transaction's end is told: a ROLLBACK on a silent connection would be silence once more.
           if (broken) throw broken;
           try {
-            return await within(silenceMs, client.query(text, values));
+            return await within(silence.getStore() ?? silenceMs, client.query(text, values));
           } catch (error) {
             throw error instanceof DatabaseSilent ? breakOff(error) : whatBroke(error);
           }

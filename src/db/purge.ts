@@ -7,6 +7,8 @@ import type { Database } from "./pool.ts";
 import { transact } from "./transact.ts";
 
 const BATCH = 1_000;
+/** How long somebody can look at what was not sent. */
+const DEAD_LETTER_LIFE = "7 days";
 
 const deleteEndedSessions = (retentionMs: number) => sql.type(z.object({ svc_session_id: z.string() }))`
   DELETE FROM service_sessions x
@@ -78,11 +80,11 @@ const deleteCodes = () => sql.type(z.object({ otp_id: z.string() }))`
   )
   RETURNING x.otp_id`;
 
-const deleteThrottles = () => sql.type(z.object({ throttle_key_hash: z.string() }))`
+const deleteThrottles = (lifeMs: number) => sql.type(z.object({ throttle_key_hash: z.string() }))`
   DELETE FROM throttles x
   WHERE x.throttle_key_hash IN (
     SELECT y.throttle_key_hash FROM throttles y
-    WHERE y.window_end_utc < now() - interval '1 hour'
+    WHERE y.window_end_utc < now() - ${lifeMs}::float8 * interval '1 millisecond'
     ORDER BY y.window_end_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
@@ -111,6 +113,16 @@ const deleteDeliveryWorkers = () => sql.type(z.object({ worker_id: z.string() })
   )
   RETURNING x.worker_id`;
 
+// Ids in order, so that two replicas do not wait for each other in a circle.
+const deleteDeadLetters = () => sql.type(z.object({ id: z.bigint().nullable() }))`
+  SELECT d.id FROM graphile_worker.complete_jobs(ARRAY(
+    SELECT j.id FROM graphile_worker.jobs j
+    WHERE j.attempts >= j.max_attempts AND j.locked_at IS NULL
+      AND j.updated_at < now() - ${DEAD_LETTER_LIFE}::interval
+    ORDER BY j.id
+    LIMIT ${BATCH}
+  )) d`;
+
 const inBatches = async (db: Database, statement: () => QuerySqlToken): Promise<number> => {
   let total = 0;
   for (;;) {
@@ -123,7 +135,10 @@ const inBatches = async (db: Database, statement: () => QuerySqlToken): Promise<
 type Retention = Omit<Config["purge"], "intervalMs">;
 
 /** Deletes what has ended, in small transactions; answers with how many rows went. */
-export const purge = async (db: Database, { sessionRetentionMs, knownNetworkMs }: Retention): Promise<number> => {
+export const purge = async (
+  db: Database,
+  { sessionRetentionMs, throttleMs, knownNetworkMs }: Retention,
+): Promise<number> => {
   await inBatches(db, revokeMarkedByService);
   await inBatches(db, revokeMarkedBySecret);
   const ended = [
@@ -131,9 +146,10 @@ export const purge = async (db: Database, { sessionRetentionMs, knownNetworkMs }
     () => deleteExpiredUserSessions(sessionRetentionMs),
     () => deleteRevokedUserSessions(sessionRetentionMs),
     deleteCodes,
-    deleteThrottles,
+    () => deleteThrottles(throttleMs),
     () => deleteLoginNetworks(knownNetworkMs),
     deleteDeliveryWorkers,
+    deleteDeadLetters,
   ];
   let total = 0;
   for (const statement of ended) total += await inBatches(db, statement);

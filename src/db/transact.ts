@@ -4,8 +4,10 @@ import { sql } from "slonik";
 import { z } from "zod";
 import type { Waiting } from "../rpc/call.ts";
 import { Refusal } from "../rpc/refusal.ts";
+import { SILENCE_MS } from "./connections.ts";
+import { withSilence } from "./driver.ts";
 import { isConflict } from "./faults.ts";
-import type { Database, ThrowIfAbandoned } from "./pool.ts";
+import type { Database, ThrowIfAbandoned, Work } from "./pool.ts";
 
 /** A transaction: what writes takes this, so that nothing is written outside of one. */
 export type Tx = DatabaseTransactionConnection;
@@ -16,21 +18,30 @@ const BACKOFF_MS = 10;
 const setStatementTimeout = (ms: number) => sql.type(z.object({ set_config: z.string() }))`
   SELECT set_config('statement_timeout', ${String(Math.ceil(ms))}, true)`;
 
-/** The statement timeout that a transaction needs: none where the connection's own is already short enough. */
-const ownTimeout = ({ statementTimeoutMs = Infinity, timeoutByTransaction }: Database, waiting: Waiting) => {
-  const ms = Math.min(statementTimeoutMs, waiting.remainingMs() + 1);
-  return Number.isFinite(ms) && (timeoutByTransaction || ms < statementTimeoutMs) ? ms : undefined;
+export interface TransactOptions {
+  /**
+   * Told when a try has ended, committed or not, before anybody else is: also where the caller went away during the
+   * commit, or its answer was lost.
+   */
+  readonly settled?: () => void;
+  /** What each statement may take instead of DATABASE_STATEMENT_TIMEOUT, in milliseconds. */
+  readonly statementTimeoutMs?: number | undefined;
+}
+
+/** The statement timeout that a transaction needs: none where the connection's own is the one. */
+const ownTimeout = (db: Database, waiting: Waiting, limitMs: number | undefined) => {
+  const { statementTimeoutMs = Infinity, timeoutByTransaction } = db;
+  const ms = Math.min(limitMs ?? statementTimeoutMs, waiting.remainingMs() + 1);
+  return Number.isFinite(ms) && (timeoutByTransaction || ms !== statementTimeoutMs) ? ms : undefined;
 };
 
 const attempt = <T>(
-  db: Database,
-  waiting: Waiting,
+  timeoutMs: number | undefined,
   body: (tx: Tx) => Promise<T>,
   connection: DatabasePoolConnection,
   throwIfAbandoned: ThrowIfAbandoned,
 ) =>
   connection.transaction(async (tx) => {
-    const timeoutMs = ownTimeout(db, waiting);
     if (timeoutMs !== undefined) await tx.one(setStatementTimeout(timeoutMs));
     const result = await body(tx);
     throwIfAbandoned();
@@ -45,21 +56,22 @@ const nothing = () => undefined;
  * A body locks, reads, decides, writes and records, in that order, and may run more than once: conflicts (SQLSTATE class
  * 40) are tried again with a growing, random pause. A Refusal that it RETURNS is thrown after the commit, so what was
  * written before stands; one that it throws rolls back, and so does a caller who went away before the commit.
- * @param settled told when a try has ended, committed or not, before anybody else is: also where the caller went away
- *   during the commit, or its answer was lost.
  * @throws Refusal CONFLICT when the tries are used up, DATABASE_UNAVAILABLE, OVERLOADED, or the body's own.
  */
 export const transact = async <T>(
   db: Database,
   waiting: Waiting,
   body: (tx: Tx) => Promise<T>,
-  settled: () => void = nothing,
+  { settled = nothing, statementTimeoutMs }: TransactOptions = {},
 ): Promise<Exclude<T, Refusal>> => {
+  const work: Work<T> = (connection, abandoned) => {
+    const timeoutMs = ownTimeout(db, waiting, statementTimeoutMs);
+    const run = () => attempt(timeoutMs, body, connection, abandoned).finally(settled);
+    return statementTimeoutMs === undefined ? run() : withSilence(statementTimeoutMs + SILENCE_MS, run);
+  };
   for (let tries = 1; ; tries++) {
     try {
-      const result = await db.use(waiting, (connection, abandoned) =>
-        attempt(db, waiting, body, connection, abandoned).finally(settled),
-      );
+      const result = await db.use(waiting, work);
       if (result instanceof Refusal) throw result;
       return result as Exclude<T, Refusal>;
     } catch (error) {

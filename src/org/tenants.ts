@@ -80,7 +80,7 @@ export const tenantHandlers = (db: Database, forget: () => void) => {
       await recordEvent(tx, call, { action, tenantId, entityKind: "tenant", entityId: tenantId });
       return row;
     };
-    const row = await transact(db, call, change, forget);
+    const row = await transact(db, call, change, { settled: forget });
     return { tenant: tenantMessage(row) };
   };
 

@@ -43,7 +43,7 @@ export const permissionHandlers = ({ db, tokens }: ServiceHandlerOptions) =>
           await recordEvent(tx, call, { ...serviceEvent("service.permissions.grant", target), payload });
           return { ...target, perm_keys: [...target.perm_keys, ...granted].sort() };
         },
-        tokens.forget,
+        { settled: tokens.forget },
       );
       return { service: serviceMessage(service) };
     },
@@ -64,7 +64,7 @@ export const permissionHandlers = ({ db, tokens }: ServiceHandlerOptions) =>
           await recordEvent(tx, call, { ...serviceEvent("service.permissions.revoke", target), payload });
           return { ...target, perm_keys: target.perm_keys.filter((key) => !revoked.includes(key)) };
         },
-        tokens.forget,
+        { settled: tokens.forget },
       );
       return { service: serviceMessage(service) };
     },

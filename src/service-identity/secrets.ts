@@ -116,7 +116,7 @@ export const secretHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =>
           await recordEvent(tx, call, { ...serviceEvent("service.secret.revoke", target), payload });
           return undefined;
         },
-        tokens.forget,
+        { settled: tokens.forget },
       );
       return {};
     },

@@ -175,7 +175,7 @@ export const serviceSessionHandlers = ({ db, hasher, tokens }: ServiceHandlerOpt
           await recordEvent(tx, call, { ...serviceEvent("service.session.revoke", session), payload });
           return undefined;
         },
-        tokens.forget,
+        { settled: tokens.forget },
       );
       return {};
     },

@@ -166,7 +166,7 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =
         await recordEvent(tx, call, serviceEvent(state === "disabled" ? "service.disable" : "service.enable", target));
         return { ...target, svc_state_code: state };
       },
-      tokens.forget,
+      { settled: tokens.forget },
     );
     return { service: serviceMessage(service) };
   };

@@ -178,6 +178,31 @@ test("a deadline that is nearer cuts the statement of a transaction off", async 
   expect(await read(db, detached(), (c) => settingOf(c, "statement_timeout"))).toBe("5s");
 });
 
+test("a transaction may have a time limit of its own for its statements, shorter or longer", async () => {
+  const db = openFor(database.url, { DATABASE_STATEMENT_TIMEOUT: "200ms", DATABASE_POOL_MAX: "1" });
+  const before = await pidOf(db);
+  const asleep = (ms: number, statementTimeoutMs: number) =>
+    reasonOf(transact(db, detached(), (tx) => tx.one(selectSleep(ms)), { statementTimeoutMs }));
+  // Beyond both the connection's own limit and the time after which a silent server is given up.
+  expect(await asleep(1_000, 5_000)).toBe("answered");
+  expect(await asleep(2_000, 50)).toBe("DATABASE_UNAVAILABLE");
+  expect(await asleep(2_000, 300)).toBe("DATABASE_UNAVAILABLE");
+  // It was the transaction's alone.
+  expect(await read(db, detached(), (c) => settingOf(c, "statement_timeout"))).toBe("200ms");
+  expect(await pidOf(db)).toBe(before);
+});
+
+test("a deadline bounds a transaction that has a longer time limit of its own", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1" });
+  const before = await pidOf(db);
+  const call = new Call("deadline", 200);
+  const started = performance.now();
+  const work = transact(db, call, (tx) => tx.one(selectSleep(4_000)), { statementTimeoutMs: 60_000 });
+  expect(await reasonOf(call.outcome(() => work))).toBe("DEADLINE");
+  expect(await pidOf(db)).toBe(before);
+  expect(performance.now() - started).toBeLessThan(2_000);
+});
+
 test("a transaction may take longer than one statement may", async () => {
   const db = openFor(database.url, { DATABASE_STATEMENT_TIMEOUT: "300ms" });
   const work = transact(db, detached(), async (tx) => {
