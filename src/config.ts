@@ -159,6 +159,8 @@ const arrange = (env: Environment) => ({
   purge: {
     intervalMs: env.PURGE_INTERVAL,
     sessionRetentionMs: env.SESSION_RETENTION,
+    // A full bucket refuses for up to 5 windows after its own, and is known to have been full for one more.
+    throttleMs: Math.max(3_600_000, 6 * env.THROTTLE_WINDOW),
     knownNetworkMs: env.KNOWN_NETWORK_LIFE,
   },
   shutdown: {

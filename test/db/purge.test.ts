@@ -1,23 +1,23 @@
 import { sql } from "slonik";
 import { expect, test } from "vitest";
 import { z } from "zod";
+import { parseConfig } from "../../src/config.ts";
 import { openDatabase } from "../../src/db/pool.ts";
 import { purge } from "../../src/db/purge.ts";
 import { createLog } from "../../src/log.ts";
 import { startService } from "../support/service.ts";
 import { plantUser } from "../support/sign-in.ts";
 
-const DAY_MS = 86_400_000;
 const ROWS = 2_500;
-const RETENTION = { sessionRetentionMs: 30 * DAY_MS, knownNetworkMs: 90 * DAY_MS };
+const { purge: RETENTION } = parseConfig({});
 
 /** Purges on two replicas at once; answers with how many rows both deleted. */
-const purgeTwice = async () => {
+const purgeTwice = async (retention = RETENTION) => {
   const { databaseUrl, config } = await startService("grpc");
   const replicas = [1, 2].map(() =>
     openDatabase({ url: databaseUrl, settings: config.database, log: createLog("silent") }),
   );
-  const purged = await Promise.all(replicas.map((db) => purge(db, RETENTION)));
+  const purged = await Promise.all(replicas.map((db) => purge(db, retention)));
   await Promise.all(replicas.map((db) => db.end()));
   return purged.reduce((sum, rows) => sum + rows, 0);
 };
@@ -84,4 +84,38 @@ test("codes, throttles, known networks and workers go once nobody asks for them"
       SELECT (SELECT count(*) FROM otp_codes)::int AS codes, (SELECT count(*) FROM throttles)::int AS throttles,
         (SELECT count(*) FROM login_networks)::int AS networks`),
   ).toEqual({ codes: 1, throttles: 1, networks: 1 });
+});
+
+test("a throttle stays for as long as its bucket can refuse or grow, however long its window is", async () => {
+  const { pool } = await startService("grpc");
+  const { purge: retention } = parseConfig({ THROTTLE_WINDOW: "20m" });
+  await pool.query(sql.unsafe`DELETE FROM throttles`);
+  await pool.query(sql.unsafe`
+    INSERT INTO throttles (throttle_key_hash, hit_count, window_end_utc)
+    VALUES ('gone', 1, now() - interval '121 minutes'), ('kept', 1, now() - interval '119 minutes')`);
+  expect(await purgeTwice(retention)).toBe(1);
+  expect(await pool.any(sql.unsafe`SELECT throttle_key_hash AS key FROM throttles`)).toEqual([{ key: "kept" }]);
+  // With the usual windows of ten minutes it is an hour.
+  expect(await purgeTwice()).toBe(1);
+});
+
+test("dead letters go a week after their last try, in batches; what is still tried or being tried stays", async () => {
+  const { pool } = await startService("grpc");
+  const plant = async (task: string, rows: number, age: string, attempts: number, lockedBy: string | null) => {
+    await pool.query(sql.unsafe`
+      SELECT graphile_worker.add_job(${task}, run_at => now() + interval '1 day') FROM generate_series(1, ${rows}::int)`);
+    await pool.query(sql.unsafe`
+      UPDATE graphile_worker._private_jobs j SET attempts = ${attempts}, max_attempts = 3, locked_by = ${lockedBy},
+        locked_at = CASE WHEN ${lockedBy}::text IS NOT NULL THEN now() END, updated_at = now() - ${age}::interval
+      FROM graphile_worker._private_tasks t WHERE t.id = j.task_id AND t.identifier = ${task}`);
+  };
+  await plant("old-letter", ROWS, "169 hours", 3, null);
+  await plant("new-letter", 1, "167 hours", 3, null);
+  await plant("still-tried", 1, "169 hours", 2, null);
+  await pool.query(sql.unsafe`INSERT INTO delivery_workers (worker_id, seen_utc) VALUES ('a-replica', now())`);
+  await plant("in-flight", 1, "169 hours", 3, "a-replica");
+  expect(await purgeTwice()).toBe(ROWS);
+  expect(
+    await pool.any(sql.unsafe`SELECT j.task_identifier AS task FROM graphile_worker.jobs j ORDER BY task`),
+  ).toEqual([{ task: "in-flight" }, { task: "new-letter" }, { task: "still-tried" }]);
 });
