@@ -1,7 +1,7 @@
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { v7 as uuidv7 } from "uuid";
 import { type ImportUsersRequest_User, UserState } from "../gen/auth/v1/auth_pb.ts";
-import { type Reason, invalid } from "../rpc/refusal.ts";
+import type { Reason } from "../rpc/refusal.ts";
 import { normalEmail, normalPhone } from "./contacts.ts";
 import { subjectKey } from "./identities.ts";
 import { isSupportedHash } from "./password-hashes.ts";
@@ -39,12 +39,8 @@ export type Outcome =
   | { readonly status: "refused"; readonly userId: string; readonly reason: Reason };
 
 const NANOS_IN_MS = 1_000_000;
-const NANOS_MAX = 999_999_999;
 
-const msOf = ({ seconds, nanos }: Timestamp, field: string): number => {
-  if (nanos < 0 || nanos > NANOS_MAX) throw invalid({ field, description: "nanos must be from 0 to 999,999,999" });
-  return Number(seconds) * 1_000 + Math.floor(nanos / NANOS_IN_MS);
-};
+const msOf = ({ seconds, nanos }: Timestamp): number => Number(seconds) * 1_000 + Math.floor(nanos / NANOS_IN_MS);
 
 /** What is wrong with a row, whatever else there is. */
 const faultOf = (user: ImportUsersRequest_User, { email, phone }: ImportRow["says"]): Reason | undefined => {
@@ -59,12 +55,8 @@ const faultOf = (user: ImportUsersRequest_User, { email, phone }: ImportRow["say
     : "PASSWORD_HASH_UNSUPPORTED";
 };
 
-/**
- * Reads one row of a request, or says why it cannot stand.
- * @param field the row's path in the request
- * @throws INVALID_REQUEST where its time is none
- */
-export const readRow = (tenantId: string, user: ImportUsersRequest_User, field: string): ImportRow | Outcome => {
+/** Reads one row of a request, or says why it cannot stand. */
+export const readRow = (tenantId: string, user: ImportUsersRequest_User): ImportRow | Outcome => {
   const says: ImportRow["says"] = {
     email: user.email === undefined ? undefined : normalEmail(user.email),
     phone: user.phone === undefined ? undefined : normalPhone(user.phone),
@@ -73,7 +65,7 @@ export const readRow = (tenantId: string, user: ImportUsersRequest_User, field: 
     emailVerified: user.emailVerified,
     phoneVerified: user.phoneVerified,
     state: user.state === undefined ? undefined : user.state === UserState.ACTIVE ? "active" : "inactive",
-    createdMs: user.createTime && msOf(user.createTime, `${field}.create_time`),
+    createdMs: user.createTime && msOf(user.createTime),
   };
   const chosen = user.userId?.toLowerCase();
   const reason = faultOf(user, says);

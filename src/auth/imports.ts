@@ -200,7 +200,7 @@ export const importHandlers = ({ db }: AuthParts) =>
   ({
     async importUsers({ tenantId: named, users }, call) {
       const tenantId = named.toLowerCase();
-      const entries = users.map((user, index) => readRow(tenantId, user, `users[${index}]`));
+      const entries = users.map((user) => readRow(tenantId, user));
       const outcomes = await transact(db, call, async (tx) => {
         if (!(await tx.maybeOne(selectTenant(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
         return writeRows(tx, call, tenantId, entries);

@@ -14,18 +14,44 @@ const fault = (value: unknown): string | undefined => {
   return opposed ? "seconds and nanos must have the same sign" : undefined;
 };
 
-const isTime = ({ message }: DescField) =>
-  message?.typeName === TimestampSchema.typeName || message?.typeName === DurationSchema.typeName;
+const TIMES: ReadonlySet<string> = new Set([TimestampSchema.typeName, DurationSchema.typeName]);
+
+/** Answers what is broken in a value that stands at `path`; a request stands at the empty one. */
+type Look = (value: unknown, path: string) => readonly FieldViolation[];
+
+const lookAtTime: Look = (value, path) => {
+  const description = fault(value);
+  return description === undefined ? [] : [{ field: path, description }];
+};
+
+const lookAtField = (field: DescField): Look | undefined => {
+  const look = field.message && field.fieldKind !== "map" ? lookOf(field.message) : undefined;
+  if (!look) return undefined;
+  const { name, localName, oneof } = field;
+  return (message, path) => {
+    const members = message as Readonly<Record<string, unknown>>;
+    const chosen = oneof && (members[oneof.localName] as { readonly case?: string; readonly value?: unknown });
+    const value = chosen ? chosen.case === localName && chosen.value : members[localName];
+    const at = path === "" ? name : `${path}.${name}`;
+    if (Array.isArray(value)) return value.flatMap((item, index) => look(item, `${at}[${index}]`));
+    return value ? look(value, at) : [];
+  };
+};
+
+/** Undefined where nothing in such a message is a time. */
+const lookOf = (desc: DescMessage): Look | undefined => {
+  if (TIMES.has(desc.typeName)) return lookAtTime;
+  // Of Google's own some hold themselves, and none a time.
+  if (desc.typeName.startsWith("google.protobuf.")) return undefined;
+  const looks = desc.fields.flatMap((field) => lookAtField(field) ?? []);
+  return looks.length === 0 ? undefined : (message, path) => looks.flatMap((look) => look(message, path));
+};
 
 /**
  * Timestamps and durations whose nanoseconds are out of their type's bounds, which protovalidate lets pass: a negative
  * overlap would get through its rules as `{seconds: 1, nanos: -2147483648}`.
  */
-export const brokenTimes = (desc: DescMessage): ((request: Message) => FieldViolation[]) => {
-  const fields = desc.fields.filter((field) => field.fieldKind === "message" && !field.oneof && isTime(field));
-  return (request) =>
-    fields.flatMap((field) => {
-      const description = fault((request as unknown as Record<string, unknown>)[field.localName]);
-      return description === undefined ? [] : [{ field: field.name, description }];
-    });
+export const brokenTimes = (desc: DescMessage): ((request: Message) => readonly FieldViolation[]) => {
+  const look = lookOf(desc);
+  return (request) => look?.(request, "") ?? [];
 };

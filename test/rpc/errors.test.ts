@@ -227,6 +227,20 @@ test.each([
   }
 });
 
+test("ImportUsers names each row whose time no clock has, beside what breaks a rule", async () => {
+  const email = "a@example.com";
+  const row = (nanos: number) => ({ email, createTime: { seconds: 0n, nanos } });
+  const users = [row(0), { email }, row(-1), row(999_999_999), row(1_000_000_000), { email, displayName: "\0" }];
+  for (const wire of ["grpc", "connect binary"] as const) {
+    const answer = await send(wire, "ImportUsers", { tenantId: unknown, users }, asRoot());
+    expect(badFieldsOf(answer).toSorted()).toEqual([
+      "users[2].create_time",
+      "users[4].create_time",
+      "users[5].display_name",
+    ]);
+  }
+});
+
 test("broken JSON and broken gRPC-Web are refused by their code alone", async () => {
   const method = methodOf("CreateTenant");
   expect(await wires["connect JSON"].call(method, "{", asRoot())).toMatchObject({
