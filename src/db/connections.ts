@@ -11,6 +11,7 @@ import {
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
 import { createDriver } from "./driver.ts";
+import { timestamptzParser } from "./timestamps.ts";
 
 // Slonik's own logger quotes rows and what callers sent, and ROARR_LOG in the environment would turn it on.
 Object.assign((globalThis as { ROARR?: object }).ROARR ?? {}, { write: () => undefined });
@@ -77,7 +78,7 @@ const createSlonikPool = ({ url, settings, interceptors = [] }: ConnectionsOptio
     transactionRetryLimit: 0,
     // Connections carry no state from use to use, since only SET LOCAL is used; DISCARD ALL would cost a round trip.
     resetConnection: () => Promise.resolve(),
-    typeParsers: createTypeParserPreset(),
+    typeParsers: [...createTypeParserPreset().filter(({ name }) => name !== timestamptzParser.name), timestamptzParser],
     interceptors: [rowParser, ...interceptors],
     ...(ssl && { ssl }),
   });
