@@ -24,7 +24,7 @@ const services = new Map<TransportName, TestService>();
 
 beforeAll(async () => {
   for (const transport of transports) {
-    services.set(transport, await launchService(transport, { log, env: { CALL_TIMEOUT: "300ms" } }));
+    services.set(transport, await launchService(transport, { log, env: { CALL_TIMEOUT: "1500ms" } }));
   }
 });
 afterAll(() => Promise.all([...services.values()].map((service) => service.stop())));
@@ -83,9 +83,14 @@ describe.each(transports)("%s", (transport) => {
     const controller = new AbortController();
     const client = server.as(server.rootToken, { "x-request-id": requestId });
     const before = (await counted(server, "Canceled")) || 0;
-    const { heard, ended } = await begin(client, tenantId, first, { signal: controller.signal });
+    let header: string | null = null;
+    const { heard, ended } = await begin(client, tenantId, first, {
+      signal: controller.signal,
+      onHeader: (headers) => (header = headers.get("x-request-id")),
+    });
+    expect(header).toBe(requestId);
     const started = performance.now();
-    await expect.poll(() => performance.now() - started, { timeout: 2_000 }).toBeGreaterThan(600);
+    await expect.poll(() => performance.now() - started, { timeout: 3_000 }).toBeGreaterThan(1_600);
     await change(server, tenantId);
     await expect.poll(() => heard.length).toBe(2);
     expect(logged(requestId)).toEqual([]);
@@ -132,7 +137,7 @@ describe.each(transports)("%s", (transport) => {
         const started = performance.now();
         await end({ ...own, tenantId });
         await expectRefusal(ended, reason);
-        expect(performance.now() - started).toBeLessThan(2_500);
+        expect(performance.now() - started).toBeLessThan(4_000);
       }),
     );
     await expect.poll(() => inUse(server)).toBe(0);
@@ -147,7 +152,7 @@ describe.each(transports)("%s", (transport) => {
     const started = performance.now();
     await other.as(server.rootToken).services.disableService({ serviceId: own.serviceId });
     await expectRefusal(ended, "CALLER_TOKEN_INVALID");
-    expect(performance.now() - started).toBeLessThan(3_000);
+    expect(performance.now() - started).toBeLessThan(4_000);
     await other.stop();
   });
 
@@ -158,7 +163,7 @@ describe.each(transports)("%s", (transport) => {
     const { ended } = await begin(server.as(server.rootToken, { "x-request-id": requestId }), tenantId, first);
     const started = performance.now();
     const [{ metadata }] = await Promise.all([expectRefusal(ended, "STREAM_ENDED"), server.stop()]);
-    expect(performance.now() - started).toBeLessThan(3_000);
+    expect(performance.now() - started).toBeLessThan(4_000);
     expect(metadata).toMatchObject({ request_id: requestId });
     expect(logged(requestId)).toMatchObject([{ code: "Unavailable", level: "info" }]);
   });
@@ -166,8 +171,8 @@ describe.each(transports)("%s", (transport) => {
   test("a watcher that reads nothing makes the server fetch nothing for it, and holds nobody up", async () => {
     const server = services.get(transport)!;
     const { tenantId, first } = await plant(server);
-    // 32 MB that compression does not make less, of which connections hold a few.
-    const count = 2_000;
+    // 16 MB that compression does not make less, of which connections hold a few.
+    const count = 1_000;
     const payload = randomBytes(12_000).toString("base64");
     await server.pool.query(sql.unsafe`
       WITH event AS (

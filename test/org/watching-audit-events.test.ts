@@ -1,6 +1,6 @@
 import { randomInt, randomUUID } from "node:crypto";
 import { sql } from "slonik";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { recordEvent } from "../../src/audit/record.ts";
 import { openDatabase } from "../../src/db/pool.ts";
@@ -10,31 +10,9 @@ import { createLog } from "../../src/log.ts";
 import { detached } from "../../src/rpc/call.ts";
 import { refusal } from "../../src/rpc/refusal.ts";
 import { expectRefusal } from "../support/refusals.ts";
-import { type Clients, type TestService, type TransportName, launchService, transports } from "../support/service.ts";
-
-/** Two server processes' worth of servers over one database, each with the other's root. */
-interface World {
-  readonly here: TestService;
-  readonly there: TestService;
-  readonly clients: readonly Clients[];
-}
-
-const worlds = new Map<TransportName, World>();
-
-beforeAll(async () => {
-  for (const transport of transports) {
-    const here = await launchService(transport);
-    const there = await launchService(transport, { databaseUrl: here.databaseUrl });
-    worlds.set(transport, { here, there, clients: [here, there.as(here.rootToken)] });
-  }
-});
-
-afterAll(async () => {
-  for (const { here, there } of worlds.values()) {
-    await there.stop();
-    await here.stop();
-  }
-});
+import { bearer } from "../support/rpcs.ts";
+import { startProcess } from "../support/server-process.ts";
+import { type Clients, type TestService, clientsOf, startService, transports } from "../support/service.ts";
 
 type Org = Pick<Clients, "org">;
 type Watched = Readonly<{ tenantId?: string; afterAuditId?: string }>;
@@ -61,13 +39,17 @@ const firstEventOf = async ({ org }: Org, tenantId: string) => {
   return events.at(-1)?.auditId ?? "";
 };
 
-/** Changes the tenant, so that there is an event; answers with its request id. */
+/** Clients that send these headers. */
+type Connect = ReturnType<typeof clientsOf>;
+
+/** Changes the tenant as root, so that there is an event; answers with its request id. */
 const change = async (
-  server: Pick<TestService, "as" | "rootToken">,
+  { rootToken, as }: TestService,
   tenantId: string,
   requestId: string = randomUUID(),
+  connect: Connect = (headers) => as(undefined, headers),
 ) => {
-  const { org } = server.as(server.rootToken, { "x-request-id": requestId });
+  const { org } = connect({ ...bearer(rootToken), "x-request-id": requestId });
   await org.updateTenant({ tenantId, label: requestId, updateMask: { paths: ["label"] } });
   return requestId;
 };
@@ -128,8 +110,10 @@ const orderedIds = async ({ pool }: TestService, after: string) => {
 };
 
 describe.each(transports)("%s", (transport) => {
-  test("16 write on two servers: watchers that are cut and resume anywhere hear each event once, in one order", async () => {
-    const { here, there, clients } = worlds.get(transport)!;
+  test("16 write by two processes: watchers that are cut and resume anywhere hear each event once, in one order", async () => {
+    const here = await startService(transport);
+    const elsewhere = clientsOf(transport, await startProcess(here.databaseUrl, { LOG_LEVEL: "info" }));
+    const clients = [here, elsewhere(bearer(here.rootToken))];
     const tenants = await Promise.all(Array.from({ length: 8 }, () => here.addTenant()));
     const own = await here.addService(["org.audit.read"], tenants[0]);
     const first = await firstEventOf(here, tenants[0]!);
@@ -137,10 +121,10 @@ describe.each(transports)("%s", (transport) => {
     const watches = [
       ...[1, 2, 3].map(() => watchByPieces(clients, { afterAuditId: first }, tenants.length)),
       ...[0, 1].map((n) => watchByPieces(clients, { tenantId: tenants[n]!, afterAuditId: ofTenants[n]! }, 1)),
-      watchByPieces([own, there.as(own.token)], { tenantId: tenants[0]!, afterAuditId: ofTenants[0]! }, 1),
+      watchByPieces([own, elsewhere(bearer(own.token))], { tenantId: tenants[0]!, afterAuditId: ofTenants[0]! }, 1),
     ];
     const byRpc = tenants.map(async (tenantId, writer) => {
-      for (let n = 0; n < 25; n++) await change({ ...[here, there][writer % 2]!, rootToken: here.rootToken }, tenantId);
+      for (let n = 0; n < 25; n++) await change(here, tenantId, undefined, writer % 2 === 0 ? undefined : elsewhere);
     });
     await Promise.all([...byRpc, writeBeside(here, tenants, 20)]);
     for (const tenantId of tenants) await change(here, tenantId, END);
@@ -165,7 +149,7 @@ describe.each(transports)("%s", (transport) => {
   });
 
   test("an event is the one that ListAuditEvents shows", async () => {
-    const { here } = worlds.get(transport)!;
+    const here = await startService(transport);
     const tenantId = await here.addTenant();
     const afterAuditId = await firstEventOf(here, tenantId);
     await change(here, tenantId);
@@ -176,7 +160,7 @@ describe.each(transports)("%s", (transport) => {
   });
 
   test("a tenant's service hears its tenant alone, and must name it", async () => {
-    const { here } = worlds.get(transport)!;
+    const here = await startService(transport);
     const [tenantId, other] = [await here.addTenant(), await here.addTenant()];
     const own = await here.addService(["org.audit.read"], tenantId);
     const afterAuditId = await firstEventOf(here, tenantId);
@@ -194,7 +178,7 @@ describe.each(transports)("%s", (transport) => {
   });
 
   test("after_audit_id must be an event of the stream", async () => {
-    const { here } = worlds.get(transport)!;
+    const here = await startService(transport);
     const [tenantId, other] = [await here.addTenant(), await here.addTenant()];
     const ofOther = await firstEventOf(here, other);
     const unordered = randomUUID();
@@ -209,7 +193,7 @@ describe.each(transports)("%s", (transport) => {
   });
 
   test("a watch may begin after an event that has no position yet", async () => {
-    const { here } = worlds.get(transport)!;
+    const here = await startService(transport);
     const tenantId = await here.addTenant();
     const started = Promise.withResolvers<undefined>();
     const released = Promise.withResolvers<undefined>();
@@ -230,7 +214,7 @@ describe.each(transports)("%s", (transport) => {
 });
 
 test("grpc: without after_audit_id a watch hears what is recorded once its headers have come", async () => {
-  const { here, there } = worlds.get("grpc")!;
+  const here = await startService("grpc");
   for (let n = 0; n < 10; n++) {
     const tenantId = await here.addTenant();
     const begun = Promise.withResolvers<undefined>();
@@ -242,7 +226,7 @@ test("grpc: without after_audit_id a watch hears what is recorded once its heade
     const iterator = stream[Symbol.asyncIterator]();
     const first = iterator.next();
     await begun.promise;
-    const requestId = await change({ ...there, rootToken: here.rootToken }, tenantId);
+    const requestId = await change(here, tenantId);
     const heard: unknown[] = [];
     for (let next = await first; !next.done; next = await iterator.next()) {
       heard.push(requestIdOf(next.value.event!));

@@ -76,7 +76,11 @@ const withHeaders =
 /** A key that no other test has. */
 export const uniqueKey = (): string => `svc-${randomBytes(8).toString("hex")}`;
 
-const clientsOf = (transport: TransportName, { grpcPort, httpPort }: RunningServer) => {
+/** Clients of a server's port that send these headers. */
+export const clientsOf = (
+  transport: TransportName,
+  { grpcPort, httpPort }: Pick<RunningServer, "grpcPort" | "httpPort">,
+) => {
   return (headers: Readonly<Record<string, string>>): Clients => {
     const interceptors = [withHeaders(headers)];
     const channel =
