@@ -1,5 +1,7 @@
 import type { OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
+import { assignmentListHandlers } from "./assignment-lists.ts";
+import { assignmentHandlers } from "./assignments.ts";
 import { auditEventHandlers } from "./audit-events.ts";
 import { auditWatchHandlers } from "./audit-watch.ts";
 import { capabilityHandlers } from "./capabilities.ts";
@@ -7,6 +9,8 @@ import type { OrgParts } from "./parts.ts";
 import { roleUpdateHandlers } from "./role-updates.ts";
 import { roleHandlers } from "./roles.ts";
 import { tenantHandlers } from "./tenants.ts";
+import { visibilityListHandlers } from "./visibility-lists.ts";
+import { visibilityHandlers } from "./visibility.ts";
 
 const notBuilt = () => Promise.reject(new Error("not built"));
 
@@ -31,14 +35,10 @@ export const orgHandlers = (parts: OrgParts) =>
     ...roleHandlers(parts),
     ...roleUpdateHandlers(parts),
 
-    assignRole: notBuilt,
-    endAssignment: notBuilt,
-    getAssignment: notBuilt,
-    listAssignments: notBuilt,
-    grantVisibility: notBuilt,
-    revokeVisibility: notBuilt,
-    getVisibilityGrant: notBuilt,
-    listVisibilityGrants: notBuilt,
+    ...assignmentHandlers(parts),
+    ...assignmentListHandlers(parts),
+    ...visibilityHandlers(parts),
+    ...visibilityListHandlers(parts),
 
     createInvitation: notBuilt,
     getInvitation: notBuilt,
