@@ -5,31 +5,31 @@ import { assignmentHandlers } from "./assignments.ts";
 import { auditEventHandlers } from "./audit-events.ts";
 import { auditWatchHandlers } from "./audit-watch.ts";
 import { capabilityHandlers } from "./capabilities.ts";
+import { nodeCreationHandlers } from "./node-creation.ts";
+import { nodeListHandlers } from "./node-lists.ts";
+import { nodeMoveHandlers } from "./node-moves.ts";
+import { nodeStateHandlers } from "./node-states.ts";
+import { nodeHandlers } from "./nodes.ts";
 import type { OrgParts } from "./parts.ts";
 import { roleUpdateHandlers } from "./role-updates.ts";
 import { roleHandlers } from "./roles.ts";
 import { tenantHandlers } from "./tenants.ts";
+import { createTreeWriter } from "./tree.ts";
 import { visibilityListHandlers } from "./visibility-lists.ts";
 import { visibilityHandlers } from "./visibility.ts";
 
 const notBuilt = () => Promise.reject(new Error("not built"));
 
 /** All of OrgService. */
-export const orgHandlers = (parts: OrgParts) =>
+export const orgHandlers = (parts: OrgParts, writeTree = createTreeWriter(parts)) =>
   ({
     ...tenantHandlers(parts.db, parts.forgetTokens),
 
-    createNode: notBuilt,
-    batchCreateNodes: notBuilt,
-    getNode: notBuilt,
-    updateNode: notBuilt,
-    deleteNode: notBuilt,
-    moveNode: notBuilt,
-    activateNode: notBuilt,
-    deactivateNode: notBuilt,
-    listChildren: notBuilt,
-    listAncestors: notBuilt,
-    listDescendants: notBuilt,
+    ...nodeHandlers(parts, writeTree),
+    ...nodeCreationHandlers(parts, writeTree),
+    ...nodeMoveHandlers(parts, writeTree),
+    ...nodeStateHandlers(parts),
+    ...nodeListHandlers(parts),
 
     ...capabilityHandlers(parts),
     ...roleHandlers(parts),

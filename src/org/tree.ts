@@ -1,0 +1,73 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import { type Gate, createGate } from "../db/gate.ts";
+import { type TransactOptions, type Tx, transact } from "../db/transact.ts";
+import type { Call } from "../rpc/call.ts";
+import type { Refusal } from "../rpc/refusal.ts";
+import type { OrgParts } from "./parts.ts";
+
+/*
+ * `org_node_paths` has a row for each node and each node above it, with their distance, and one for the node itself, with
+ * distance 0. It is written together with `parent_org_node_id` and always says the same.
+ */
+
+const tenantIdRow = z.object({ tenant_id: z.string() });
+
+const lockTreeRow = (tenantId: string) => sql.type(tenantIdRow)`
+  SELECT l.tenant_id FROM tenant_tree_locks l WHERE l.tenant_id = ${tenantId}::uuid FOR UPDATE`;
+
+const insertTreeLock = (tenantId: string) => sql.type(tenantIdRow)`
+  INSERT INTO tenant_tree_locks (tenant_id) SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid
+  ON CONFLICT (tenant_id) DO NOTHING
+  RETURNING tenant_id`;
+
+/** Whether there is such a tenant; then this transaction is the only one that changes its tree. */
+const lockTree = async (tx: Tx, tenantId: string): Promise<boolean> => {
+  if (await tx.maybeOne(lockTreeRow(tenantId))) return true;
+  await tx.maybeOne(insertTreeLock(tenantId));
+  return (await tx.maybeOne(lockTreeRow(tenantId))) !== null;
+};
+
+export interface TreeWrite extends Pick<TransactOptions, "statementTimeoutMs"> {
+  readonly call: Call;
+  readonly tenantId: string;
+  /** What is answered where there is no such tenant. */
+  readonly unknown: Refusal;
+}
+
+/** Runs a transaction that changes a tenant's tree, as the only one that does. */
+export type TreeWriter = <T>(write: TreeWrite, body: (tx: Tx) => Promise<T>) => Promise<Exclude<T, Refusal>>;
+
+/**
+ * How many writers of one tree may have a connection: one that writes, and one whose transaction has begun when that one
+ * ends. All others of the tenant wait here, since in the database they would take every connection from the readers.
+ */
+const CONNECTED = 2;
+
+export const createTreeWriter = ({ db, config }: OrgParts): TreeWriter => {
+  const { poolQueue: queueMax, poolWaitMs: waitMs } = config.database;
+  const gates = new Map<string, Gate>();
+
+  return async ({ call, tenantId: named, unknown, statementTimeoutMs }, body) => {
+    const tenantId = named.toLowerCase();
+    const gate = gates.get(tenantId) ?? createGate({ size: CONNECTED, queueMax, waitMs });
+    gates.set(tenantId, gate);
+    const work = async (tx: Tx) => ((await lockTree(tx, tenantId)) ? body(tx) : unknown);
+    try {
+      return await gate.enter(() => transact(db, call, work, { statementTimeoutMs }), call.signal);
+    } finally {
+      const { inside, waiting } = gate.load();
+      if (inside + waiting === 0) gates.delete(tenantId);
+    }
+  };
+};
+
+/**
+ * Whether a node at this depth, a root being at 0, is below more nodes than a chain may have: `depthMax` with both its
+ * ends.
+ */
+export const isTooDeep = (depth: number, depthMax: number): boolean => depth >= depthMax;
+
+/** A leaf's rows. */
+export const deleteNodePaths = (nodeId: string) => sql.type(z.object({ depth_val: z.number() }))`
+  DELETE FROM org_node_paths WHERE descendant_org_node_id = ${nodeId}::uuid RETURNING depth_val`;
