@@ -136,6 +136,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const tokens = createServiceTokens(db, hasher);
   const accessTokens = createAccessTokens({ db, keys, config: config.accessTokens });
   const passwords = createPasswords(config.passwords);
+  metrics.watchPasswordQueue(passwords.queueLength);
   const auth: AuthParts = {
     db,
     config,
@@ -144,7 +145,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     accessTokens,
     passwords,
     sessions: createSessions({ macs, accessTokens, config: config.sessions }),
-    throttles: createThrottles({ db, macs, config: config.throttles }),
+    throttles: createThrottles({ db, macs, config: config.throttles, onRefused: metrics.countRefusedTry }),
     google: createGoogle(config.google),
     channels: availableChannels(config.delivery),
   };

@@ -72,6 +72,7 @@ test("the table of important variables has the code's defaults", () => {
 test("the table of metrics has every metric of our own", () => {
   const metrics = createMetrics("test");
   metrics.watchPool(() => ({ inside: 0, waiting: 0 }));
+  metrics.watchPasswordQueue(() => 0);
   const log = createLog("silent");
   // Only a scrape asks it.
   const db = openDatabase({ url: "postgresql://localhost/none", settings: parseConfig({}).database, log });

@@ -19,6 +19,8 @@ export interface Passwords {
   hash(waiting: Waiting, password: string): Promise<string>;
   /** Where there is no hash it takes as long as where there is one, and does not match. @throws OVERLOADED */
   verify(waiting: Waiting, password: string, hash: string | null): Promise<Verdict>;
+  /** How many wait for a thread. */
+  queueLength(): number;
   close(): Promise<void>;
 }
 
@@ -76,6 +78,7 @@ export const createPasswords = (config: Config["passwords"]): Passwords => {
   return {
     hash: (waiting, password) => run(waiting, { kind: "hash", password }) as Promise<string>,
     verify: (waiting, password, hash) => run(waiting, { kind: "verify", password, hash }) as Promise<Verdict>,
+    queueLength: () => gate.load().waiting,
     async close() {
       closed = true;
       await (await pool)?.destroy();

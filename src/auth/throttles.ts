@@ -2,6 +2,7 @@ import type { Config } from "../config.ts";
 import type { Database } from "../db/pool.ts";
 import type { Macs } from "../macs.ts";
 import type { Waiting } from "../rpc/call.ts";
+import { Refusal } from "../rpc/refusal.ts";
 import type { Client } from "./clients.ts";
 import { type Bucket, countInBuckets } from "./throttle-buckets.ts";
 
@@ -43,11 +44,13 @@ export interface ThrottlesOptions {
   readonly db: Database;
   readonly macs: Macs;
   readonly config: Config["throttles"];
+  /** Told of each try that is refused. */
+  readonly onRefused?: (act: Try["act"]) => void;
 }
 
 const nothing = () => Promise.resolve();
 
-export const createThrottles = ({ db, macs, config }: ThrottlesOptions): Throttles => {
+export const createThrottles = ({ db, macs, config, onRefused }: ThrottlesOptions): Throttles => {
   // By tenant, so that nobody fills a bucket of another one's users.
   const keyOf = ({ act, tenantId }: Try, kind: string, subject: readonly string[]) =>
     macs.tag("throttle", JSON.stringify([act, kind, tenantId.toLowerCase(), ...subject]));
@@ -77,11 +80,20 @@ export const createThrottles = ({ db, macs, config }: ThrottlesOptions): Throttl
     ];
   };
 
+  const countIn = async (waiting: Waiting, { act }: Try, buckets: readonly Bucket[]) => {
+    try {
+      return await countInBuckets(db, waiting, buckets);
+    } catch (error) {
+      if (error instanceof Refusal && error.reason === "RATE_LIMITED") onRefused?.(act);
+      throw error;
+    }
+  };
+
   return {
     async count(waiting, attempt) {
       const buckets = bucketsOf(attempt);
       if (buckets.length === 0) return nothing;
-      const { giveBack } = await countInBuckets(db, waiting, buckets);
+      const { giveBack } = await countIn(waiting, attempt, buckets);
       return giveBack;
     },
     async countWithin(waiting, attempt, limits) {
@@ -90,7 +102,7 @@ export const createThrottles = ({ db, macs, config }: ThrottlesOptions): Throttl
         .map(({ subject, max, windowMs }) => ({ key: keyOf(attempt, "limit", subject), max, windowMs, grows: false }));
       const buckets = [...bucketsOf(attempt), ...limiting];
       if (buckets.length === 0) return 0;
-      const { fullForMs } = await countInBuckets(db, waiting, buckets);
+      const { fullForMs } = await countIn(waiting, attempt, buckets);
       return Math.max(0, ...limiting.map(({ key }) => fullForMs(key)));
     },
   };

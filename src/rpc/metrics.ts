@@ -71,6 +71,8 @@ export interface Metrics {
   readonly observePoolWait: (seconds: number) => void;
   /** Adds gauges that are read when they are scraped. */
   watchPool(load: () => { inside: number; waiting: number }): void;
+  watchPasswordQueue(length: () => number): void;
+  readonly countRefusedTry: (act: string) => void;
   setHealthy(healthy: boolean): void;
 }
 
@@ -99,6 +101,12 @@ export const createMetrics = (version: string): Metrics => {
     name: "database_pool_wait_seconds",
     help: "Seconds that a use of the database waited for a connection.",
     buckets: SECONDS,
+    registers,
+  });
+  const refusedTries = new Counter({
+    name: "throttle_refused_total",
+    help: "Tries that a throttle refused, by what was tried.",
+    labelNames: ["act"],
     registers,
   });
   const healthy = new Gauge({
@@ -146,6 +154,17 @@ export const createMetrics = (version: string): Metrics => {
         },
       });
     },
+    watchPasswordQueue(length) {
+      new Gauge({
+        name: "password_hash_queue_length",
+        help: "Passwords that wait to be hashed or verified.",
+        registers,
+        collect() {
+          this.set(length());
+        },
+      });
+    },
+    countRefusedTry: (act) => refusedTries.inc({ act }),
     setHealthy: (value) => healthy.set(value ? 1 : 0),
   };
 };

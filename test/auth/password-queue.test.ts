@@ -76,9 +76,11 @@ describe("with one thread and two places in its queue", () => {
 
   test("who finds it full is refused at once, and who waits is served", async () => {
     const { passwords, running, waiting, leaving } = fill();
+    expect(passwords.queueLength()).toBe(2);
     const others = await Promise.all([1, 2, 3].map(() => reasonOf(passwords.verify(detached(), PASSWORD, null))));
     expect(others).toEqual(["OVERLOADED", "OVERLOADED", "OVERLOADED"]);
     expect(await Promise.all([running, waiting, leaving])).toEqual(["done", "done", "done"]);
+    expect(passwords.queueLength()).toBe(0);
     expect(await reasonOf(passwords.hash(detached(), PASSWORD))).toBe("done");
   });
 

@@ -139,6 +139,9 @@ describe.each(transports)("%s", (transport) => {
       expect(wait).toBeLessThanOrEqual(MINUTE_MS);
       await requestCode(server, { tenantId, destination, purpose: RESET_PASSWORD });
     }
+    const metrics = await (await fetch(`http://127.0.0.1:${server.httpPort}/metrics`)).text();
+    expect(metrics).toMatch(/^throttle_refused_total\{act="code-request"\} [5-9]/m);
+    expect(metrics).toMatch(/^password_hash_queue_length 0$/m);
   });
 
   test("for a destination there are five requests in an hour, and the fifth says when there is another", async () => {

@@ -109,6 +109,16 @@ test("a refused try counts in no bucket", async () => {
   expect(await countedOf(throttles, 20, (n) => tryOf(tenantId, `user${n}@example.com`, `198.51.${n}.1`))).toBe(2);
 });
 
+test("each refused try is told of by its act, and no other", async () => {
+  const told: string[] = [];
+  const options = { db: replicas[0]!, macs, config: configOf(LOWERED), onRefused: (act: string) => told.push(act) };
+  const throttles = createThrottles(options);
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  expect(await countedOf(throttles, 5, () => attempt)).toBe(3);
+  expect(await countedOf(throttles, 4, () => ({ ...attempt, act: "code" }))).toBe(3);
+  expect(told).toEqual(["login", "login", "code"]);
+});
+
 test.each([
   ["an IPv4 address by its /24", "192.0.2.1", "192.0.2.254", "192.0.3.1"],
   ["an IPv6 address by its /64", "2001:db8::1", "2001:db8::ffff:0:1", "2001:db8:0:1::1"],
