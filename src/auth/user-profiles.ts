@@ -128,6 +128,31 @@ const readChanges = ({ email, phone, displayName, updateMask }: UpdateUserReques
 
 const namesOf = (profile: Partial<Profile>) => Object.keys(profile) as (keyof Profile)[];
 
+interface NewUser {
+  readonly tenantId: string;
+  readonly userId: string;
+  readonly profile: Profile;
+  /** Of its password, where it has one. */
+  readonly hash: string | undefined;
+  /** What made it, where that was no CreateUser. */
+  readonly method?: string;
+}
+
+/**
+ * Makes an active user, whose contacts are unverified, in the transaction of a mutation, and records it.
+ * @returns undefined, with nothing written, where the id or a contact is there already.
+ */
+export const makeUser = async (tx: Tx, call: Call, user: NewUser): Promise<UserRow | undefined> => {
+  const { tenantId, userId, profile, hash, method } = user;
+  const inserted = await tx.maybeOne(insertUser(tenantId, userId, profile));
+  if (!inserted) return undefined;
+  if (hash !== undefined) await tx.one(insertPasswordIdentity(userId, hash));
+  const said = namesOf(profile).filter((name) => profile[name] !== null);
+  const payload = { fields: hash === undefined ? said : [...said, "password"], ...(method && { method }) };
+  await recordEvent(tx, call, { ...userEvent("auth.user.create", tenantId, userId), payload });
+  return inserted;
+};
+
 /** Changes a locked user; what changes nothing writes nothing. */
 const changeProfile = async (tx: Tx, call: Call, before: UserRow, changes: Partial<Profile>) => {
   const { tenant_id: tenantId, user_id: userId } = before;
@@ -157,13 +182,8 @@ export const userProfileHandlers = ({ db, passwords }: AuthParts) =>
           : await passwords.hash(call, await checkNewPassword(password, "password", own));
       const row = await transact(db, call, async (tx) => {
         if (!(await tx.maybeOne(selectTenant(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
-        const inserted = await tx.maybeOne(insertUser(tenantId, userId, profile));
-        if (!inserted) return created(tx, tenantId, userId, profile);
-        if (hash !== undefined) await tx.one(insertPasswordIdentity(userId, hash));
-        const said = namesOf(profile).filter((name) => profile[name] !== null);
-        const fields = hash === undefined ? said : [...said, "password"];
-        await recordEvent(tx, call, { ...userEvent("auth.user.create", tenantId, userId), payload: { fields } });
-        return inserted;
+        const made = await makeUser(tx, call, { tenantId, userId, profile, hash });
+        return made ?? created(tx, tenantId, userId, profile);
       });
       return { user: userMessage(row) };
     },
