@@ -28,7 +28,7 @@ const selectByIdOrKey = (capabilityId: string, key: string) => sql.type(capabili
   FROM capabilities c WHERE c.cap_id = ${capabilityId}::uuid OR c.cap_key = ${key}`;
 
 // By bytes, what begins with a prefix is at least the prefix, and less than the prefix before the last code point.
-const selectCapabilities = (prefix: string, after: string | null, limit: number) => sql.type(capabilityRow)`
+export const selectCapabilities = (prefix: string, after: string | null, limit: number) => sql.type(capabilityRow)`
   SELECT c.cap_id, c.cap_key, c.created_utc
   FROM capabilities c
   WHERE c.cap_key COLLATE "C" >= ${prefix}::text
@@ -48,10 +48,12 @@ const selectForDeletion = (key: string) => sql.type(capabilityRow)`
   SELECT c.cap_id, c.cap_key, c.created_utc
   FROM capabilities c WHERE c.cap_key = ${key} FOR UPDATE`;
 
-const selectRoleWith = (capabilityId: string) => sql.type(z.object({ role_id: z.string() }))`
+// The first by id: in any order, PostgreSQL may read what all roles have to find it.
+export const selectRoleWith = (capabilityId: string) => sql.type(z.object({ role_id: z.string() }))`
   SELECT rc.role_id
   FROM role_capabilities rc JOIN roles r ON r.role_id = rc.role_id
   WHERE rc.cap_id = ${capabilityId}::uuid AND r.deleted_utc IS NULL
+  ORDER BY rc.role_id
   LIMIT 1`;
 
 /** Where no role has it: deleted ones lose it too, since they would keep it for ever. */

@@ -53,7 +53,7 @@ const selectRoleForUpdate = (tenantId: string, roleId: string) => sql.type(roleI
   FOR UPDATE`;
 
 /** As many as have at most PAGE_KEYS_MAX capabilities together, and always the first. */
-const selectRoles = (tenantId: string, after: string | null, size: number) =>
+export const selectRoles = (tenantId: string, after: string | null, size: number) =>
   sql.type(roleRow.extend({ has_next: z.boolean() }))`
   WITH candidates AS (
     SELECT r.role_id, r.tenant_id, r.role_label, r.created_utc,
@@ -93,17 +93,25 @@ export const insertRoleCapabilities = (roleId: string, capabilityIds: readonly s
   ON CONFLICT DO NOTHING
   RETURNING cap_id`;
 
-/** By the clock, not the transaction's start: what ended while it waited for the lock has ended. */
-const selectUse = (tenantId: string, roleId: string) => sql.type(z.object({ used: z.boolean() }))`
-  SELECT EXISTS (
-    SELECT 1 FROM org_assignments a
+/**
+ * By the clock, not the transaction's start: what ended while it waited for the lock has ended.
+ *
+ * The first by id, not EXISTS: that one reads the whole table where it believes that many of a role's assignments last.
+ */
+export const selectUse = (tenantId: string, roleId: string) => sql.type(z.object({ used: z.boolean() }))`
+  SELECT (
+    SELECT a.assignment_id FROM org_assignments a
     WHERE a.tenant_id = ${tenantId}::uuid AND a.role_id = ${roleId}::uuid AND a.cancelled_utc IS NULL
       AND (a.end_utc IS NULL OR a.end_utc > clock_timestamp())
-  ) OR EXISTS (
-    SELECT 1 FROM invitations i
+    ORDER BY a.assignment_id
+    LIMIT 1
+  ) IS NOT NULL OR (
+    SELECT i.invite_id FROM invitations i
     WHERE i.tenant_id = ${tenantId}::uuid AND i.target_role_id = ${roleId}::uuid AND i.accepted_utc IS NULL
       AND i.revoked_utc IS NULL AND i.expiry_utc > clock_timestamp()
-  ) AS used`;
+    ORDER BY i.invite_id
+    LIMIT 1
+  ) IS NOT NULL AS used`;
 
 const updateRoleDeleted = (tenantId: string, roleId: string, label: string) => sql.type(roleIdRow)`
   UPDATE roles SET deleted_utc = clock_timestamp(), role_label = ${label}

@@ -120,6 +120,17 @@ describe.each(transports)("%s", (transport) => {
     expect(await actionsOf(server, roleId)).toHaveLength(21);
   });
 
+  test("of 20 sets that a role is given at once one is what it has, and none is mixed with another", async () => {
+    const server = await startService(transport);
+    const keys = await addCapabilities(server, ...Array.from({ length: 20 }, (_, n) => `k${10 + n}`));
+    const { tenantId, roleId } = await addRole(server);
+    const answers = await Promise.all(
+      keys.map((key) => server.org.updateRole({ tenantId, roleId, capabilityKeys: [key] })),
+    );
+    expect(answers.map(({ role }) => role?.capabilityKeys)).toEqual(keys.map((key) => [key]));
+    expect((await server.org.getRole({ tenantId, roleId })).role?.capabilityKeys).toHaveLength(1);
+  });
+
   test("whatever is added, taken and set, a role has what a set would have, and one event for each change", async () => {
     const server = await startService(transport);
     const keys = await addCapabilities(server, "a", "a.b", "a_b", "b", "c");
