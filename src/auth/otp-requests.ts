@@ -13,6 +13,7 @@ import type { AuthParts } from "./parts.ts";
 import { originOf, selectByContact } from "./password-proofs.ts";
 import { activeTenant } from "./tenants.ts";
 import type { Limit } from "./throttles.ts";
+import { type UserRow, shareUser } from "./users.ts";
 
 const HOUR_MS = 3_600_000;
 const PHONE_LENGTH_MAX = 32;
@@ -54,6 +55,8 @@ const checkPurpose = (purpose: PurposeCode, { kind }: Contact) => {
   }
 };
 
+const contactsOf = ({ email_addr, phone_e164 }: UserRow) => [email_addr, phone_e164];
+
 export const otpRequestHandlers = (parts: AuthParts) => {
   const { db, macs, throttles, channels } = parts;
   const { ttlMs, attemptMax, requestIntervalMs, requestsPerHour } = parts.config.otp;
@@ -89,19 +92,24 @@ export const otpRequestHandlers = (parts: AuthParts) => {
       const nextMs = await throttles.countWithin(call, attempt, limitsOf(contact.text, purpose));
 
       const otpId = uuidv7();
-      const code = {
-        otpId,
-        tenantId,
-        userId: found.user_state_code === "active" ? found.user_id : null,
-        destination: contact.text,
-        channelCode: channel,
-        purposeCode: purpose,
-        hash: hashNewCode(macs, otpId),
-        ttlMs,
-        attemptMax,
-      };
       const row = await transact(db, call, async (tx) => {
-        const inserted = await tx.one(insertCode(code));
+        // Whoever erases the user or changes its contact has been before us, or finds the code. No user has a code's id.
+        const user = await tx.maybeOne(shareUser(tenantId, found.user_id ?? otpId));
+        const isTheirs = user !== null && contactsOf(user).includes(contact.text);
+        const inserted = await tx.one(
+          insertCode({
+            otpId,
+            tenantId,
+            userId: isTheirs && user.user_state_code === "active" ? user.user_id : null,
+            // What a user has let go of since it was found is not written down again.
+            destination: isTheirs || found.user_id === null ? contact.text : "",
+            channelCode: channel,
+            purposeCode: purpose,
+            hash: hashNewCode(macs, otpId),
+            ttlMs,
+            attemptMax,
+          }),
+        );
         await enqueueCode(tx, otpId);
         return inserted;
       });

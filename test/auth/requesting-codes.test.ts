@@ -273,6 +273,35 @@ test("whoever has the destination, the same statements run", async () => {
   }
 });
 
+test.each([
+  ["is erased", null, "inactive"],
+  ["gets another e-mail", uniqueEmail(), "active"],
+])("a user who %s while a code is requested has none, and its former e-mail is not written down", async (...change) => {
+  const [, email, state] = change;
+  const server = await startForCodes("grpc");
+  const { pool, auth } = server;
+  const user = await addUser(server);
+  const destination = user.email!;
+  const { asked } = await pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${user.userId}::uuid FOR NO KEY UPDATE`);
+    const request = auth.requestOtp({ tenantId: user.tenantId, channel: EMAIL, destination, purpose: LOGIN });
+    const isWaiting = async () => {
+      // A transaction sees the activity of its first look, until it says otherwise.
+      await tx.query(sql.unsafe`SELECT pg_stat_clear_snapshot()`);
+      return tx.exists(sql.unsafe`
+        SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
+    };
+    await expect.poll(isWaiting, { interval: 10, timeout: 10_000 }).toBe(true);
+    await tx.query(sql.unsafe`
+      UPDATE users SET email_addr = ${email}, user_state_code = ${state} WHERE user_id = ${user.userId}::uuid`);
+    return { asked: request };
+  });
+  const { otpId } = await asked;
+  expect(await storedCode(server, otpId)).toMatchObject({ user_id: null, destination_text: "" });
+  const guess = { tenantId: user.tenantId, otpId, code: await codeOf(server, otpId) };
+  await expectRefusal(auth.loginWithOtp(guess), "INVALID_CODE");
+});
+
 test("a code is derived from its id by the pepper that it was made under", () => {
   const [one, two] = [1, 2].map((version) => ({ version, key: Buffer.alloc(32, version) }));
   const [before, between, after] = [[one!], [one!, two!], [two!]].map((peppers) => createMacs(peppers));
