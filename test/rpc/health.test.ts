@@ -13,7 +13,8 @@ import { healthClient, probe, watchHealth } from "../support/health-client.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { serve } from "../support/serve.ts";
 
-const FOLLOWING = ["", "readiness", "org.v1.OrgService", "service_identity.v1.ServiceIdentityService"];
+const SERVICES = ["auth.v1.AuthService", "org.v1.OrgService", "service_identity.v1.ServiceIdentityService"];
+const FOLLOWING = ["", "readiness", ...SERVICES];
 /** Two pings, each with its time limit, a second apart, and the poll's own second before them. */
 const FALL_MS = 4_000;
 const RISE_MS = 2_000;
