@@ -23,14 +23,15 @@ export const selectChildren = (tenantId: string, parentId: string, after: string
   ORDER BY n.org_node_id
   LIMIT ${limit}`;
 
-// Apart from the children: IS NOT DISTINCT FROM is answered by no index.
+// Apart from the children: IS NOT DISTINCT FROM is answered by no index. The order by a null is for the planner, which
+// would else look for roots among all nodes of the tenant.
 export const selectRoots = (tenantId: string, after: string | null, limit: number) => sql.type(nodeRow)`
   SELECT n.org_node_id, n.tenant_id, n.node_type_code, n.node_label, n.parent_org_node_id, n.active_flag, n.created_utc,
     0 AS depth_val
   FROM org_nodes n
   WHERE n.tenant_id = ${tenantId}::uuid AND n.parent_org_node_id IS NULL
     AND (${after}::uuid IS NULL OR n.org_node_id > ${after}::uuid)
-  ORDER BY n.org_node_id
+  ORDER BY n.parent_org_node_id, n.org_node_id
   LIMIT ${limit}`;
 
 /** The node itself comes last; without it there is none. */
