@@ -4,9 +4,10 @@ import fc from "fast-check";
 import { sql } from "slonik";
 import { afterAll, describe, expect, test } from "vitest";
 import { type Known, wildMessage } from "../support/messages.ts";
+import { launchForStorm, plantAuth } from "../support/planted-auth.ts";
 import { type RawAnswer, errorInfoOf, rawCallers } from "../support/raw-calls.ts";
 import { type Rpc, bearer, rpcs } from "../support/rpcs.ts";
-import { type TestService, type TransportName, startService, transports } from "../support/service.ts";
+import { type TestService, type TransportName, transports } from "../support/service.ts";
 
 // Random by default, so that each run looks elsewhere; the name of a failed test says which seed repeats it.
 const seed = Number(process.env["FUZZ_SEED"] ?? Date.now() % 2 ** 31);
@@ -23,28 +24,33 @@ const ANSWERS = new Set([
   Code.Unauthenticated,
 ]);
 
-const plantKnown = async (server: TestService): Promise<Known> => {
+type Storm = Awaited<ReturnType<typeof launchForStorm>>;
+
+const plantKnown = async ({ server, issuer }: Storm): Promise<Known> => {
   const tenantId = await server.addTenant();
+  const auth = await plantAuth(server, issuer, tenantId);
   const { serviceId, secretId, token, secret, key } = await server.addService(["*"], tenantId);
   const tokens = await Promise.all(
-    ["tenant", "service", "session", "event"].map((list) => pageToken(server, list, serviceId)),
+    ["tenant", "service", "session", "event", "user"].map((list) => pageToken(server, list, serviceId, tenantId)),
   );
   const { events } = await server.org.listAuditEvents({ tenantId });
   return {
+    ...auth,
     tenant_id: [tenantId],
     after_audit_id: events.map(({ auditId }) => auditId),
     service_id: [serviceId],
     secret_id: [secretId],
-    entity_id: [tenantId, serviceId],
+    entity_id: [tenantId, serviceId, ...(auth["user_id"] ?? [])],
     service_token: [token],
-    session_id: [token.split("_")[1] ?? ""],
+    session_id: [token.split("_")[1] ?? "", ...(auth["session_id"] ?? [])],
     secret: [secret],
     key: [key],
     page_token: ["", ...tokens],
   };
 };
 
-const pageToken = async ({ org, services, addTenant, addService }: TestService, list: string, serviceId: string) => {
+const pageToken = async (server: TestService, list: string, serviceId: string, tenantId: string) => {
+  const { auth, org, services, addTenant, addService } = server;
   const page = { pageSize: 1 };
   if (list === "tenant") await addTenant();
   if (list === "service") await addService([]);
@@ -53,6 +59,7 @@ const pageToken = async ({ org, services, addTenant, addService }: TestService, 
     service: () => services.listServices(page),
     session: () => services.listServiceSessions({ ...page, serviceId, includeEnded: true }),
     event: () => org.listAuditEvents(page),
+    user: () => auth.listUsers({ ...page, tenantId }),
   };
   return (await lists[list]?.())?.nextPageToken ?? "";
 };
@@ -61,7 +68,7 @@ const started = new Map<TransportName, Promise<{ server: TestService; known: Kno
 const world = (transport: TransportName) => {
   const made =
     started.get(transport) ??
-    startService(transport).then(async (server) => ({ server, known: await plantKnown(server) }));
+    launchForStorm(transport).then(async (storm) => ({ server: storm.server, known: await plantKnown(storm) }));
   started.set(transport, made);
   return made;
 };
