@@ -19,8 +19,12 @@ export interface AssignmentFilter {
   readonly activeAt: string | null;
 }
 
-/** The one filter whose index is read, so that no other index looks cheaper: who has few assignments is found by them. */
-const leadOf = ({ userId, nodeId, roleId }: AssignmentFilter) => ({
+/**
+ * The one filter whose index is read. The tenant's own index must not look cheaper: what a user has may stand at the end
+ * of it, so where something else leads, the tenant is compared in a way that no index serves.
+ */
+const leadOf = ({ tenantId, userId, nodeId, roleId }: AssignmentFilter) => ({
+  tenantId: userId === null && nodeId === null && roleId === null ? tenantId : null,
   userId,
   nodeId: userId === null ? nodeId : null,
   roleId: userId === null && nodeId === null ? roleId : null,
@@ -44,7 +48,8 @@ export const selectAssignments = (filter: AssignmentFilter, after: string | null
             AND (a.end_utc IS NULL OR a.end_utc > ${filter.activeAt}::timestamptz)), false) AS matches,
       row_number() OVER (ORDER BY a.assignment_id) AS position
     FROM org_assignments a
-    WHERE a.tenant_id = ${filter.tenantId}::uuid
+    WHERE a.tenant_id IS NOT DISTINCT FROM ${filter.tenantId}::uuid
+      AND (${lead.tenantId}::uuid IS NULL OR a.tenant_id = ${lead.tenantId}::uuid)
       AND (${lead.userId}::uuid IS NULL OR a.user_id = ${lead.userId}::uuid)
       AND (${lead.nodeId}::uuid IS NULL OR a.org_node_id = ${lead.nodeId}::uuid)
       AND (${lead.roleId}::uuid IS NULL OR a.role_id = ${lead.roleId}::uuid)

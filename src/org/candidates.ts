@@ -9,8 +9,7 @@ export const CANDIDATES = 2_000;
 
 /** Statements answer with the candidates that match, and with the last whether it does or not. */
 export const candidateColumns = { matches: z.boolean(), position: z.bigint() };
-const candidateRow = z.object(candidateColumns);
-type CandidateRow = z.output<typeof candidateRow>;
+type CandidateRow = z.output<z.ZodObject<typeof candidateColumns>>;
 
 /**
  * Cuts what was asked for beyond the page: a full page goes on after its last row, a short one after the last candidate.

@@ -19,8 +19,12 @@ export interface GrantFilter {
   readonly activeAt: string | null;
 }
 
-/** The one filter whose index is read, so that no other index looks cheaper: who has few grants is found by them. */
-const leadOf = ({ userId, nodeId, scope }: GrantFilter) => ({
+/**
+ * The one filter whose index is read. The tenant's own index must not look cheaper: what a user has may stand at the end
+ * of it, so where something else leads, the tenant is compared in a way that no index serves.
+ */
+const leadOf = ({ tenantId, userId, nodeId, scope }: GrantFilter) => ({
+  tenantId: userId === null && nodeId === null ? tenantId : null,
   userId,
   nodeId: userId === null ? nodeId : null,
   scope: userId === null && nodeId === null ? scope : null,
@@ -45,7 +49,8 @@ export const selectGrants = (filter: GrantFilter, after: string | null, limit: n
             AND (g.end_utc IS NULL OR g.end_utc > ${filter.activeAt}::timestamptz)), false) AS matches,
       row_number() OVER (ORDER BY g.grant_id) AS position
     FROM visibility_grants g
-    WHERE g.tenant_id = ${filter.tenantId}::uuid
+    WHERE g.tenant_id IS NOT DISTINCT FROM ${filter.tenantId}::uuid
+      AND (${lead.tenantId}::uuid IS NULL OR g.tenant_id = ${lead.tenantId}::uuid)
       AND (${lead.userId}::uuid IS NULL OR g.user_id = ${lead.userId}::uuid)
       AND (${lead.nodeId}::uuid IS NULL OR g.org_node_id = ${lead.nodeId}::uuid)
       AND (${lead.scope}::text IS NULL OR g.access_scope_code = ${lead.scope}::text)

@@ -11,8 +11,7 @@ export const windowColumns = {
   /** When it was cancelled, before it began: it never counted. */
   cancelled_us: z.bigint().nullable(),
 };
-const windowRow = z.object(windowColumns);
-export type WindowRow = z.output<typeof windowRow>;
+export type WindowRow = z.output<z.ZodObject<typeof windowColumns>>;
 
 /** What a request says of a window; null is what it leaves out. */
 export interface WindowRequest {

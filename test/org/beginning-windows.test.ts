@@ -30,7 +30,7 @@ describe.each(transports)("%s", (transport) => {
         tenantId,
         userId,
         nodeId,
-        id: expect.stringMatching(/^[0-9a-f]{8}-[0-9a-f]{4}-7/),
+        id: expect.stringMatching(/^[0-9a-f]{8}-[0-9a-f]{4}-7/) as string,
       });
       expect(created).not.toHaveProperty("endTime");
       expect(created).not.toHaveProperty("cancelTime");
