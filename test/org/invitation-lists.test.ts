@@ -1,0 +1,134 @@
+import { randomUUID } from "node:crypto";
+import { type QuerySqlToken, sql } from "slonik";
+import { describe, expect, test } from "vitest";
+import { z } from "zod";
+import { InvitationState } from "../../src/gen/org/v1/org_pb.ts";
+import { SELECTS } from "../../src/org/invitation-lists.ts";
+import { type Invited, expireIn, invite } from "../support/invitations.ts";
+import { expectRefusal } from "../support/refusals.ts";
+import { type TestService, startService, transports } from "../support/service.ts";
+
+const { PENDING, ACCEPTED, REVOKED, EXPIRED } = InvitationState;
+
+/** All pages of a list: the ids of each. */
+const pagesOf = async ({ org }: TestService, tenantId: string, state: InvitationState | undefined, pageSize = 0) => {
+  const pages: string[][] = [];
+  let pageToken = "";
+  do {
+    const page = await org.listInvitations({ tenantId, ...(state !== undefined && { state }), pageSize, pageToken });
+    pages.push(page.invitations.map(({ invitationId }) => invitationId));
+    pageToken = page.nextPageToken;
+  } while (pageToken !== "");
+  return pages;
+};
+
+/** Puts invitations into the database, with random ids. Their states take turns. */
+const plantAll = ({ pool }: TestService, tenantId: string, count: number) =>
+  pool.query(sql.unsafe`
+    INSERT INTO invitations (invite_id, tenant_id, email_addr, invite_token_hash_text, expiry_utc, accepted_utc,
+      revoked_utc)
+    SELECT gen_random_uuid(), ${tenantId}::uuid, n || '@example.com', n,
+      now() + CASE WHEN n % 4 = 0 THEN -1 ELSE 1 END * interval '1 hour', CASE WHEN n % 4 = 1 THEN now() END,
+      CASE WHEN n % 4 = 2 THEN now() END
+    FROM generate_series(1, ${count}) AS n`);
+
+/** Expired ones, and behind them one that is pending. */
+const plantExpired = ({ pool }: TestService, tenantId: string, count: number) =>
+  pool.query(sql.unsafe`
+    INSERT INTO invitations (invite_id, tenant_id, email_addr, invite_token_hash_text, expiry_utc)
+    SELECT lpad(to_hex(n), 32, '0')::uuid, ${tenantId}::uuid, n || '@example.com', n,
+      now() + CASE WHEN n > ${count} THEN 1 ELSE -1 END * interval '1 hour'
+    FROM generate_series(1, ${count} + 1) AS n`);
+
+describe.each(transports)("%s", (transport) => {
+  test("each state lists its own, by id, in pages of any size", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    const invited: Invited[] = [];
+    for (let n = 0; n < 12; n++) invited.push(await invite(server, { tenantId }));
+    await invite(server);
+    const idsOf = (rest: number) =>
+      invited.filter((_, n) => n % 4 === rest).map(({ invitation }) => invitation.invitationId);
+    for (const [n, { invitation, token }] of invited.entries()) {
+      if (n % 4 === 1) await server.org.acceptInvitation({ inviteToken: token });
+      if (n % 4 === 2) await server.org.revokeInvitation({ tenantId, invitationId: invitation.invitationId });
+      if (n % 4 !== 0) await expireIn(server, invitation, -1);
+    }
+    const states = [
+      [PENDING, idsOf(0)],
+      [ACCEPTED, idsOf(1)],
+      [REVOKED, idsOf(2)],
+      [EXPIRED, idsOf(3)],
+      [undefined, invited.map(({ invitation }) => invitation.invitationId)],
+    ] as const;
+    for (const [state, ids] of states) {
+      for (const size of [0, 1, 2, 3, 1_000]) {
+        const pages = await pagesOf(server, tenantId, state, size);
+        expect(pages.flat()).toEqual(ids.toSorted());
+        if (size > 0) expect(Math.max(...pages.map(({ length }) => length))).toBeLessThanOrEqual(size);
+      }
+      const { invitations } = await server.org.listInvitations({ tenantId, ...(state && { state }) });
+      for (const invitation of invitations) {
+        const selector = { case: "invitationId", value: invitation.invitationId } as const;
+        expect((await server.org.getInvitation({ selector })).invitation).toEqual(invitation);
+        if (state) expect(invitation.state).toBe(state);
+      }
+    }
+  });
+
+  test("a token is of its list, and an unknown tenant has none", async () => {
+    const server = await startService(transport);
+    const { tenantId } = await invite(server);
+    await invite(server, { tenantId });
+    const { nextPageToken: pageToken } = await server.org.listInvitations({ tenantId, pageSize: 1 });
+    const others = [{ state: PENDING }, { tenantId: await server.addTenant() }];
+    for (const other of others) {
+      const call = server.org.listInvitations({ tenantId, pageToken, ...other });
+      expect((await expectRefusal(call, "INVALID_REQUEST")).fields).toEqual(["page_token"]);
+    }
+    expect((await server.org.listInvitations({ tenantId: randomUUID() })).invitations).toEqual([]);
+    const state = InvitationState.UNSPECIFIED;
+    await expectRefusal(server.org.listInvitations({ tenantId, state }), "INVALID_REQUEST");
+  });
+});
+
+test("one pending invitation behind thousands of expired ones is found, by short pages", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  await plantExpired(server, tenantId, 4_500);
+  const pages = await pagesOf(server, tenantId, PENDING);
+  expect(pages.map(({ length }) => length)).toEqual([0, 0, 1]);
+  expect((await pagesOf(server, tenantId, EXPIRED, 1_000)).map(({ length }) => length)).toEqual([
+    1_000, 1_000, 1_000, 1_000, 500,
+  ]);
+});
+
+interface PlanNode {
+  readonly "Node Type": string;
+  readonly "Index Name"?: string;
+  readonly Plans?: readonly PlanNode[];
+}
+const planRow = z.object({ "QUERY PLAN": z.custom<readonly [{ readonly Plan: PlanNode }]>() });
+const nodesOf = (node: PlanNode): readonly PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)];
+
+test("each list reads its index in order, and sorts nothing", async () => {
+  const server = await startService("grpc");
+  const [tenantId, ...others] = [await server.addTenant(), await server.addTenant(), await server.addTenant()];
+  for (const tenant of [tenantId, ...others]) await plantAll(server, tenant, 8_000);
+  await server.pool.query(sql.unsafe`VACUUM (ANALYZE) invitations`);
+  const statements: [string, QuerySqlToken][] = [null, randomUUID()].flatMap((after) => [
+    ["idx_invite_tenant_list", SELECTS.all(tenantId, after, 51)],
+    ["idx_invite_tenant_accepted", SELECTS.accepted(tenantId, after, 51)],
+    ["idx_invite_tenant_revoked", SELECTS.revoked(tenantId, after, 51)],
+    ["idx_invite_tenant_open", SELECTS.open(tenantId, false, after, 51)],
+    ["idx_invite_tenant_open", SELECTS.open(tenantId, true, after, 51)],
+  ]);
+  for (const [index, statement] of statements) {
+    const explain = { ...sql.type(planRow)``, sql: `EXPLAIN (FORMAT JSON) ${statement.sql}`, values: statement.values };
+    const nodes = nodesOf((await server.pool.one(explain))["QUERY PLAN"][0].Plan);
+    expect({
+      read: nodes.flatMap((node) => node["Index Name"] ?? []),
+      sorts: nodes.filter((node) => node["Node Type"].includes("Sort")),
+    }).toEqual({ read: [index], sorts: [] });
+  }
+});

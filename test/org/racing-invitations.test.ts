@@ -1,0 +1,207 @@
+import { sql } from "slonik";
+import { describe, expect, test } from "vitest";
+import { z } from "zod";
+import { type Invited, actingFor, addTarget, invite } from "../support/invitations.ts";
+import { PASSWORD, startCheapService } from "../support/passwords.ts";
+import { type Clients, type TestService, transports } from "../support/service.ts";
+import { actionsOf, addUser, outcomes, uniqueEmail } from "../support/users.ts";
+
+const standRow = z.object({
+  users: z.bigint(),
+  verified: z.bigint(),
+  live_assignments: z.bigint(),
+  assignments: z.bigint(),
+  accepted: z.boolean(),
+  contact: z.string().nullable(),
+});
+
+/** What stands of an invitation, and of the users that have its e-mail. */
+const standing = ({ pool }: TestService, { tenantId, invitation }: Invited) =>
+  pool.one(sql.type(standRow)`
+    WITH own AS (
+      SELECT u.user_id, u.email_verified_utc FROM users u
+      WHERE u.tenant_id = ${tenantId}::uuid AND u.email_addr = ${invitation.email ?? null}::text
+    ), made AS (
+      SELECT a.end_utc FROM org_assignments a
+      WHERE a.tenant_id = ${tenantId}::uuid AND a.role_id = ${invitation.roleId ?? null}::uuid
+    )
+    SELECT (SELECT count(*) FROM own) AS users, (SELECT count(email_verified_utc) FROM own) AS verified,
+      (SELECT count(*) FROM made WHERE end_utc IS NULL) AS live_assignments, (SELECT count(*) FROM made) AS assignments,
+      i.accepted_utc IS NOT NULL AS accepted, i.email_addr AS contact
+    FROM invitations i WHERE i.tenant_id = ${tenantId}::uuid AND i.invite_id = ${invitation.invitationId}::uuid`);
+
+const eventsOfRole = ({ pool }: TestService, { invitation }: Invited) =>
+  pool.oneFirst(sql.type(z.object({ count: z.bigint() }))`
+    SELECT count(*) AS count FROM audit_events
+    WHERE action_key = 'org.assignment.create' AND payload_json ->> 'role_id' = ${invitation.roleId ?? null}::text`);
+
+const acceptBy = ({ org }: Pick<Clients, "org">, { token }: Invited, password?: string) =>
+  org.acceptInvitation({ inviteToken: token, ...(password !== undefined && { password }) });
+
+const ROUNDS = 40;
+
+/** Rounds of a race, 20 at once. */
+const inRounds = async (rounds: number, race: (round: number) => Promise<void>) => {
+  for (let begun = 0; begun < rounds; begun += 20) {
+    await Promise.all(Array.from({ length: Math.min(20, rounds - begun) }, (_, n) => race(begun + n)));
+  }
+};
+
+/** Calls made at once, whose first is another one each round. */
+const atOnce = async <Call extends readonly (() => Promise<unknown>)[]>(round: number, ...calls: Call) => {
+  const begun = new Map<number, ReturnType<typeof outcomes>>();
+  for (let n = 0; n < calls.length; n++) {
+    const at = (n + round) % calls.length;
+    begun.set(at, outcomes([calls[at]!()]));
+  }
+  const ended = await Promise.all(calls.map(async (_, at) => begun.get(at)!));
+  return ended.map(({ answered, reasons }) => (answered === 1 ? "OK" : reasons[0]));
+};
+
+describe.each(transports)("%s", (transport) => {
+  test.each([
+    ["a newcomer", "without a role", false, false],
+    ["a newcomer", "with a role", false, true],
+    ["the user of the contact", "without a role", true, false],
+    ["the user of the contact", "with a role", true, true],
+  ])("of 50 accepts at once by %s, %s, exactly one wins", async (_, __, isUser, hasRole) => {
+    const server = await startCheapService(transport);
+    const tenantId = await server.addTenant();
+    const target = hasRole ? await addTarget(server, tenantId) : {};
+    const email = uniqueEmail();
+    const user = isUser ? await addUser(server, { tenantId, email }) : undefined;
+    const invited = await invite(server, { tenantId, email, ...target });
+    const clients = user ? await actingFor(server, user) : server;
+    const accepts = Array.from({ length: 50 }, () => acceptBy(clients, invited, isUser ? undefined : PASSWORD));
+    const { answered, reasons } = await outcomes(accepts);
+    expect({ answered, reasons: new Set(reasons) }).toEqual({ answered: 1, reasons: new Set(["INVITATION_ENDED"]) });
+    const made = hasRole ? 1n : 0n;
+    expect(await standing(server, invited)).toMatchObject({ users: 1n, verified: 0n, live_assignments: made });
+    expect(await standing(server, invited)).toMatchObject({ assignments: made, accepted: true, contact: email });
+    expect(await eventsOfRole(server, invited)).toBe(made);
+    const actions = await actionsOf(server, invited.invitation.invitationId);
+    expect(actions).toEqual(["org.invitation.accept", "org.invitation.create"]);
+  });
+
+  test("an invitation is accepted, or revoked, and never both", async () => {
+    const server = await startCheapService(transport);
+    const tenantId = await server.addTenant();
+    await inRounds(ROUNDS, async (round) => {
+      const invited = await invite(server, { tenantId });
+      const { invitationId } = invited.invitation;
+      const ends = await atOnce(
+        round,
+        () => acceptBy(server, invited),
+        () => server.org.revokeInvitation({ tenantId, invitationId }),
+      );
+      expect([
+        ["OK", "INVITATION_ENDED"],
+        ["INVITATION_ENDED", "OK"],
+      ]).toContainEqual(ends);
+      const { users, accepted } = await standing(server, invited);
+      expect({ users, accepted }).toEqual(
+        ends[0] === "OK" ? { users: 1n, accepted: true } : { users: 0n, accepted: false },
+      );
+    });
+  });
+
+  test("a contact that is taken meanwhile is one user's: the other is told", async () => {
+    const server = await startCheapService(transport);
+    const tenantId = await server.addTenant();
+    await inRounds(ROUNDS, async (round) => {
+      const invited = await invite(server, { tenantId });
+      const { email = "" } = invited.invitation;
+      const ends = await atOnce(
+        round,
+        () => acceptBy(server, invited),
+        () => server.auth.createUser({ tenantId, email }),
+      );
+      expect([
+        ["OK", "EMAIL_TAKEN"],
+        ["LOGIN_REQUIRED", "OK"],
+      ]).toContainEqual(ends);
+      const accepted = ends[0] === "OK";
+      expect(await standing(server, invited)).toMatchObject({ users: 1n, verified: 0n, accepted });
+    });
+  });
+
+  test("of two invitations of one contact, accepted at once, one makes the user, the other wants its login", async () => {
+    const server = await startCheapService(transport);
+    const tenantId = await server.addTenant();
+    await inRounds(ROUNDS, async () => {
+      const first = await invite(server, { tenantId });
+      const second = await invite(server, { tenantId, email: first.invitation.email! });
+      const calls = [first, second].map((invited) => acceptBy(server, invited));
+      expect(await outcomes(calls)).toEqual({ answered: 1, reasons: ["LOGIN_REQUIRED"] });
+      expect((await standing(server, first)).users).toBe(1n);
+    });
+  });
+
+  test("whoever is erased while it accepts keeps nothing", async () => {
+    const server = await startCheapService(transport);
+    const tenantId = await server.addTenant();
+    const { nodeId } = await addTarget(server, tenantId);
+    await inRounds(ROUNDS, async (round) => {
+      const { roleId } = await addTarget(server, tenantId);
+      const user = await addUser(server, { tenantId });
+      const invited = await invite(server, { tenantId, email: user.email!, roleId, nodeId });
+      const clients = await actingFor(server, user);
+      const [accepted, erased] = await atOnce(
+        round,
+        () => acceptBy(clients, invited),
+        () => server.auth.eraseUser({ tenantId, userId: user.userId }),
+      );
+      expect(erased).toBe("OK");
+      expect(["OK", "INVITATION_ENDED", "LOGIN_REQUIRED", "ACTOR_TOKEN_INVALID"]).toContain(accepted);
+      expect(await standing(server, invited)).toEqual({
+        users: 0n,
+        verified: 0n,
+        live_assignments: 0n,
+        assignments: accepted === "OK" ? 1n : 0n,
+        accepted: accepted === "OK",
+        contact: null,
+      });
+    });
+  });
+
+  test("a role that is offered is not deleted while the offer is accepted, nor after", async () => {
+    const server = await startCheapService(transport);
+    const tenantId = await server.addTenant();
+    await inRounds(ROUNDS, async (round) => {
+      const target = await addTarget(server, tenantId);
+      const invited = await invite(server, { tenantId, ...target });
+      const { invitationId } = invited.invitation;
+      const [accepted, deleted, revoked] = await atOnce(
+        round,
+        () => acceptBy(server, invited),
+        () => server.org.deleteRole({ tenantId, roleId: target.roleId }),
+        () => server.org.revokeInvitation({ tenantId, invitationId }),
+      );
+      expect(["OK", "INVITATION_ENDED"]).toContain(accepted);
+      expect(revoked).toBe(accepted === "OK" ? "INVITATION_ENDED" : "OK");
+      if (accepted === "OK") expect(deleted).toBe("ROLE_IN_USE");
+      const made = accepted === "OK" ? 1n : 0n;
+      expect(await standing(server, invited)).toMatchObject({ users: made, live_assignments: made });
+    });
+  });
+
+  test("a contact that moves between users meanwhile is accepted by its user alone", async () => {
+    const server = await startCheapService(transport);
+    const tenantId = await server.addTenant();
+    await inRounds(ROUNDS, async (round) => {
+      const user = await addUser(server, { tenantId });
+      const { userId } = user;
+      const invited = await invite(server, { tenantId });
+      const { email = "" } = invited.invitation;
+      const clients = await actingFor(server, user);
+      const ends = await atOnce(
+        round,
+        () => acceptBy(clients, invited),
+        () => server.auth.updateUser({ tenantId, userId, email, updateMask: { paths: ["email"] } }),
+      );
+      expect(ends[0]).toBe("OK");
+      expect(["OK", "EMAIL_TAKEN"]).toContain(ends[1]);
+      expect(await standing(server, invited)).toMatchObject({ users: 1n, accepted: true });
+    });
+  });
+});
