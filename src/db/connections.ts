@@ -66,7 +66,10 @@ export const verifiedTls = ({ tls, tlsCaFile }: Config["database"]): ConnectionO
 const createSlonikPool = ({ url, settings, interceptors = [] }: ConnectionsOptions): Promise<DatabasePool> => {
   const ssl = verifiedTls(settings);
   return createPool(connectionUri(url, settings), {
-    driverFactory: createDriver((settings.statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS),
+    driverFactory: createDriver({
+      silenceMs: (settings.statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS,
+      prepares: !settings.pgBouncer,
+    }),
     maxPoolSize: settings.poolMax,
     connectionTimeout: settings.connectTimeoutMs,
     connectionRetryLimit: 0,

@@ -92,12 +92,18 @@ const silence = new AsyncLocalStorage<number>();
 /** Runs `work`, whose statements may each leave their answer out for this long instead of what the driver was made with. */
 export const withSilence = <T>(silenceMs: number, work: () => Promise<T>): Promise<T> => silence.run(silenceMs, work);
 
+export interface DriverOptions {
+  /** How long each statement's answer may take, in milliseconds; the connection is then given up. */
+  readonly silenceMs: number;
+  /** Whether a statement with a name is prepared once for a connection; a PgBouncer may not know of it. */
+  readonly prepares: boolean;
+}
+
 /**
  * Slonik's own driver, but for what ends a process or hangs it: that one stops listening to a connection which it gave up,
  * so a later error of the socket ends the process, and it waits for a statement's answer for ever.
- * @param silenceMs how long each statement's answer may take; the connection is then given up.
  */
-export const createDriver = (silenceMs: number): DriverFactory =>
+export const createDriver = ({ silenceMs, prepares }: DriverOptions): DriverFactory =>
   createDriverFactory(({ driverConfiguration }) => {
     const config = clientConfigOf(driverConfiguration);
     return Promise.resolve({
@@ -119,11 +125,14 @@ export const createDriver = (silenceMs: number): DriverFactory =>
         });
         client.on("notice", ({ message = "" }) => clientEventEmitter.emit("notice", { message }));
 
-        const query = async (text: string, values?: unknown[]) => {
+        const query = async (text: string, values: unknown[] = [], name?: string) => {
           // Also what a transaction's end is told: a ROLLBACK on a silent connection would be silence once more.
           if (broken) throw broken;
           try {
-            return await within(silence.getStore() ?? silenceMs, client.query(text, values));
+            return await within(
+              silence.getStore() ?? silenceMs,
+              client.query({ text, values, ...(prepares && name !== undefined && { name }) }),
+            );
           } catch (error) {
             throw error instanceof DatabaseSilent ? breakOff(error) : whatBroke(error);
           }
@@ -138,8 +147,8 @@ export const createDriver = (silenceMs: number): DriverFactory =>
             await client.end();
             clearTimeout(farewell);
           },
-          query: async (text: string, values?: unknown[]) => {
-            const { command, fields, rowCount, rows } = await query(text, values);
+          query: async (text: string, values?: unknown[], options?: { readonly name?: string }) => {
+            const { command, fields, rowCount, rows } = await query(text, values, options?.name);
             return {
               command: command as never,
               fields: fields.map(({ name, dataTypeID }) => ({ name, dataTypeId: dataTypeID })),

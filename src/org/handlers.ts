@@ -1,10 +1,16 @@
 import type { OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
+import { acceptingInvitationHandlers } from "./accepting-invitations.ts";
+import { accessHandlers } from "./access.ts";
+import { accessibleNodeHandlers } from "./accessible-nodes.ts";
 import { assignmentListHandlers } from "./assignment-lists.ts";
 import { assignmentHandlers } from "./assignments.ts";
 import { auditEventHandlers } from "./audit-events.ts";
 import { auditWatchHandlers } from "./audit-watch.ts";
 import { capabilityHandlers } from "./capabilities.ts";
+import { explanationHandlers } from "./explanations.ts";
+import { invitationListHandlers } from "./invitation-lists.ts";
+import { invitationHandlers } from "./invitations.ts";
 import { nodeCreationHandlers } from "./node-creation.ts";
 import { nodeListHandlers } from "./node-lists.ts";
 import { nodeMoveHandlers } from "./node-moves.ts";
@@ -15,10 +21,10 @@ import { roleUpdateHandlers } from "./role-updates.ts";
 import { roleHandlers } from "./roles.ts";
 import { tenantHandlers } from "./tenants.ts";
 import { createTreeWriter } from "./tree.ts";
+import { usersWithAccessHandlers } from "./users-with-access.ts";
+import { visibilityCheckHandlers } from "./visibility-checks.ts";
 import { visibilityListHandlers } from "./visibility-lists.ts";
 import { visibilityHandlers } from "./visibility.ts";
-
-const notBuilt = () => Promise.reject(new Error("not built"));
 
 /** All of OrgService. */
 export const orgHandlers = (parts: OrgParts, writeTree = createTreeWriter(parts)) =>
@@ -40,19 +46,15 @@ export const orgHandlers = (parts: OrgParts, writeTree = createTreeWriter(parts)
     ...visibilityHandlers(parts),
     ...visibilityListHandlers(parts),
 
-    createInvitation: notBuilt,
-    getInvitation: notBuilt,
-    acceptInvitation: notBuilt,
-    revokeInvitation: notBuilt,
-    listInvitations: notBuilt,
+    ...invitationHandlers(parts),
+    ...acceptingInvitationHandlers(parts),
+    ...invitationListHandlers(parts),
 
-    checkAccess: notBuilt,
-    batchCheckAccess: notBuilt,
-    checkVisibility: notBuilt,
-    explainAccess: notBuilt,
-    listEffectiveCapabilities: notBuilt,
-    listAccessibleNodes: notBuilt,
-    listUsersWithAccess: notBuilt,
+    ...accessHandlers(parts),
+    ...visibilityCheckHandlers(parts),
+    ...explanationHandlers(parts),
+    ...accessibleNodeHandlers(parts),
+    ...usersWithAccessHandlers(parts),
 
     ...auditEventHandlers(parts.db),
     ...auditWatchHandlers(parts),

@@ -1,0 +1,20 @@
+import type { Page } from "../rpc/page.ts";
+
+/** One row at least, for the cut, with nulls where nothing was found. */
+type StreamRow<Found> = { readonly [Key in keyof Found]: Found[Key] | null } & { readonly cut_id: string | null };
+
+/**
+ * Cuts a page of what several ordered streams were merged to: a full page goes on after its last row, a short one after
+ * the last key up to which every stream was read, and where all were read to their end the list has ended.
+ * Statements ask for `page.size + 1` rows.
+ */
+export const cutStreams = <Found extends object>(
+  page: Page<string>,
+  rows: readonly StreamRow<Found>[],
+  idOf: (row: StreamRow<Found>) => string | null,
+): { rows: readonly Found[]; nextPageToken: string } => {
+  const found = rows.filter((row): row is StreamRow<Found> & Found => idOf(row) !== null);
+  const last = found[page.size - 1];
+  const after = found.length > page.size && last ? idOf(last) : (rows[0]?.cut_id ?? null);
+  return { rows: found.slice(0, page.size), nextPageToken: after === null ? "" : page.tokenAfter(after) };
+};
