@@ -7,6 +7,7 @@ import { describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
 import { type Known, sampleMessages } from "../support/messages.ts";
+import { PASSWORD } from "../support/passwords.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { type Rpc, bearer, rpcs, sender, services } from "../support/rpcs.ts";
 import {
@@ -16,6 +17,7 @@ import {
   startService,
   transports,
 } from "../support/service.ts";
+import { addUser } from "../support/users.ts";
 
 // The permissions that any method names: a caller that "lacks one" has all the others.
 const catalogue = [...new Set(rpcs.flatMap(({ rule }) => (rule.case === "permission" ? [rule.value] : [])))];
@@ -46,6 +48,18 @@ const plantTenant = async (server: TestService, permissions: readonly string[]):
     after_audit_id: [events.at(-1)?.auditId ?? ""],
   };
   return { tenantId, service, known };
+};
+
+/** With a user who has signed in. */
+const plantInhabited = async (server: TestService, permissions: readonly string[]): Promise<TenantOfTest> => {
+  const tenant = await plantTenant(server, permissions);
+  const { tenantId } = tenant;
+  const { userId, email = "" } = await addUser(server, { tenantId, password: PASSWORD });
+  const signIn = { tenantId, identifier: { case: "email", value: email }, password: PASSWORD } as const;
+  const { sessionId, refreshToken, accessToken } = (await server.auth.loginWithPassword(signIn)).tokens!;
+  const session_id = [...(tenant.known["session_id"] ?? []), sessionId];
+  const tokens = { refresh_token: [refreshToken], access_token: [accessToken] };
+  return { ...tenant, known: { ...tenant.known, user_id: [userId], session_id, ...tokens } };
 };
 
 /** Another random part, under a checksum that is right again. */
@@ -115,7 +129,7 @@ const once = <T>(make: (transport: TransportName) => Promise<T>) => {
 
 const world = once(async (transport) => {
   const server = await startService(transport);
-  const [mine, other] = [await plantTenant(server, catalogue), await plantTenant(server, [])];
+  const [mine, other] = [await plantInhabited(server, catalogue), await plantInhabited(server, [])];
   const holders = new Map<string, Promise<SignedInService>>();
   /** One service for each set of permissions. */
   const holderOf = (...permissions: readonly string[]) => {
@@ -134,7 +148,7 @@ const samples = ({ method }: Rpc, known: Known): readonly Message[] => sampleMes
 
 test("the walk finds every service, and the rules of each method", () => {
   expect(services.map(({ typeName }) => typeName)).toEqual(
-    expect.arrayContaining(["org.v1.OrgService", "service_identity.v1.ServiceIdentityService"]),
+    expect.arrayContaining(["auth.v1.AuthService", "org.v1.OrgService", "service_identity.v1.ServiceIdentityService"]),
   );
   expect(rpcs).toHaveLength(services.flatMap(({ methods }) => methods).length);
   expect(rpcs.filter(({ rule }) => rule.case === undefined)).toEqual([]);
@@ -217,7 +231,8 @@ describe.each(transports)("%s", (transport) => {
         ({ message }) => toJsonString(rpc.method.output, message),
         reasonOf,
       );
-      if (!answer?.startsWith("{")) expect(answer).toMatch(/_NOT_FOUND$/);
+      // As unknown ones are answered; or what only a service without a tenant may do.
+      if (!answer?.startsWith("{")) expect(answer).toMatch(/_NOT_FOUND$|^SESSION_INVALID$|^TENANT_MISMATCH$/);
       for (const id of Object.values(other.known).flat()) expect(answer).not.toContain(id);
     }
   });
