@@ -223,7 +223,8 @@ export type Session = Message<"auth.v1.Session"> & {
   tenantId: string;
 
   /**
-   * The client that it was opened from. Not set: nothing is known of it.
+   * The client that it was opened from, or that refreshed it last: a refresh writes what it says of the client, and
+   * keeps the rest. Not set: nothing is known of it.
    *
    * @generated from field: auth.v1.ClientInfo client = 4;
    */
@@ -713,7 +714,8 @@ export type ListUsersRequest = Message<"auth.v1.ListUsersRequest"> & {
   state?: UserState | undefined;
 
   /**
-   * Only users whose e-mail address, phone number or display name begins with this, 1 to 254 characters. Not set: all.
+   * Only users whose e-mail address, phone number or display name begins with this, 1 to 254 characters; case counts in
+   * names alone. Not set: all.
    *
    * @generated from field: optional string prefix = 3;
    */
@@ -1758,7 +1760,8 @@ export type RefreshSessionRequest = Message<"auth.v1.RefreshSessionRequest"> & {
   refreshToken: string;
 
   /**
-   * The end user's client, as the calling service saw it. Not set: nothing is known of it.
+   * The end user's client, as the calling service saw it; the session keeps it. Not set, or without a part: the session
+   * keeps what it had.
    *
    * @generated from field: auth.v1.ClientInfo client = 2;
    */
@@ -2505,7 +2508,9 @@ export const AuthService: GenService<{
     output: typeof BatchGetUsersResponseSchema;
   },
   /**
-   * Lists users (AIP-132, AIP-158), whatever their state unless one is asked for.
+   * Lists users (AIP-132, AIP-158), whatever their state unless one is asked for, by id; with a prefix those whose
+   * e-mail address begins with it, then those whose phone number does, then those whose display name does, each in the
+   * order of its text and a user once. A page may be short, even empty, before the end.
    *
    * Permission: `auth.user.read`.
    *
@@ -2519,8 +2524,8 @@ export const AuthService: GenService<{
   /**
    * Changes a user's contacts and name (AIP-134). A changed e-mail address or phone number is unverified again.
    *
-   * Permission: `auth.user.write`. Errors: USER_NOT_FOUND, EMAIL_TAKEN, PHONE_TAKEN, LAST_CONTACT (it would leave
-   * neither e-mail nor phone). Idempotent.
+   * Permission: `auth.user.write`. Errors: USER_NOT_FOUND, USER_ERASED, EMAIL_TAKEN, PHONE_TAKEN, LAST_CONTACT (it
+   * would leave neither e-mail nor phone). Idempotent.
    *
    * @generated from rpc auth.v1.AuthService.UpdateUser
    */
@@ -2533,7 +2538,7 @@ export const AuthService: GenService<{
    * Deactivates a user and ends all its sessions in the same transaction: its tokens are inactive, and it cannot sign
    * in until it is activated.
    *
-   * Permission: `auth.user.write`. Errors: USER_NOT_FOUND. Idempotent.
+   * Permission: `auth.user.write`. Errors: USER_NOT_FOUND, USER_ERASED. Idempotent.
    *
    * @generated from rpc auth.v1.AuthService.DeactivateUser
    */
@@ -2545,7 +2550,7 @@ export const AuthService: GenService<{
   /**
    * Activates a deactivated user: it may sign in again. Sessions that its deactivation ended stay ended.
    *
-   * Permission: `auth.user.write`. Errors: USER_NOT_FOUND. Idempotent.
+   * Permission: `auth.user.write`. Errors: USER_NOT_FOUND, USER_ERASED. Idempotent.
    *
    * @generated from rpc auth.v1.AuthService.ActivateUser
    */
@@ -2571,8 +2576,8 @@ export const AuthService: GenService<{
    * Sets a user's password without the former one, as an operator does, and ends all its sessions. A user that had none
    * gets a password identity.
    *
-   * Permission: `auth.user.write`. Errors: USER_NOT_FOUND, PASSWORD_TOO_WEAK. Not idempotent: a repeat ends the
-   * sessions opened since.
+   * Permission: `auth.user.write`. Errors: USER_NOT_FOUND, USER_ERASED, PASSWORD_TOO_WEAK. Not idempotent: a repeat ends
+   * the sessions opened since.
    *
    * @generated from rpc auth.v1.AuthService.SetPassword
    */
@@ -2610,8 +2615,9 @@ export const AuthService: GenService<{
   /**
    * Links a Google account to a user, who can then sign in with it.
    *
-   * Permission: `auth.user.write`. Errors: USER_NOT_FOUND, ID_TOKEN_INVALID, IDENTITY_TAKEN, GOOGLE_NOT_CONFIGURED,
-   * IDENTITY_PROVIDER_UNAVAILABLE.
+   * Permission: `auth.user.write`. Errors: USER_NOT_FOUND, USER_ERASED, ID_TOKEN_INVALID, IDENTITY_TAKEN (another user
+   * has the account, or the user has another account), GOOGLE_NOT_CONFIGURED, IDENTITY_PROVIDER_UNAVAILABLE.
+   * Idempotent: an account that the user has is answered as it is.
    *
    * @generated from rpc auth.v1.AuthService.LinkGoogleIdentity
    */
@@ -2656,7 +2662,8 @@ export const AuthService: GenService<{
    *
    * Permission: `auth.login`. Errors: ID_TOKEN_INVALID, INVALID_CREDENTIALS (no user is found and none created, or the
    * user is inactive), LINK_REQUIRED (the user with the e-mail address has not verified it: sign in otherwise, then
-   * link), GOOGLE_NOT_CONFIGURED, IDENTITY_PROVIDER_UNAVAILABLE, TENANT_NOT_FOUND, TENANT_SUSPENDED, RATE_LIMITED. Not
+   * link), CONFLICT (others changed the user or the account meanwhile, again and again: try again),
+   * GOOGLE_NOT_CONFIGURED, IDENTITY_PROVIDER_UNAVAILABLE, TENANT_NOT_FOUND, TENANT_SUSPENDED, RATE_LIMITED. Not
    * idempotent: every call opens a session.
    *
    * @generated from rpc auth.v1.AuthService.LoginWithGoogle
