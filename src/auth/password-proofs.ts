@@ -77,7 +77,9 @@ export const selectById = (tenantId: string, userId: string, { tags, lifeMs }: O
   LEFT JOIN user_identities i ON i.user_id = u.user_id AND i.ident_provider_code = 'password'
   WHERE t.tenant_id = ${tenantId}::uuid`;
 
-const selectHash = (userId: string) => sql.type(z.object({ password_hash_text: z.string().nullable() }))`
+const hashRow = z.object({ password_hash_text: z.string().nullable() });
+
+const selectHash = (userId: string) => sql.type(hashRow)`
   SELECT i.password_hash_text FROM user_identities i
   WHERE i.user_id = ${userId}::uuid AND i.ident_provider_code = 'password'`;
 

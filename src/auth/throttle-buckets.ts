@@ -112,10 +112,10 @@ const countTry = (buckets: readonly Bucket[]) => {
   LEFT JOIN hit h ON h.throttle_key_hash = f.key`;
 };
 
+const takenBackRow = z.object({ throttle_key_hash: z.string() });
+
 /** All rows are locked, in the order of their keys, before the first is written: as in a count. */
-const takeBack = (keys: readonly string[], windowEnds: readonly string[]) => sql.type(
-  z.object({ throttle_key_hash: z.string() }),
-)`
+const takeBack = (keys: readonly string[], windowEnds: readonly string[]) => sql.type(takenBackRow)`
   WITH counted AS (
     SELECT a.key, a.window_end_utc
     FROM unnest(${sql.array(keys, "text")}, ${sql.array(windowEnds, "timestamptz")}) AS a (key, window_end_utc)

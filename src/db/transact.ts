@@ -15,7 +15,9 @@ export type Tx = DatabaseTransactionConnection;
 const ATTEMPTS = 5;
 const BACKOFF_MS = 10;
 
-const setStatementTimeout = (ms: number) => sql.type(z.object({ set_config: z.string() }))`
+const settingRow = z.object({ set_config: z.string() });
+
+const setStatementTimeout = (ms: number) => sql.type(settingRow)`
   SELECT set_config('statement_timeout', ${String(Math.ceil(ms))}, true)`;
 
 export interface TransactOptions {
