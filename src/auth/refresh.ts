@@ -40,22 +40,29 @@ const lockSession = (own: string | null, sessionId: string) => sql.type(sessionR
   WHERE (${own}::uuid IS NULL OR x.tenant_id = ${own}::uuid) AND x.session_id = ${sessionId}::uuid
   FOR NO KEY UPDATE`;
 
-const selectMayRefresh = (tenantId: string, userId: string) => sql.type(z.object({ may_refresh: z.boolean() }))`
+const standingRow = z.object({ may_refresh: z.boolean() });
+const rotatedRow = z.object({ expiry_utc: z.number() });
+
+const selectMayRefresh = (tenantId: string, userId: string) => sql.type(standingRow)`
   SELECT u.user_state_code = 'active' AND u.erased_utc IS NULL AND t.tenant_state_code = 'active' AS may_refresh
   FROM users u JOIN tenants t ON t.tenant_id = u.tenant_id
   WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid`;
 
+/** Looks at user and tenant in the statement that writes: no row is one of them being inactive. */
 const updateGeneration = (
-  sessionId: string,
+  { tenant_id: tenantId, session_id: sessionId }: SessionRow,
   next: { readonly generation: number; readonly tokenHash: string; readonly idleTtlMs: number },
   client: Client,
-) => sql.type(z.object({ expiry_utc: z.number() }))`
-  UPDATE refresh_sessions SET generation = ${next.generation}, refresh_token_hash_text = ${next.tokenHash},
-    refreshed_utc = now(), client_user_agent_text = coalesce(${client.userAgent}, client_user_agent_text),
-    client_ip_text = coalesce(${client.ip}, client_ip_text),
-    expiry_utc = least(now() + ${next.idleTtlMs}::float8 * interval '1 millisecond', hard_expiry_utc)
-  WHERE session_id = ${sessionId}::uuid
-  RETURNING expiry_utc`;
+) => sql.type(rotatedRow)`
+  UPDATE refresh_sessions x SET generation = ${next.generation}, refresh_token_hash_text = ${next.tokenHash},
+    refreshed_utc = now(), client_user_agent_text = coalesce(${client.userAgent}, x.client_user_agent_text),
+    client_ip_text = coalesce(${client.ip}, x.client_ip_text),
+    expiry_utc = least(now() + ${next.idleTtlMs}::float8 * interval '1 millisecond', x.hard_expiry_utc)
+  FROM users u JOIN tenants t ON t.tenant_id = u.tenant_id
+  WHERE x.tenant_id = ${tenantId}::uuid AND x.session_id = ${sessionId}::uuid
+    AND u.tenant_id = x.tenant_id AND u.user_id = x.user_id
+    AND u.user_state_code = 'active' AND u.erased_utc IS NULL AND t.tenant_state_code = 'active'
+  RETURNING x.expiry_utc`;
 
 /** A session whose row is locked, and whose token is genuine. */
 interface ProvenSession {
@@ -115,8 +122,8 @@ const rotate = async ({ macs, config }: AuthParts, tx: Tx, proven: ProvenSession
   const refreshToken = newestRefreshToken(macs, proven.subject, generation);
   const tokenHash = macs.tag("refresh-token", refreshToken);
   const { idleTtlMs } = config.sessions;
-  const update = updateGeneration(proven.row.session_id, { generation, tokenHash, idleTtlMs }, client);
-  return opened(proven, refreshToken, (await tx.one(update)).expiry_utc);
+  const rotated = await tx.maybeOne(updateGeneration(proven.row, { generation, tokenHash, idleTtlMs }, client));
+  return rotated ? opened(proven, refreshToken, rotated.expiry_utc) : refusal("SESSION_INVALID");
 };
 
 /** The answer of the last rotation again: the row's hash says by its version which pepper made that token. */
@@ -141,9 +148,9 @@ const refresh = async (parts: AuthParts, tx: Tx, call: Call, shown: Use): Promis
   const { row } = proven;
   const use = tokenUse(row, shown.token.generation, row.now_utc - waitedMs, parts.config.sessions.refreshGraceMs);
   if (use === "invalid") return refusal("SESSION_INVALID");
+  if (use === "rotate") return rotate(parts, tx, proven, shown.client);
   const standing = await tx.maybeOne(selectMayRefresh(row.tenant_id, row.user_id));
   if (!standing?.may_refresh) return refusal("SESSION_INVALID");
-  if (use === "rotate") return rotate(parts, tx, proven, shown.client);
   if (use === "repeat") return repeat(parts, proven);
   await endSession(tx, call, named(proven), "reused");
   return refusal("SESSION_REUSED");
