@@ -61,7 +61,8 @@ export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
   messageDesc(file_org_v1_org, 0);
 
 /**
- * A place in the organisation. Nodes of a tenant make a forest of any depth up to `TREE_DEPTH_MAX`.
+ * A place in the organisation. Nodes of a tenant make a forest, in which at most `TREE_DEPTH_MAX` nodes
+ * lie one above the other, so that the deepest have depth `TREE_DEPTH_MAX - 1`.
  *
  * @generated from message org.v1.Node
  */
@@ -4232,6 +4233,9 @@ export const OrgService: GenService<{
   },
   /**
    * Moves a node with everything below it under another node, or makes it a root. Readers never wait for it.
+   *
+   * It has a time limit of its own (`TREE_MOVE_TIMEOUT`). A move of very many nodes needs a deadline of the caller's
+   * that is as long: without one a call has `CALL_TIMEOUT`, like any other.
    *
    * Permission: `org.node.write`. Errors: NODE_NOT_FOUND,
    * NODE_CYCLE (the new parent is the node or below it), NODE_TOO_DEEP. Idempotent.

@@ -1,0 +1,128 @@
+import { sql } from "slonik";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { z } from "zod";
+import { printedSeed, randomNumbers } from "../support/random.ts";
+import { refused } from "../support/refusals.ts";
+import { type TestService, launchService } from "../support/service.ts";
+import { addNode, pathDifferences, plantSubtree } from "../support/trees.ts";
+
+const DEPTH_MAX = 12;
+const WRITERS = 16;
+const OPERATIONS = 2_000;
+
+let server: TestService;
+
+beforeAll(async () => {
+  server = await launchService("grpc", { env: { TREE_DEPTH_MAX: `${DEPTH_MAX}` } });
+});
+afterAll(() => server.stop());
+
+/** What became of a call: `answered`, or the reason of its refusal. */
+const outcomeOf = (call: Promise<unknown>): Promise<string> =>
+  call.then(
+    () => "answered",
+    async (error: unknown) => (await refused(Promise.reject(error as Error))).reason ?? "no reason",
+  );
+
+test("16 writers with 2,000 random creates, moves, deactivations and deletes leave the closure table exact", async () => {
+  const seed = printedSeed();
+  const tenantId = await server.addTenant();
+  const nodeIds = [(await addNode(server, tenantId)).nodeId];
+  const outcomes = new Map<string, number>();
+
+  const operate = async (random: (bound: number) => number) => {
+    const any = () => nodeIds[random(nodeIds.length)]!;
+    const nodeId = any();
+    const dice = random(100);
+    if (dice < 40) {
+      const parentNodeId = random(20) === 0 ? undefined : nodeId;
+      nodeIds.push((await addNode(server, tenantId, parentNodeId)).nodeId);
+    } else if (dice < 75) {
+      const newParentNodeId = random(10) === 0 ? {} : { newParentNodeId: any() };
+      await server.org.moveNode({ tenantId, nodeId, ...newParentNodeId });
+    } else if (dice < 83) await server.org.deactivateNode({ tenantId, nodeId });
+    else if (dice < 90) await server.org.activateNode({ tenantId, nodeId });
+    else await server.org.deleteNode({ tenantId, nodeId });
+  };
+  const write = async (_: unknown, writer: number) => {
+    const random = randomNumbers(seed + writer);
+    for (let count = 0; count < OPERATIONS / WRITERS; count++) {
+      const outcome = await outcomeOf(operate(random));
+      outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
+    }
+  };
+  await Promise.all(Array.from({ length: WRITERS }, write));
+
+  expect([...outcomes.keys()].sort()).toEqual([
+    "NODE_CYCLE",
+    "NODE_IN_USE",
+    "NODE_NOT_FOUND",
+    "NODE_TOO_DEEP",
+    "answered",
+  ]);
+  expect(outcomes.get("answered")).toBeGreaterThan(OPERATIONS / 2);
+  expect(await pathDifferences(server, tenantId)).toEqual([]);
+  const deepest = sql.type(z.object({ depth: z.number(), nodes: z.bigint() }))`
+    SELECT coalesce(max(p.depth_val), 0) AS depth, (SELECT count(*) FROM org_nodes WHERE tenant_id = ${tenantId}::uuid) AS nodes
+    FROM org_node_paths p WHERE p.tenant_id = ${tenantId}::uuid`;
+  const { depth, nodes } = await server.pool.one(deepest);
+  expect(depth).toBe(DEPTH_MAX - 1);
+  expect(nodes).toBeGreaterThan(100n);
+}, 90_000);
+
+test("of two opposite moves at once one is a cycle, a hundred times", async () => {
+  const tenantId = await server.addTenant();
+  const [left, right] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
+  const under = (nodeId: string, newParentNodeId: string) =>
+    outcomeOf(server.org.moveNode({ tenantId, nodeId, newParentNodeId }));
+  for (let round = 0; round < 100; round++) {
+    expect((await Promise.all([under(left, right), under(right, left)])).sort()).toEqual(["NODE_CYCLE", "answered"]);
+    await Promise.all([left, right].map((nodeId) => server.org.moveNode({ tenantId, nodeId })));
+  }
+  expect(await pathDifferences(server, tenantId)).toEqual([]);
+});
+
+test("children that are created while their parent moves or goes are where it is, or nowhere", async () => {
+  const tenantId = await server.addTenant();
+  const [left, right] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
+  for (let round = 0; round < 20; round++) {
+    const { nodeId } = await addNode(server, tenantId, left);
+    const deletion = outcomeOf(server.org.deleteNode({ tenantId, nodeId }));
+    const outcomes = await Promise.all([
+      outcomeOf(server.org.moveNode({ tenantId, nodeId, newParentNodeId: right })),
+      ...Array.from({ length: 4 }, () => outcomeOf(addNode(server, tenantId, nodeId))),
+    ]);
+    const isDeleted = (await deletion) === "answered";
+    expect(outcomes.every((outcome) => outcome === "answered" || (isDeleted && outcome === "NODE_NOT_FOUND"))).toBe(
+      true,
+    );
+  }
+  expect(await pathDifferences(server, tenantId)).toEqual([]);
+});
+
+test("while 20,000 nodes move, and fifty writers of their tenant wait, nobody else does", async () => {
+  const tenantId = await server.addTenant();
+  const [from, to] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
+  const { nodeId } = await addNode(server, tenantId, from);
+  await plantSubtree(server, tenantId, nodeId, 20_000);
+  let moving = true;
+  const move = server.org.moveNode({ tenantId, nodeId, newParentNodeId: to }).finally(() => {
+    moving = false;
+  });
+  const waiting = Promise.all(Array.from({ length: 50 }, () => outcomeOf(addNode(server, tenantId, nodeId))));
+  const waits: number[] = [];
+  const depths = new Set<number | undefined>();
+  while (moving) {
+    const started = performance.now();
+    const { node } = await server.org.getNode({ tenantId, nodeId });
+    await server.org.updateTenant({ tenantId, label: `Tenant ${waits.length}` });
+    depths.add(node?.depth);
+    waits.push(performance.now() - started);
+  }
+  expect((await move).node?.parentNodeId).toBe(to);
+  await waiting;
+  expect(waits.length).toBeGreaterThan(10);
+  expect(waits.toSorted((a, b) => a - b)[Math.floor(waits.length / 2)]).toBeLessThan(100);
+  expect([...depths]).toEqual([1]);
+  expect(await pathDifferences(server, tenantId)).toEqual([]);
+}, 90_000);
