@@ -4,6 +4,8 @@ import { z } from "zod";
 import type { Tx } from "../db/transact.ts";
 import type { Call } from "../rpc/call.ts";
 
+const auditIdRow = z.object({ audit_id: z.string() });
+
 /** The kinds of things that events speak of. */
 export type EntityKind =
   | "service"
@@ -46,7 +48,7 @@ type AuditRow = ReturnType<typeof rowOf>;
 const column = <Name extends keyof AuditRow>(rows: readonly AuditRow[], name: Name) => rows.map((row) => row[name]);
 
 // audit_pending is where the ordered stream of events takes them from, once they are committed.
-const insertEvents = (actor: Actor, rows: readonly AuditRow[]) => sql.type(z.object({ audit_id: z.string() }))`
+const insertEvents = (actor: Actor, rows: readonly AuditRow[]) => sql.type(auditIdRow)`
   WITH event AS (
     INSERT INTO audit_events (audit_id, tenant_id, actor_user_id, actor_svc_id, action_key, entity_kind_code, entity_id,
       occurred_utc, payload_json)

@@ -7,6 +7,9 @@ import { startPolling } from "../polling.ts";
 import { detached } from "../rpc/call.ts";
 import type { AuditHead } from "./head.ts";
 
+const positionValRow = z.object({ position_val: z.bigint() });
+const movedRow = z.object({ moved: z.bigint() });
+
 // Events that one transaction moves, in some 30 ms: whoever waits for their rows waits no longer.
 const BATCH = 2_000;
 // New positions whose tenants are looked up; behind more of them everybody is woken.
@@ -28,12 +31,12 @@ const selectState = (known: bigint) => sql.type(stateRow)`
     ) AS tenant_ids
   FROM audit_head h`;
 
-const selectHeadForUpdate = () => sql.type(z.object({ position_val: z.bigint() }))`
+const selectHeadForUpdate = () => sql.type(positionValRow)`
   SELECT h.position_val FROM audit_head h FOR UPDATE SKIP LOCKED`;
 
 // The oldest by their ids, UUIDv7, since an order by time would sort a whole backlog for each batch. As an array: by a
 // semi join each batch would read all that is pending.
-const moveBatch = () => sql.type(z.object({ moved: z.bigint() }))`
+const moveBatch = () => sql.type(movedRow)`
   WITH batch AS (
     DELETE FROM audit_pending p
     WHERE p.audit_id = ANY (ARRAY(SELECT q.audit_id FROM audit_pending q ORDER BY q.audit_id LIMIT ${BATCH}))

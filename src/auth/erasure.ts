@@ -8,6 +8,8 @@ import type { AuthParts } from "./parts.ts";
 import { endSessions } from "./sessions.ts";
 import { type UserRow, lockUser, userEvent, userMessage, userNotFound, userRow } from "./users.ts";
 
+const identIdRow = z.object({ ident_id: z.string() });
+
 // One statement of this many rows stays far below a statement's time limit, however much a user has.
 const BATCH = 5_000;
 
@@ -105,7 +107,7 @@ const deleteNetworks = (tenantId: string, userId: string) => sql.type(countRow)`
   )
   SELECT count(*) AS count FROM deleted`;
 
-const deleteIdentities = (userId: string) => sql.type(z.object({ ident_id: z.string() }))`
+const deleteIdentities = (userId: string) => sql.type(identIdRow)`
   DELETE FROM user_identities WHERE user_id = ${userId}::uuid RETURNING ident_id`;
 
 const eraseUser = (tenantId: string, userId: string) => sql.type(userRow)`

@@ -2,6 +2,9 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { type Macs, versionOf } from "../macs.ts";
 
+const insertCodeRow = z.object({ created_utc: z.number(), expiry_utc: z.number() });
+const otpIdRow = z.object({ otp_id: z.string() });
+
 const CODES = 1_000_000n;
 
 export const otpPurpose = z.enum(["login", "verify_email", "verify_phone", "reset_password"]);
@@ -31,7 +34,7 @@ export interface NewCode {
   readonly attemptMax: number;
 }
 
-export const insertCode = (code: NewCode) => sql.type(z.object({ created_utc: z.number(), expiry_utc: z.number() }))`
+export const insertCode = (code: NewCode) => sql.type(insertCodeRow)`
   INSERT INTO otp_codes (otp_id, tenant_id, user_id, destination_text, channel_code, purpose_code, code_hash_text,
     attempt_max, expiry_utc)
   VALUES (${code.otpId}::uuid, ${code.tenantId}::uuid, ${code.userId}::uuid, ${code.destination}, ${code.channelCode},
@@ -56,7 +59,7 @@ export const countAttempt = (tenantId: string, otpId: string, purposes: readonly
   RETURNING o.otp_id, o.user_id, o.destination_text, o.channel_code, o.purpose_code, o.code_hash_text`;
 
 /** Spends a code that was right, where nothing has ended it since. */
-export const consumeCode = (tenantId: string, otpId: string) => sql.type(z.object({ otp_id: z.string() }))`
+export const consumeCode = (tenantId: string, otpId: string) => sql.type(otpIdRow)`
   UPDATE otp_codes o SET consumed_utc = now()
   WHERE o.tenant_id = ${tenantId}::uuid AND o.otp_id = ${otpId}::uuid
     AND o.consumed_utc IS NULL AND o.expiry_utc > now()
@@ -68,7 +71,7 @@ export const consumeCode = (tenantId: string, otpId: string) => sql.type(z.objec
   RETURNING o.otp_id`;
 
 /** What a new password ends: whoever asked for another one has one now, or did not ask. */
-export const consumeResetCodes = (tenantId: string, userId: string) => sql.type(z.object({ otp_id: z.string() }))`
+export const consumeResetCodes = (tenantId: string, userId: string) => sql.type(otpIdRow)`
   UPDATE otp_codes SET consumed_utc = now()
   WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND purpose_code = 'reset_password'
     AND consumed_utc IS NULL AND expiry_utc > now()

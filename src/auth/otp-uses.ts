@@ -14,7 +14,9 @@ import { checkNewPassword } from "./password-rules.ts";
 import { endSessions } from "./sessions.ts";
 import { selectUser, userEvent, userMessage } from "./users.ts";
 
-const deletePasswordIdentity = (userId: string) => sql.type(z.object({ ident_id: z.string() }))`
+const identIdRow = z.object({ ident_id: z.string() });
+
+const deletePasswordIdentity = (userId: string) => sql.type(identIdRow)`
   DELETE FROM user_identities WHERE user_id = ${userId}::uuid AND ident_provider_code = 'password'
   RETURNING ident_id`;
 

@@ -16,6 +16,9 @@ import { checkNewPassword } from "./password-rules.ts";
 import { selectTenant } from "./tenants.ts";
 import { type UserRow, changeableUser, lockUser, userEvent, userMessage, userRow } from "./users.ts";
 
+const selectTakenRow = z.object({ email_taken: z.boolean(), phone_taken: z.boolean() });
+const otpIdRow = z.object({ otp_id: z.string() });
+
 const UNIQUE_VIOLATION = "23505";
 
 /** What can be said of a user, by proto name; null is cleared or never said. */
@@ -45,7 +48,7 @@ const insertUser = (tenantId: string, userId: string, profile: Profile) => sql.t
     phone_verified_utc, erased_utc, created_utc, updated_utc`;
 
 const selectTaken = (tenantId: string, userId: string, { email, phone }: Profile) =>
-  sql.type(z.object({ email_taken: z.boolean(), phone_taken: z.boolean() }))`
+  sql.type(selectTakenRow)`
   SELECT
     EXISTS (SELECT 1 FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.email_addr = ${email}::text
       AND u.user_id <> ${userId}::uuid) AS email_taken,
@@ -65,7 +68,7 @@ const updateProfile = (tenantId: string, userId: string, profile: Profile) => sq
 
 /** Ends a user's live one-time codes to these destinations. */
 const endCodesTo = (tenantId: string, userId: string, destinations: readonly string[]) =>
-  sql.type(z.object({ otp_id: z.string() }))`
+  sql.type(otpIdRow)`
   UPDATE otp_codes SET consumed_utc = now()
   WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid
     AND destination_text = ANY(${sql.array(destinations, "text")}) AND consumed_utc IS NULL AND expiry_utc > now()

@@ -10,6 +10,8 @@ import type { AuthParts } from "./parts.ts";
 import { endSessions } from "./sessions.ts";
 import { type UserRow, changeableUser, lockUser, userEvent, userMessage, userRow } from "./users.ts";
 
+const otpIdRow = z.object({ otp_id: z.string() });
+
 type StateCode = UserRow["user_state_code"];
 
 const updateUserState = (tenantId: string, userId: string, state: StateCode) => sql.type(userRow)`
@@ -18,7 +20,7 @@ const updateUserState = (tenantId: string, userId: string, state: StateCode) => 
   RETURNING user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code, email_verified_utc,
     phone_verified_utc, erased_utc, created_utc, updated_utc`;
 
-const endCodes = (tenantId: string, userId: string) => sql.type(z.object({ otp_id: z.string() }))`
+const endCodes = (tenantId: string, userId: string) => sql.type(otpIdRow)`
   UPDATE otp_codes SET consumed_utc = now()
   WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND consumed_utc IS NULL AND expiry_utc > now()
   RETURNING otp_id`;

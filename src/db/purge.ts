@@ -6,11 +6,18 @@ import { detached } from "../rpc/call.ts";
 import type { Database } from "./pool.ts";
 import { transact } from "./transact.ts";
 
+const svcSessionIdRow = z.object({ svc_session_id: z.string() });
+const otpIdRow = z.object({ otp_id: z.string() });
+const throttleKeyHashRow = z.object({ throttle_key_hash: z.string() });
+const userIdRow = z.object({ user_id: z.string() });
+const workerIdRow = z.object({ worker_id: z.string() });
+const idRow = z.object({ id: z.bigint().nullable() });
+
 const BATCH = 1_000;
 /** How long somebody can look at what was not sent. */
 const DEAD_LETTER_LIFE = "7 days";
 
-const deleteEndedSessions = (retentionMs: number) => sql.type(z.object({ svc_session_id: z.string() }))`
+const deleteEndedSessions = (retentionMs: number) => sql.type(svcSessionIdRow)`
   DELETE FROM service_sessions x
   WHERE x.svc_session_id IN (
     SELECT y.svc_session_id FROM service_sessions y
@@ -22,7 +29,7 @@ const deleteEndedSessions = (retentionMs: number) => sql.type(z.object({ svc_ses
   RETURNING x.svc_session_id`;
 
 /** Writes the end into the sessions that a mark on their service has ended. */
-const revokeMarkedByService = () => sql.type(z.object({ svc_session_id: z.string() }))`
+const revokeMarkedByService = () => sql.type(svcSessionIdRow)`
   UPDATE service_sessions x SET revoked_utc = now()
   WHERE x.svc_session_id IN (
     SELECT y.svc_session_id FROM services s
@@ -34,7 +41,7 @@ const revokeMarkedByService = () => sql.type(z.object({ svc_session_id: z.string
   RETURNING x.svc_session_id`;
 
 /** Likewise for those that a mark on their secret has ended. */
-const revokeMarkedBySecret = () => sql.type(z.object({ svc_session_id: z.string() }))`
+const revokeMarkedBySecret = () => sql.type(svcSessionIdRow)`
   UPDATE service_sessions x SET revoked_utc = now()
   WHERE x.svc_session_id IN (
     SELECT y.svc_session_id FROM service_secrets s
@@ -69,7 +76,7 @@ const deleteRevokedUserSessions = (retentionMs: number) => sql.type(sessionIdRow
   )
   RETURNING x.session_id`;
 
-const deleteCodes = () => sql.type(z.object({ otp_id: z.string() }))`
+const deleteCodes = () => sql.type(otpIdRow)`
   DELETE FROM otp_codes x
   WHERE x.otp_id IN (
     SELECT y.otp_id FROM otp_codes y
@@ -80,7 +87,7 @@ const deleteCodes = () => sql.type(z.object({ otp_id: z.string() }))`
   )
   RETURNING x.otp_id`;
 
-const deleteThrottles = (lifeMs: number) => sql.type(z.object({ throttle_key_hash: z.string() }))`
+const deleteThrottles = (lifeMs: number) => sql.type(throttleKeyHashRow)`
   DELETE FROM throttles x
   WHERE x.throttle_key_hash IN (
     SELECT y.throttle_key_hash FROM throttles y
@@ -91,7 +98,7 @@ const deleteThrottles = (lifeMs: number) => sql.type(z.object({ throttle_key_has
   )
   RETURNING x.throttle_key_hash`;
 
-const deleteLoginNetworks = (lifeMs: number) => sql.type(z.object({ user_id: z.string() }))`
+const deleteLoginNetworks = (lifeMs: number) => sql.type(userIdRow)`
   DELETE FROM login_networks x
   WHERE (x.user_id, x.network_hash) IN (
     SELECT y.user_id, y.network_hash FROM login_networks y
@@ -102,7 +109,7 @@ const deleteLoginNetworks = (lifeMs: number) => sql.type(z.object({ user_id: z.s
   )
   RETURNING x.user_id`;
 
-const deleteDeliveryWorkers = () => sql.type(z.object({ worker_id: z.string() }))`
+const deleteDeliveryWorkers = () => sql.type(workerIdRow)`
   DELETE FROM delivery_workers x
   WHERE x.worker_id IN (
     SELECT y.worker_id FROM delivery_workers y
@@ -114,7 +121,7 @@ const deleteDeliveryWorkers = () => sql.type(z.object({ worker_id: z.string() })
   RETURNING x.worker_id`;
 
 // Ids in order, so that two replicas do not wait for each other in a circle.
-const deleteDeadLetters = () => sql.type(z.object({ id: z.bigint().nullable() }))`
+const deleteDeadLetters = () => sql.type(idRow)`
   SELECT d.id FROM graphile_worker.complete_jobs(ARRAY(
     SELECT j.id FROM graphile_worker.jobs j
     WHERE j.attempts >= j.max_attempts AND j.locked_at IS NULL

@@ -12,6 +12,8 @@ import type { Outcome } from "./metrics.ts";
 import type { SendCode } from "./runner.ts";
 import type { Templates } from "./templates.ts";
 
+const idRow = z.object({ id: z.bigint().nullable() });
+
 const MINUTE_MS = 60_000;
 
 const codeRow = z.object({
@@ -44,7 +46,7 @@ const selectChannel = (otpId: string) => sql.type(codeRow.pick({ channel_code: t
   SELECT o.channel_code FROM otp_codes o WHERE o.otp_id = ${otpId}::uuid`;
 
 /** A job that is being run is not tried again once its key is removed; it stays, as a dead letter. */
-const endTries = (otpId: string) => sql.type(z.object({ id: z.bigint().nullable() }))`
+const endTries = (otpId: string) => sql.type(idRow)`
   SELECT j.id FROM graphile_worker.remove_job(${otpId}) j`;
 
 export interface CodeSenderOptions {

@@ -38,7 +38,9 @@ export const createEmailSender = ({ url, from }: NonNullable<Config["delivery"][
   return async ({ otpId, to, subject, text, html }, signal) => {
     try {
       transport ??= open();
-      await (await transport).sendMail({
+      await (
+        await transport
+      ).sendMail({
         from,
         // As an object, since a string is a list of addresses.
         to: { name: "", address: to },

@@ -6,6 +6,8 @@ import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 import type { Channel } from "./channels.ts";
 
+const selectLoadRow = z.object({ waiting: z.bigint(), dead: z.bigint() });
+
 const READ_EVERY_MS = 3_000;
 const WAIT_MS = 1_000;
 
@@ -16,7 +18,7 @@ export interface DeliveryMetrics {
   count(channel: Channel | "unknown", outcome: Outcome): void;
 }
 
-const selectLoad = () => sql.type(z.object({ waiting: z.bigint(), dead: z.bigint() }))`
+const selectLoad = () => sql.type(selectLoadRow)`
   SELECT count(*) FILTER (WHERE j.attempts < j.max_attempts OR j.locked_at IS NOT NULL) AS waiting,
     count(*) FILTER (WHERE j.attempts >= j.max_attempts AND j.locked_at IS NULL) AS dead
   FROM graphile_worker.jobs j`;

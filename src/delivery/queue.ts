@@ -2,11 +2,13 @@ import { sql } from "slonik";
 import { z } from "zod";
 import type { Tx } from "../db/transact.ts";
 
+const idRow = z.object({ id: z.bigint() });
+
 /** The queue's name for sending a one-time code. */
 export const SEND_CODE = "send_code";
 
 // The key is how a job whose message can never be sent is told not to be tried again.
-const insertJob = (otpId: string) => sql.type(z.object({ id: z.bigint() }))`
+const insertJob = (otpId: string) => sql.type(idRow)`
   SELECT j.id FROM graphile_worker.add_job(
     identifier => ${SEND_CODE}::text,
     payload => json_build_object('otp_id', ${otpId}::text),

@@ -6,6 +6,9 @@ import { type Tx, transact } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 import type { Waiting } from "../rpc/call.ts";
 
+const freedRow = z.object({ freed: z.boolean() });
+const idRow = z.object({ id: z.bigint() });
+
 const BEAT_MS = 5_000;
 /** Three beats: whoever is not seen for so long has ended without a word. */
 const LOST_MS = 15_000;
@@ -42,11 +45,11 @@ const selectHeld = (workerIds: readonly string[]) => sql.type(heldRow)`
   SELECT j.id, j.attempts FROM graphile_worker.jobs j
   WHERE j.locked_by = ANY (${sql.array(workerIds, "text")})`;
 
-const unlockJobs = (workerIds: readonly string[]) => sql.type(z.object({ freed: z.boolean() }))`
+const unlockJobs = (workerIds: readonly string[]) => sql.type(freedRow)`
   SELECT true AS freed FROM graphile_worker.force_unlock_workers(${sql.array(workerIds, "text")})`;
 
 /** What was cut off was no try: else the last one's loss would be the message's. */
-const giveTryBack = ({ id, attempts }: HeldRow) => sql.type(z.object({ id: z.bigint() }))`
+const giveTryBack = ({ id, attempts }: HeldRow) => sql.type(idRow)`
   SELECT j.id FROM graphile_worker.reschedule_jobs(
     ARRAY[${id}::int8], attempts => ${Math.max(0, attempts - 1)}::int4
   ) j`;

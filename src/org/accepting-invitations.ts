@@ -24,6 +24,9 @@ import {
 } from "./invitations.ts";
 import type { OrgParts } from "./parts.ts";
 
+const tenantStateCodeRow = z.object({ tenant_state_code: z.enum(["active", "suspended"]) });
+const inviteIdRow = z.object({ invite_id: z.string() });
+
 // Each look but the first follows a write of somebody else's, so a second one nearly always finds out.
 const LOOKS_MAX = 3;
 
@@ -43,11 +46,11 @@ const shareOwner = ({ tenant_id, email_addr, phone_e164 }: InvitationRow) => sql
   FOR SHARE`;
 
 const selectTenantState = (tenantId: string) =>
-  sql.type(z.object({ tenant_state_code: z.enum(["active", "suspended"]) }))`
+  sql.type(tenantStateCodeRow)`
   SELECT t.tenant_state_code FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 const updateAccepted = ({ tenant_id, invite_id }: InvitationRow, userId: string) =>
-  sql.type(z.object({ invite_id: z.string() }))`
+  sql.type(inviteIdRow)`
   UPDATE invitations SET accepted_utc = statement_timestamp(), accepted_user_id = ${userId}::uuid
   WHERE tenant_id = ${tenant_id}::uuid AND invite_id = ${invite_id}::uuid
   RETURNING invite_id`;

@@ -23,6 +23,9 @@ import {
   windowMessage,
 } from "./windows.ts";
 
+const userIdRow = z.object({ user_id: z.string() });
+const roleIdRow = z.object({ role_id: z.string() });
+
 export const assignmentRow = z.object({
   assignment_id: z.string(),
   tenant_id: z.string(),
@@ -77,12 +80,12 @@ const insertAssignment = (assignment: NewAssignment) => sql.type(assignmentRow)`
     (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
     (extract(epoch FROM cancelled_utc) * 1000000)::bigint AS cancelled_us`;
 
-const shareUserOf = (tenantId: string, assignmentId: string) => sql.type(z.object({ user_id: z.string() }))`
+const shareUserOf = (tenantId: string, assignmentId: string) => sql.type(userIdRow)`
   SELECT u.user_id FROM org_assignments a JOIN users u ON u.user_id = a.user_id
   WHERE a.tenant_id = ${tenantId}::uuid AND a.assignment_id = ${assignmentId}::uuid
   FOR SHARE OF u`;
 
-const shareRoleOf = (tenantId: string, assignmentId: string) => sql.type(z.object({ role_id: z.string() }))`
+const shareRoleOf = (tenantId: string, assignmentId: string) => sql.type(roleIdRow)`
   SELECT r.role_id FROM org_assignments a JOIN roles r ON r.role_id = a.role_id
   WHERE a.tenant_id = ${tenantId}::uuid AND a.assignment_id = ${assignmentId}::uuid
   FOR SHARE OF r`;

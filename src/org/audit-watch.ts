@@ -9,6 +9,9 @@ import { invalid, refusal } from "../rpc/refusal.ts";
 import { auditEventMessage, auditEventRow } from "./audit-events.ts";
 import type { OrgParts } from "./parts.ts";
 
+const positionValRow = z.object({ position_val: z.bigint() });
+const selectPositionRow = z.object({ position_val: z.bigint().nullable(), pending: z.boolean() });
+
 // Events that a watcher has in memory at most: they wait for a slow one here, and all others in the database.
 const PAGE = 100;
 // How long a watch waits for the position of an event after which it shall begin, in milliseconds: it takes a moment,
@@ -18,11 +21,11 @@ const PENDING_MAX_MS = 10_000;
 const orderedRow = auditEventRow.extend({ position_val: z.bigint() });
 type OrderedRow = z.output<typeof orderedRow>;
 
-const selectHead = () => sql.type(z.object({ position_val: z.bigint() }))`
+const selectHead = () => sql.type(positionValRow)`
   SELECT h.position_val FROM audit_head h`;
 
 const selectPosition = (auditId: string, tenantId: string | null) =>
-  sql.type(z.object({ position_val: z.bigint().nullable(), pending: z.boolean() }))`
+  sql.type(selectPositionRow)`
   SELECT o.position_val, EXISTS (SELECT 1 FROM audit_pending p WHERE p.audit_id = e.audit_id) AS pending
   FROM audit_events e
   LEFT JOIN audit_order o ON o.audit_id = e.audit_id

@@ -12,6 +12,9 @@ import { cutPage, readPage } from "../rpc/page.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { OrgParts } from "./parts.ts";
 
+const roleIdRow = z.object({ role_id: z.string() });
+const capIdRow = z.object({ cap_id: z.string() });
+
 const capabilityRow = z.object({ cap_id: z.string(), cap_key: z.string(), created_utc: z.number() });
 type CapabilityRow = z.output<typeof capabilityRow>;
 
@@ -49,7 +52,7 @@ const selectForDeletion = (key: string) => sql.type(capabilityRow)`
   FROM capabilities c WHERE c.cap_key = ${key} FOR UPDATE`;
 
 // The first by id: in any order, PostgreSQL may read what all roles have to find it.
-export const selectRoleWith = (capabilityId: string) => sql.type(z.object({ role_id: z.string() }))`
+export const selectRoleWith = (capabilityId: string) => sql.type(roleIdRow)`
   SELECT rc.role_id
   FROM role_capabilities rc JOIN roles r ON r.role_id = rc.role_id
   WHERE rc.cap_id = ${capabilityId}::uuid AND r.deleted_utc IS NULL
@@ -57,7 +60,7 @@ export const selectRoleWith = (capabilityId: string) => sql.type(z.object({ role
   LIMIT 1`;
 
 /** Where no role has it: deleted ones lose it too, since they would keep it for ever. */
-const deleteCapability = (capabilityId: string) => sql.type(z.object({ cap_id: z.string() }))`
+const deleteCapability = (capabilityId: string) => sql.type(capIdRow)`
   WITH had AS (
     DELETE FROM role_capabilities rc WHERE rc.cap_id = ${capabilityId}::uuid
   )

@@ -3,20 +3,24 @@ import { z } from "zod";
 import type { Tx } from "../db/transact.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 
+const erasedRow = z.object({ erased: z.boolean() });
+const roleIdRow = z.object({ role_id: z.string() });
+const orgNodeIdRow = z.object({ org_node_id: z.string() });
+
 // Each holds a row to the end of the transaction, and refuses where it is not there: to be asked for in this order,
 // which is that of all locks. A foreign key's own lock lets an erasure and a deleted role pass.
 
-const shareUser = (tenantId: string, userId: string) => sql.type(z.object({ erased: z.boolean() }))`
+const shareUser = (tenantId: string, userId: string) => sql.type(erasedRow)`
   SELECT u.erased_utc IS NOT NULL AS erased
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
   FOR SHARE`;
 
-const shareRole = (tenantId: string, roleId: string) => sql.type(z.object({ role_id: z.string() }))`
+const shareRole = (tenantId: string, roleId: string) => sql.type(roleIdRow)`
   SELECT r.role_id FROM roles r
   WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
   FOR SHARE`;
 
-const shareNode = (tenantId: string, nodeId: string) => sql.type(z.object({ org_node_id: z.string() }))`
+const shareNode = (tenantId: string, nodeId: string) => sql.type(orgNodeIdRow)`
   SELECT n.org_node_id FROM org_nodes n
   WHERE n.tenant_id = ${tenantId}::uuid AND n.org_node_id = ${nodeId}::uuid
   FOR KEY SHARE`;

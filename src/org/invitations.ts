@@ -22,6 +22,8 @@ import { holdNode, holdRole } from "./holds.ts";
 import { deriveToken, isGenuineToken, newToken, tokenInvitationId } from "./invitation-tokens.ts";
 import type { OrgParts } from "./parts.ts";
 
+const tenantIdRow = z.object({ tenant_id: z.string() });
+
 export const invitationRow = z.object({
   invite_id: z.string(),
   tenant_id: z.string(),
@@ -55,7 +57,7 @@ export const lockInvitation = (tenantId: string, invitationId: string) => sql.ty
   WHERE i.tenant_id = ${tenantId}::uuid AND i.invite_id = ${invitationId}::uuid
   FOR NO KEY UPDATE`;
 
-const selectTenantId = (tenantId: string) => sql.type(z.object({ tenant_id: z.string() }))`
+const selectTenantId = (tenantId: string) => sql.type(tenantIdRow)`
   SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 /** An invitation to be made; null is what the request leaves out. */

@@ -8,6 +8,10 @@ import { nodeEvent, nodeMessage, nodeNotFound, selectNode, selectNodes } from ".
 import type { OrgParts } from "./parts.ts";
 import { type TreeWriter, isTooDeep } from "./tree.ts";
 
+const heightRow = z.object({ height: z.number() });
+const writtenRow = z.object({ written: z.bigint() });
+const orgNodeIdRow = z.object({ org_node_id: z.string() });
+
 const pathRow = z.object({
   descendant_org_node_id: z.string(),
   ancestor_org_node_id: z.string(),
@@ -19,7 +23,7 @@ const selectPathsUp = (nodeIds: readonly string[]) => sql.type(pathRow)`
   SELECT p.descendant_org_node_id, p.ancestor_org_node_id, p.depth_val
   FROM org_node_paths p WHERE p.descendant_org_node_id = ANY(${sql.array(nodeIds, "uuid")})`;
 
-const selectHeight = (nodeId: string) => sql.type(z.object({ height: z.number() }))`
+const selectHeight = (nodeId: string) => sql.type(heightRow)`
   SELECT coalesce(max(p.depth_val), 0) AS height FROM org_node_paths p WHERE p.ancestor_org_node_id = ${nodeId}::uuid`;
 
 /** An ancestor of what is moved. */
@@ -77,7 +81,7 @@ const distancesOf = (ancestors: readonly Ancestor[]) =>
 const updatePaths = (nodeId: string, { changed, removed, added }: PathChanges) => {
   const from = changed.map((change) => change.from);
   const to = changed.map((change) => change.to);
-  return sql.type(z.object({ written: z.bigint() }))`
+  return sql.type(writtenRow)`
   WITH moved AS MATERIALIZED (
     SELECT p.tenant_id, p.descendant_org_node_id AS node_id, p.depth_val
     FROM org_node_paths p WHERE p.ancestor_org_node_id = ${nodeId}::uuid
@@ -101,7 +105,7 @@ const updatePaths = (nodeId: string, { changed, removed, added }: PathChanges) =
 };
 
 const updateParent = (tenantId: string, nodeId: string, parentId: string | null) =>
-  sql.type(z.object({ org_node_id: z.string() }))`
+  sql.type(orgNodeIdRow)`
   UPDATE org_nodes SET parent_org_node_id = ${parentId}::uuid
   WHERE tenant_id = ${tenantId}::uuid AND org_node_id = ${nodeId}::uuid
   RETURNING org_node_id`;

@@ -11,6 +11,8 @@ import { maskedFields } from "../rpc/update-mask.ts";
 import type { OrgParts } from "./parts.ts";
 import { type TreeWriter, deleteNodePaths } from "./tree.ts";
 
+const usedRow = z.object({ used: z.boolean() });
+
 export const nodeRow = z.object({
   org_node_id: z.string(),
   tenant_id: z.string(),
@@ -54,7 +56,7 @@ const lockNodeForDelete = (tenantId: string, nodeId: string) => sql.type(nodeIdR
   SELECT n.org_node_id FROM org_nodes n WHERE n.tenant_id = ${tenantId}::uuid AND n.org_node_id = ${nodeId}::uuid
   FOR UPDATE`;
 
-const selectIsUsed = (tenantId: string, nodeId: string) => sql.type(z.object({ used: z.boolean() }))`
+const selectIsUsed = (tenantId: string, nodeId: string) => sql.type(usedRow)`
   SELECT (EXISTS (SELECT FROM org_nodes n
       WHERE n.tenant_id = ${tenantId}::uuid AND n.parent_org_node_id = ${nodeId}::uuid)
     OR EXISTS (SELECT FROM org_assignments a WHERE a.org_node_id = ${nodeId}::uuid)

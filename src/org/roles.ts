@@ -18,6 +18,10 @@ import { Refusal, refusal } from "../rpc/refusal.ts";
 import { holdCapabilities } from "./capabilities.ts";
 import type { OrgParts } from "./parts.ts";
 
+const tenantIdRow = z.object({ tenant_id: z.string() });
+const capIdRow = z.object({ cap_id: z.string() });
+const usedRow = z.object({ used: z.boolean() });
+
 const UNIQUE_VIOLATION = "23505";
 
 // Capability keys on a page of roles, 128 bytes each at most: it stays below the 4 MiB that gRPC clients take.
@@ -78,7 +82,7 @@ export const selectRoles = (tenantId: string, after: string | null, size: number
   WHERE r.position <= ${size} AND (r.position = 1 OR r.cap_total <= ${PAGE_KEYS_MAX})
   ORDER BY r.role_id`;
 
-const selectTenantId = (tenantId: string) => sql.type(z.object({ tenant_id: z.string() }))`
+const selectTenantId = (tenantId: string) => sql.type(tenantIdRow)`
   SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 const insertRole = (tenantId: string, roleId: string, label: string) => sql.type(roleIdRow)`
@@ -87,7 +91,7 @@ const insertRole = (tenantId: string, roleId: string, label: string) => sql.type
   RETURNING role_id`;
 
 export const insertRoleCapabilities = (roleId: string, capabilityIds: readonly string[]) =>
-  sql.type(z.object({ cap_id: z.string() }))`
+  sql.type(capIdRow)`
   INSERT INTO role_capabilities (role_id, cap_id)
   SELECT ${roleId}::uuid, k.cap_id FROM unnest(${sql.array(capabilityIds, "uuid")}) AS k (cap_id)
   ON CONFLICT DO NOTHING
@@ -98,7 +102,7 @@ export const insertRoleCapabilities = (roleId: string, capabilityIds: readonly s
  *
  * The first by id, not EXISTS: that one reads the whole table where it believes that many of a role's assignments last.
  */
-export const selectUse = (tenantId: string, roleId: string) => sql.type(z.object({ used: z.boolean() }))`
+export const selectUse = (tenantId: string, roleId: string) => sql.type(usedRow)`
   SELECT (
     SELECT a.assignment_id FROM org_assignments a
     WHERE a.tenant_id = ${tenantId}::uuid AND a.role_id = ${roleId}::uuid AND a.cancelled_utc IS NULL

@@ -6,6 +6,8 @@ import type { Call } from "../rpc/call.ts";
 import type { Refusal } from "../rpc/refusal.ts";
 import type { OrgParts } from "./parts.ts";
 
+const depthValRow = z.object({ depth_val: z.number() });
+
 /*
  * `org_node_paths` has a row for each node and each node above it, with their distance, and one for the node itself, with
  * distance 0. It is written together with `parent_org_node_id` and always says the same.
@@ -69,5 +71,5 @@ export const createTreeWriter = ({ db, config }: OrgParts): TreeWriter => {
 export const isTooDeep = (depth: number, depthMax: number): boolean => depth >= depthMax;
 
 /** A leaf's rows. */
-export const deleteNodePaths = (nodeId: string) => sql.type(z.object({ depth_val: z.number() }))`
+export const deleteNodePaths = (nodeId: string) => sql.type(depthValRow)`
   DELETE FROM org_node_paths WHERE descendant_org_node_id = ${nodeId}::uuid RETURNING depth_val`;

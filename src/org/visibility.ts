@@ -23,6 +23,8 @@ import {
   windowMessage,
 } from "./windows.ts";
 
+const userIdRow = z.object({ user_id: z.string() });
+
 export const grantRow = z.object({
   grant_id: z.string(),
   tenant_id: z.string(),
@@ -78,7 +80,7 @@ const insertGrant = (grant: NewGrant) => sql.type(grantRow)`
     (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
     (extract(epoch FROM cancelled_utc) * 1000000)::bigint AS cancelled_us`;
 
-const shareUserOf = (tenantId: string, grantId: string) => sql.type(z.object({ user_id: z.string() }))`
+const shareUserOf = (tenantId: string, grantId: string) => sql.type(userIdRow)`
   SELECT u.user_id FROM visibility_grants g JOIN users u ON u.user_id = g.user_id
   WHERE g.tenant_id = ${tenantId}::uuid AND g.grant_id = ${grantId}::uuid
   FOR SHARE OF u`;

@@ -8,6 +8,9 @@ import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 
+const filenameRow = z.object({ filename: z.string() });
+const stepRow = z.object({ step: z.number().nullable() });
+
 const INTERVAL_MS = 1_000;
 const PING_MS = 800;
 const FAILURES_TO_FALL = 2;
@@ -40,10 +43,10 @@ export interface HealthOptions {
   readonly onChange: (readiness: Readiness, pending: readonly string[]) => void;
 }
 
-const selectAppliedMigrations = () => sql.type(z.object({ filename: z.string() }))`
+const selectAppliedMigrations = () => sql.type(filenameRow)`
   SELECT m.filename FROM graphile_migrate.migrations m ORDER BY m.filename`;
 
-const selectQueueStep = () => sql.type(z.object({ step: z.number().nullable() }))`
+const selectQueueStep = () => sql.type(stepRow)`
   SELECT max(m.id) AS step FROM graphile_worker.migrations m`;
 
 const selectPending = async (db: CommonQueryMethods): Promise<readonly string[]> => {

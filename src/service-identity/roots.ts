@@ -2,10 +2,12 @@ import { sql } from "slonik";
 import { z } from "zod";
 import type { Tx } from "../db/transact.ts";
 
-const lockRootPermissions = () => sql.type(z.object({ svc_id: z.string() }))`
+const svcIdRow = z.object({ svc_id: z.string() });
+
+const lockRootPermissions = () => sql.type(svcIdRow)`
   SELECT p.svc_id FROM service_permissions p WHERE p.perm_key = '*' ORDER BY p.svc_id FOR UPDATE`;
 
-const selectActiveRoots = () => sql.type(z.object({ svc_id: z.string() }))`
+const selectActiveRoots = () => sql.type(svcIdRow)`
   SELECT s.svc_id FROM service_permissions p
   JOIN services s ON s.svc_id = p.svc_id AND s.tenant_id IS NULL AND s.svc_state_code = 'active'
   WHERE p.perm_key = '*'

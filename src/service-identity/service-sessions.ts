@@ -17,6 +17,9 @@ import { type CredentialHasher, credentialId } from "./credentials.ts";
 import { covers } from "./permission-sets.ts";
 import { type ServiceHandlerOptions, ownTenant, serviceEvent, visibleService } from "./services.ts";
 
+const svcIdRow = z.object({ svc_id: z.string() });
+const secretIdRow = z.object({ secret_id: z.string() });
+
 const sessionRow = z.object({
   svc_session_id: z.string(),
   svc_id: z.string(),
@@ -83,10 +86,10 @@ const revokeSession = (sessionId: string) => sql.type(sessionIdRow)`
 // How many rows one revocation writes; the mark ends the others, and the purge writes them later.
 const REVOKE_ROWS = 1_000;
 
-const markService = (serviceId: string) => sql.type(z.object({ svc_id: z.string() }))`
+const markService = (serviceId: string) => sql.type(svcIdRow)`
   UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
 
-const markSecret = (serviceId: string, secretId: string) => sql.type(z.object({ secret_id: z.string() }))`
+const markSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow)`
   UPDATE service_secrets SET sessions_ended_utc = clock_timestamp()
   WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND sessions_ended_utc IS NULL
   RETURNING secret_id`;

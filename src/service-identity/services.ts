@@ -26,6 +26,9 @@ import { createSecret, selectFirstSecret } from "./secrets.ts";
 import { endServiceSessions } from "./service-sessions.ts";
 import type { ServiceTokens } from "./service-tokens.ts";
 
+const svcIdRow = z.object({ svc_id: z.string() });
+const tenantIdRow = z.object({ tenant_id: z.string() });
+
 const serviceRow = z.object({
   svc_id: z.string(),
   tenant_id: z.string().nullable(),
@@ -59,25 +62,25 @@ const selectServices = (tenantId: string | null, state: StateCode | null, after:
   ORDER BY s.svc_id
   LIMIT ${limit}`;
 
-const lockService = (serviceId: string, own: string | null) => sql.type(z.object({ svc_id: z.string() }))`
+const lockService = (serviceId: string, own: string | null) => sql.type(svcIdRow)`
   SELECT s.svc_id FROM services s
   WHERE s.svc_id = ${serviceId}::uuid AND (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid)
   FOR NO KEY UPDATE`;
 
-const selectTenantId = (tenantId: string) => sql.type(z.object({ tenant_id: z.string() }))`
+const selectTenantId = (tenantId: string) => sql.type(tenantIdRow)`
   SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 export const insertService = (serviceId: string, tenantId: string | null, key: string, label: string) =>
-  sql.type(z.object({ svc_id: z.string() }))`
+  sql.type(svcIdRow)`
   INSERT INTO services (svc_id, tenant_id, svc_key, svc_label, svc_state_code)
   VALUES (${serviceId}::uuid, ${tenantId}::uuid, ${key}, ${label}, 'active')
   ON CONFLICT DO NOTHING
   RETURNING svc_id`;
 
-const updateServiceLabel = (serviceId: string, label: string) => sql.type(z.object({ svc_id: z.string() }))`
+const updateServiceLabel = (serviceId: string, label: string) => sql.type(svcIdRow)`
   UPDATE services SET svc_label = ${label} WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
 
-export const updateServiceState = (serviceId: string, state: StateCode) => sql.type(z.object({ svc_id: z.string() }))`
+export const updateServiceState = (serviceId: string, state: StateCode) => sql.type(svcIdRow)`
   UPDATE services SET svc_state_code = ${state} WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
 
 const STATES = { active: ServiceState.ACTIVE, disabled: ServiceState.DISABLED } as const;

@@ -10,6 +10,9 @@ import { credentialId, makeCredential } from "./credentials.ts";
 import { coversAll } from "./permission-sets.ts";
 import type { ServiceHandlerOptions } from "./services.ts";
 
+const secretIdRow = z.object({ secret_id: z.string() });
+const expiryUtcRow = z.object({ expiry_utc: z.number() });
+
 const credentialRow = z.object({
   secret_hash_text: z.string(),
   svc_key: z.string(),
@@ -28,7 +31,7 @@ const selectCredential = (secretId: string) => sql.type(credentialRow)`
   LEFT JOIN tenants t ON t.tenant_id = s.tenant_id
   WHERE x.secret_id = ${secretId}::uuid AND (x.revoked_utc IS NULL OR x.revoked_utc > now())`;
 
-const updateLastUsed = (secretId: string) => sql.type(z.object({ secret_id: z.string() }))`
+const updateLastUsed = (secretId: string) => sql.type(secretIdRow)`
   UPDATE service_secrets SET last_used_utc = now()
   WHERE secret_id = ${secretId}::uuid AND coalesce(last_used_utc < now() - interval '1 minute', true)
   RETURNING secret_id`;
@@ -46,7 +49,7 @@ interface NewSession {
  * revokes later waits for this one and ends it. By the clock, since now() is from before the wait. Service before secret,
  * the order in which those who revoke lock.
  */
-const insertSession = (session: NewSession) => sql.type(z.object({ expiry_utc: z.number() }))`
+const insertSession = (session: NewSession) => sql.type(expiryUtcRow)`
   INSERT INTO service_sessions (svc_session_id, svc_id, secret_id, token_hash_text, perm_keys, created_utc, expiry_utc)
   SELECT ${session.sessionId}::uuid, s.svc_id, x.secret_id, ${session.tokenHash}, ${sql.array(session.permissions, "text")},
     clock_timestamp(), now() + ${session.ttlMs}::float8 * interval '1 millisecond'
