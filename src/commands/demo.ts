@@ -1,5 +1,5 @@
 import type { DescEnum } from "@bufbuild/protobuf";
-import { createClient } from "@connectrpc/connect";
+import { type Interceptor, type Transport, createClient } from "@connectrpc/connect";
 import { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import { AccessScope, DecisionReasonSchema, NearMissReasonSchema, OrgService } from "../gen/org/v1/org_pb.ts";
 import {
@@ -83,20 +83,17 @@ const tour = async (clients: DemoClients, company: Company) => {
 /** `npm run demo`: a company, made through the RPCs of the server that runs here, and questions about it. */
 await runCommand(async (config) => {
   if (config.production) throw new Error("development only: it makes a tenant that nobody needs");
-  await callOwnServer(config, async (transport) => {
-    const authorization = `Bearer ${await rootToken(config, transport)}`;
-    const withToken: typeof transport = {
-      unary: (method, signal, timeoutMs, header, input, contextValues) => {
-        const headers = new Headers(header);
-        headers.set("authorization", authorization);
-        return transport.unary(method, signal, timeoutMs, headers, input, contextValues);
-      },
-      stream: transport.stream.bind(transport),
-    };
-    const clients = { auth: createClient(AuthService, withToken), org: createClient(OrgService, withToken) };
+  const token = await callOwnServer(config, (transport) => rootToken(config, transport));
+  const show = async (transport: Transport) => {
+    const clients = { auth: createClient(AuthService, transport), org: createClient(OrgService, transport) };
     const company = await createCompany(clients);
     say(`Tenant ${company.tenantId}`, ...picture(), "");
     for (const [role, keys] of Object.entries(ROLES)) say(`  ${role}: ${keys.join(", ")}`);
     await tour(clients, company);
-  });
+  };
+  const asRoot: Interceptor = (next) => (request) => {
+    request.header.set("authorization", `Bearer ${token}`);
+    return next(request);
+  };
+  await callOwnServer(config, show, [asRoot]);
 });

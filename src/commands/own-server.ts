@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import type { SecureClientSessionOptions } from "node:http2";
-import type { Transport } from "@connectrpc/connect";
+import type { Interceptor, Transport } from "@connectrpc/connect";
 import { Http2SessionManager, createGrpcTransport } from "@connectrpc/connect-node";
 import type { Config } from "../config.ts";
 
@@ -22,11 +22,15 @@ const tlsOptions = async ({ tls }: Config): Promise<SecureClientSessionOptions> 
 };
 
 /** Calls the server that runs on this machine with the same configuration. */
-export const callOwnServer = async <T>(config: Config, call: (transport: Transport) => Promise<T>): Promise<T> => {
+export const callOwnServer = async <T>(
+  config: Config,
+  call: (transport: Transport) => Promise<T>,
+  interceptors: Interceptor[] = [],
+): Promise<T> => {
   const baseUrl = addressOf(config);
   const sessionManager = new Http2SessionManager(baseUrl, {}, await tlsOptions(config));
   try {
-    return await call(createGrpcTransport({ baseUrl, sessionManager }));
+    return await call(createGrpcTransport({ baseUrl, sessionManager, interceptors }));
   } finally {
     // An open connection would keep this process for seconds.
     sessionManager.abort();

@@ -42,7 +42,8 @@ const selectCode = (otpId: string) => sql.type(codeRow)`
         AND (n.created_utc, n.otp_id) > (o.created_utc, o.otp_id)
     )`;
 
-const selectChannel = (otpId: string) => sql.type(codeRow.pick({ channel_code: true }))`
+const channelRow = codeRow.pick({ channel_code: true });
+const selectChannel = (otpId: string) => sql.type(channelRow)`
   SELECT o.channel_code FROM otp_codes o WHERE o.otp_id = ${otpId}::uuid`;
 
 /** A job that is being run is not tried again once its key is removed; it stays, as a dead letter. */

@@ -47,8 +47,8 @@ export interface NewAssignment extends WindowRequest {
   readonly roleId: string;
 }
 
-const selectAssignment = (tenantId: string, assignmentId: string) =>
-  sql.type(assignmentRow.extend({ now_us: z.bigint() }))`
+const assignmentNowRow = assignmentRow.extend({ now_us: z.bigint() });
+const selectAssignment = (tenantId: string, assignmentId: string) => sql.type(assignmentNowRow)`
   SELECT a.assignment_id, a.tenant_id, a.user_id, a.org_node_id, a.role_id,
     (extract(epoch FROM a.start_utc) * 1000000)::bigint AS start_us,
     (extract(epoch FROM a.end_utc) * 1000000)::bigint AS end_us,

@@ -30,9 +30,9 @@ interface Content {
   readonly keys: readonly string[];
 }
 
-const updateRoleLabel = (tenantId: string, roleId: string, label: string) => sql.type(
-  z.object({ role_id: z.string() }),
-)`
+const roleIdRow = z.object({ role_id: z.string() });
+
+const updateRoleLabel = (tenantId: string, roleId: string, label: string) => sql.type(roleIdRow)`
   UPDATE roles SET role_label = ${label} WHERE tenant_id = ${tenantId}::uuid AND role_id = ${roleId}::uuid
   RETURNING role_id`;
 

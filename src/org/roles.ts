@@ -56,9 +56,10 @@ const selectRoleForUpdate = (tenantId: string, roleId: string) => sql.type(roleI
   WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
   FOR UPDATE`;
 
+const listedRoleRow = roleRow.extend({ has_next: z.boolean() });
+
 /** As many as have at most PAGE_KEYS_MAX capabilities together, and always the first. */
-export const selectRoles = (tenantId: string, after: string | null, size: number) =>
-  sql.type(roleRow.extend({ has_next: z.boolean() }))`
+export const selectRoles = (tenantId: string, after: string | null, size: number) => sql.type(listedRoleRow)`
   WITH candidates AS (
     SELECT r.role_id, r.tenant_id, r.role_label, r.created_utc,
       (SELECT count(*) FROM role_capabilities rc WHERE rc.role_id = r.role_id) AS cap_count

@@ -47,8 +47,8 @@ interface NewGrant extends WindowRequest {
   readonly scope: ScopeCode;
 }
 
-const selectGrant = (tenantId: string, grantId: string) =>
-  sql.type(grantRow.extend({ now_us: z.bigint() }))`
+const grantNowRow = grantRow.extend({ now_us: z.bigint() });
+const selectGrant = (tenantId: string, grantId: string) => sql.type(grantNowRow)`
   SELECT g.grant_id, g.tenant_id, g.user_id, g.org_node_id, g.access_scope_code,
     (extract(epoch FROM g.start_utc) * 1000000)::bigint AS start_us,
     (extract(epoch FROM g.end_utc) * 1000000)::bigint AS end_us,
