@@ -164,7 +164,8 @@ export const nodeCreationHandlers = ({ config }: OrgParts, writeTree: TreeWriter
   return {
     async createNode({ tenantId, ...node }, call) {
       const [created] = await create(call, tenantId, [asWritten({ ...node, nodeId: node.nodeId ?? uuidv7() })]);
-      return { node: created! };
+      if (!created) throw new Error("one node was created, and none is answered");
+      return { node: created };
     },
 
     async batchCreateNodes({ tenantId, nodes: sent }, call) {

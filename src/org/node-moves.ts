@@ -58,7 +58,10 @@ const pathChanges = (before: readonly Ancestor[], after: readonly Ancestor[]): P
     const to = afterById.get(from.id);
     return to && to.distance !== from.distance ? [{ from, to }] : [];
   });
-  const replaced = going.slice(0, coming.length).map((from, index): Change => ({ from, to: coming[index]! }));
+  const replaced = going.flatMap((from, index): Change[] => {
+    const to = coming[index];
+    return to ? [{ from, to }] : [];
+  });
   return {
     changed: [...staying, ...replaced],
     removed: going.slice(coming.length),
@@ -126,9 +129,9 @@ export const nodeMoveHandlers = ({ config }: OrgParts, writeTree: TreeWriter) =>
       const row = await writeTree({ call, tenantId, unknown, statementTimeoutMs }, async (tx) => {
         const ids = [nodeId, ...(parentId === null ? [] : [parentId])];
         const nodes = (await tx.any(selectNodes(ids))).filter((node) => node.tenant_id === tenantId);
-        const missing = ids.find((id) => !nodes.some((node) => node.org_node_id === id));
-        if (missing !== undefined) return nodeNotFound(missing);
-        const node = nodes.find(({ org_node_id: id }) => id === nodeId)!;
+        const node = nodes.find(({ org_node_id: id }) => id === nodeId);
+        if (!node) return nodeNotFound(nodeId);
+        if (parentId !== null && !nodes.some(({ org_node_id: id }) => id === parentId)) return nodeNotFound(parentId);
         if (node.parent_org_node_id === parentId) return node;
 
         const paths = await tx.any(selectPathsUp(ids));

@@ -51,8 +51,7 @@ describe.each(transports)("%s", (transport) => {
     const server = await startService(transport);
     const [tenantId, other] = [await server.addTenant(), await server.addTenant()];
     const [root, foreign] = [await addNode(server, tenantId), await addNode(server, other)];
-    const create = (nodes: object[], tenant = tenantId) =>
-      server.org.batchCreateNodes({ tenantId: tenant, nodes: nodes as ReturnType<typeof node>[] });
+    const create = (nodes: object[], tenant = tenantId) => server.org.batchCreateNodes({ tenantId: tenant, nodes });
     const unknown = randomUUID();
     await expectRefusal(create([node(), node(unknown)]), "NODE_NOT_FOUND");
     await expectRefusal(create([node(), node(foreign.nodeId)]), "NODE_NOT_FOUND");
@@ -70,7 +69,7 @@ describe.each(transports)("%s", (transport) => {
     const tenantId = await server.addTenant();
     const [first, second] = [node(), node()];
     const fieldsOf = async (nodes: object[]) => {
-      const create = server.org.batchCreateNodes({ tenantId, nodes: nodes as ReturnType<typeof node>[] });
+      const create = server.org.batchCreateNodes({ tenantId, nodes });
       return (await expectRefusal(create, "INVALID_REQUEST")).fields;
     };
     expect(await fieldsOf([first, second, { ...first, nodeId: first.nodeId.toUpperCase() }])).toEqual([

@@ -105,14 +105,12 @@ test("while 20,000 nodes move, and fifty writers of their tenant wait, nobody el
   const [from, to] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
   const { nodeId } = await addNode(server, tenantId, from);
   await plantSubtree(server, tenantId, nodeId, 20_000);
-  let moving = true;
-  const move = server.org.moveNode({ tenantId, nodeId, newParentNodeId: to }).finally(() => {
-    moving = false;
-  });
+  const moved = new AbortController();
+  const move = server.org.moveNode({ tenantId, nodeId, newParentNodeId: to }).finally(() => moved.abort());
   const waiting = Promise.all(Array.from({ length: 50 }, () => outcomeOf(addNode(server, tenantId, nodeId))));
   const waits: number[] = [];
   const depths = new Set<number | undefined>();
-  while (moving) {
+  while (!moved.signal.aborted) {
     const started = performance.now();
     const { node } = await server.org.getNode({ tenantId, nodeId });
     await server.org.updateTenant({ tenantId, label: `Tenant ${waits.length}` });
