@@ -1,20 +1,10 @@
 import { randomUUID } from "node:crypto";
 import { type QuerySqlToken, sql } from "slonik";
 import { describe, expect, test } from "vitest";
-import { z } from "zod";
 import { SELECTS, searchOf, selectUsers } from "../../src/auth/user-lists.ts";
+import { indexesOf, planOf, sortsOf } from "../support/plans.ts";
 import { startService } from "../support/service.ts";
 import { type Planted, plantUsers } from "../support/users.ts";
-
-interface PlanNode {
-  readonly "Node Type": string;
-  readonly "Index Name"?: string;
-  readonly Plans?: readonly PlanNode[];
-}
-
-const planRow = z.object({ "QUERY PLAN": z.custom<readonly [{ readonly Plan: PlanNode }]>() });
-
-const nodesOf = (node: PlanNode): readonly PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)];
 
 describe("the plans of lists, among 30,000 users of three tenants", () => {
   const FIRST = [null, null] as const;
@@ -48,17 +38,8 @@ describe("the plans of lists, among 30,000 users of three tenants", () => {
       WHERE tenant_id = ${tenants[0]!}::uuid AND display_label LIKE '%7'`);
     await server.pool.query(sql.unsafe`VACUUM (ANALYZE) users`);
     for (const [index, statement] of statements(tenants[0]!)) {
-      const explain = {
-        ...sql.type(planRow)``,
-        sql: `EXPLAIN (FORMAT JSON) ${statement.sql}`,
-        values: statement.values,
-      };
-      const nodes = nodesOf((await server.pool.one(explain))["QUERY PLAN"][0].Plan);
-      const read = nodes.flatMap((node) => node["Index Name"] ?? []);
-      expect({ read, sorts: nodes.filter((node) => node["Node Type"].includes("Sort")) }).toEqual({
-        read: [index],
-        sorts: [],
-      });
+      const plan = await planOf(server.pool, statement);
+      expect({ read: indexesOf(plan), sorts: sortsOf(plan) }).toEqual({ read: [index], sorts: 0 });
     }
   });
 });

@@ -1,10 +1,10 @@
 import { randomUUID } from "node:crypto";
 import { type QuerySqlToken, sql } from "slonik";
 import { describe, expect, test } from "vitest";
-import { z } from "zod";
 import { InvitationState } from "../../src/gen/org/v1/org_pb.ts";
 import { SELECTS } from "../../src/org/invitation-lists.ts";
 import { type Invited, expireIn, invite } from "../support/invitations.ts";
+import { indexesOf, planOf, sortsOf } from "../support/plans.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
 
@@ -103,14 +103,6 @@ test("one pending invitation behind thousands of expired ones is found, by short
   ]);
 });
 
-interface PlanNode {
-  readonly "Node Type": string;
-  readonly "Index Name"?: string;
-  readonly Plans?: readonly PlanNode[];
-}
-const planRow = z.object({ "QUERY PLAN": z.custom<readonly [{ readonly Plan: PlanNode }]>() });
-const nodesOf = (node: PlanNode): readonly PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)];
-
 test("each list reads its index in order, and sorts nothing", async () => {
   const server = await startService("grpc");
   const [tenantId, ...others] = [await server.addTenant(), await server.addTenant(), await server.addTenant()];
@@ -124,11 +116,7 @@ test("each list reads its index in order, and sorts nothing", async () => {
     ["idx_invite_tenant_open", SELECTS.open(tenantId, true, after, 51)],
   ]);
   for (const [index, statement] of statements) {
-    const explain = { ...sql.type(planRow)``, sql: `EXPLAIN (FORMAT JSON) ${statement.sql}`, values: statement.values };
-    const nodes = nodesOf((await server.pool.one(explain))["QUERY PLAN"][0].Plan);
-    expect({
-      read: nodes.flatMap((node) => node["Index Name"] ?? []),
-      sorts: nodes.filter((node) => node["Node Type"].includes("Sort")),
-    }).toEqual({ read: [index], sorts: [] });
+    const plan = await planOf(server.pool, statement);
+    expect({ read: indexesOf(plan), sorts: sortsOf(plan) }).toEqual({ read: [index], sorts: 0 });
   }
 });

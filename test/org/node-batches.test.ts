@@ -1,9 +1,10 @@
 import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { z } from "zod";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, launchService, startService, transports } from "../support/service.ts";
+import { statementSchemas } from "../support/statement-schemas.ts";
 import { addChain, addNode, eventsOf, pathDifferences } from "../support/trees.ts";
 
 const place = { nodeType: "place", label: "Place" };
@@ -95,6 +96,27 @@ describe.each(transports)("%s", (transport) => {
     for (const { nodeId } of nodes) expect(await eventsOf(server, nodeId)).toHaveLength(1);
     expect(await pathDifferences(server, tenantId)).toEqual([]);
   });
+});
+
+test("a batch of a thousand takes as many statements as one of a single node", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  await addNode(server, tenantId);
+  const watch = vi.spyOn(statementSchemas, "afterQueryExecution");
+  const statementsOf = async (nodes: ReturnType<typeof treeOf>) => {
+    watch.mockClear();
+    await server.org.batchCreateNodes({ tenantId, nodes });
+    const sent = watch.mock.calls.map(([, query]) => query.sql);
+    return sent.filter((text) => /org_node|tenant_tree_locks|INSERT INTO audit_events/.test(text)).length;
+  };
+  try {
+    expect(await statementsOf(treeOf(1))).toBe(4);
+    const nodes = treeOf(1_000);
+    expect(await statementsOf(nodes)).toBe(4);
+    expect(await statementsOf(nodes)).toBe(2);
+  } finally {
+    watch.mockRestore();
+  }
 });
 
 test("the deepest chain has TREE_DEPTH_MAX nodes", async () => {

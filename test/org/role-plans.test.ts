@@ -1,20 +1,10 @@
 import { randomUUID } from "node:crypto";
 import { type QuerySqlToken, sql } from "slonik";
 import { expect, test } from "vitest";
-import { z } from "zod";
 import { selectCapabilities, selectRoleWith } from "../../src/org/capabilities.ts";
 import { selectRoles, selectUse } from "../../src/org/roles.ts";
+import { indexesOf, planOf, scannedOf } from "../support/plans.ts";
 import { type TestService, startService } from "../support/service.ts";
-
-interface PlanNode {
-  readonly "Node Type": string;
-  readonly "Index Name"?: string;
-  readonly Plans?: readonly PlanNode[];
-}
-
-const planRow = z.object({ "QUERY PLAN": z.custom<readonly [{ readonly Plan: PlanNode }]>() });
-
-const nodesOf = (node: PlanNode): readonly PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)];
 
 /** A tenant with 1,001 of 2,001 roles, one of which a quarter of 20,000 assignments and of 20,000 invitations names. */
 const plant = async (server: TestService) => {
@@ -54,11 +44,6 @@ const plant = async (server: TestService) => {
   return { tenantId, roleId, capabilityId };
 };
 
-const explain = async ({ pool }: TestService, statement: QuerySqlToken) => {
-  const query = { ...sql.type(planRow)``, sql: `EXPLAIN (FORMAT JSON) ${statement.sql}`, values: statement.values };
-  return nodesOf((await pool.one(query))["QUERY PLAN"][0].Plan);
-};
-
 test("pages and uses of roles and capabilities are read by their indexes, whatever else is in the tables", async () => {
   const server = await startService("grpc");
   const { tenantId, roleId, capabilityId } = await plant(server);
@@ -71,8 +56,8 @@ test("pages and uses of roles and capabilities are read by their indexes, whatev
     ["idx_role_caps_cap", selectRoleWith(capabilityId)],
   ];
   for (const [index, statement] of statements) {
-    const nodes = await explain(server, statement);
-    expect(nodes.flatMap((node) => node["Index Name"] ?? [])).toContain(index);
-    expect(nodes.filter((node) => node["Node Type"] === "Seq Scan")).toEqual([]);
+    const plan = await planOf(server.pool, statement);
+    expect(indexesOf(plan)).toContain(index);
+    expect(scannedOf(plan)).toEqual([]);
   }
 });

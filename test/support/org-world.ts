@@ -1,4 +1,4 @@
-import { type DatabasePool, sql } from "slonik";
+import { type CommonQueryMethods, sql } from "slonik";
 
 /** When an assignment or a grant counts, in seconds from now; null is no end. */
 export interface PlantedWindow {
@@ -58,12 +58,12 @@ export const lineOf = (nodes: ReadonlyMap<string, OrgWorld["nodes"][number]>, no
   return line;
 };
 
-const plantTree = async (pool: DatabasePool, { nodes }: OrgWorld) => {
+const plantTree = async (db: CommonQueryMethods, { nodes }: OrgWorld) => {
   const byId = new Map(nodes.map((node) => [node.id, node]));
   const paths = nodes.flatMap(({ id, tenantId }) =>
     lineOf(byId, id).map((ancestor, depth) => ({ tenantId, ancestor: ancestor.id, id, depth })),
   );
-  await pool.query(sql.unsafe`
+  await db.query(sql.unsafe`
     INSERT INTO org_nodes (org_node_id, tenant_id, node_type_code, node_label, parent_org_node_id, active_flag)
     SELECT r.id, r.tenant_id, 'place', 'Place', r.parent_id, r.active
     FROM unnest(${sql.array(
@@ -82,7 +82,7 @@ const plantTree = async (pool: DatabasePool, { nodes }: OrgWorld) => {
         nodes.map(({ active }) => active),
         "bool",
       )}) AS r (id, tenant_id, parent_id, active)`);
-  await pool.query(sql.unsafe`
+  await db.query(sql.unsafe`
     INSERT INTO org_node_paths (tenant_id, ancestor_org_node_id, descendant_org_node_id, depth_val)
     SELECT * FROM unnest(${sql.array(
       paths.map(({ tenantId }) => tenantId),
@@ -102,9 +102,9 @@ const plantTree = async (pool: DatabasePool, { nodes }: OrgWorld) => {
       )})`);
 };
 
-const plantRoles = async (pool: DatabasePool, { capabilities, roles }: OrgWorld) => {
+const plantRoles = async (db: CommonQueryMethods, { capabilities, roles }: OrgWorld) => {
   const held = roles.flatMap(({ id, capabilityIds }) => capabilityIds.map((capabilityId) => ({ id, capabilityId })));
-  await pool.query(sql.unsafe`
+  await db.query(sql.unsafe`
     INSERT INTO capabilities (cap_id, cap_key)
     SELECT * FROM unnest(${sql.array(
       capabilities.map(({ id }) => id),
@@ -114,7 +114,7 @@ const plantRoles = async (pool: DatabasePool, { capabilities, roles }: OrgWorld)
         capabilities.map(({ key }) => key),
         "text",
       )})`);
-  await pool.query(sql.unsafe`
+  await db.query(sql.unsafe`
     INSERT INTO roles (role_id, tenant_id, role_label)
     SELECT r.id, r.tenant_id, 'Role ' || r.id
     FROM unnest(${sql.array(
@@ -125,7 +125,7 @@ const plantRoles = async (pool: DatabasePool, { capabilities, roles }: OrgWorld)
         roles.map(({ tenantId }) => tenantId),
         "uuid",
       )}) AS r (id, tenant_id)`);
-  await pool.query(sql.unsafe`
+  await db.query(sql.unsafe`
     INSERT INTO role_capabilities (role_id, cap_id)
     SELECT * FROM unnest(${sql.array(
       held.map(({ id }) => id),
@@ -137,8 +137,8 @@ const plantRoles = async (pool: DatabasePool, { capabilities, roles }: OrgWorld)
       )})`);
 };
 
-const plantAssignments = (pool: DatabasePool, { assignments }: OrgWorld) =>
-  pool.query(sql.unsafe`
+const plantAssignments = (db: CommonQueryMethods, { assignments }: OrgWorld) =>
+  db.query(sql.unsafe`
     INSERT INTO org_assignments (assignment_id, tenant_id, user_id, org_node_id, role_id, start_utc, end_utc,
       cancelled_utc)
     SELECT r.id, r.tenant_id, r.user_id, r.node_id, r.role_id, now() + r.start_s * interval '1 second',
@@ -178,8 +178,8 @@ const plantAssignments = (pool: DatabasePool, { assignments }: OrgWorld) =>
       )})
       AS r (id, tenant_id, user_id, node_id, role_id, start_s, end_s, cancelled)`);
 
-const plantGrants = (pool: DatabasePool, { grants }: OrgWorld) =>
-  pool.query(sql.unsafe`
+const plantGrants = (db: CommonQueryMethods, { grants }: OrgWorld) =>
+  db.query(sql.unsafe`
     INSERT INTO visibility_grants (grant_id, tenant_id, user_id, org_node_id, access_scope_code, start_utc, end_utc,
       cancelled_utc)
     SELECT r.id, r.tenant_id, r.user_id, r.node_id, r.scope, now() + r.start_s * interval '1 second',
@@ -220,9 +220,9 @@ const plantGrants = (pool: DatabasePool, { grants }: OrgWorld) =>
       AS r (id, tenant_id, user_id, node_id, scope, start_s, end_s, cancelled)`);
 
 /** Puts a world into the database, with a closure table as exact as the tree's own. */
-export const plantWorld = async (pool: DatabasePool, part: Partial<OrgWorld>): Promise<OrgWorld> => {
+export const plantWorld = async (db: CommonQueryMethods, part: Partial<OrgWorld>): Promise<OrgWorld> => {
   const world = { ...emptyWorld, ...part };
-  await pool.query(sql.unsafe`
+  await db.query(sql.unsafe`
     INSERT INTO tenants (tenant_id, tenant_label, tenant_state_code)
     SELECT r.id, 'Tenant', CASE WHEN r.active THEN 'active' ELSE 'suspended' END
     FROM unnest(${sql.array(
@@ -233,7 +233,7 @@ export const plantWorld = async (pool: DatabasePool, part: Partial<OrgWorld>): P
         world.tenants.map(({ active }) => active),
         "bool",
       )}) AS r (id, active)`);
-  await pool.query(sql.unsafe`
+  await db.query(sql.unsafe`
     INSERT INTO users (user_id, tenant_id, user_state_code)
     SELECT r.id, r.tenant_id, CASE WHEN r.active THEN 'active' ELSE 'inactive' END
     FROM unnest(${sql.array(
@@ -248,9 +248,9 @@ export const plantWorld = async (pool: DatabasePool, part: Partial<OrgWorld>): P
         world.users.map(({ active }) => active),
         "bool",
       )}) AS r (id, tenant_id, active)`);
-  await plantTree(pool, world);
-  await plantRoles(pool, world);
-  await plantAssignments(pool, world);
-  await plantGrants(pool, world);
+  await plantTree(db, world);
+  await plantRoles(db, world);
+  await plantAssignments(db, world);
+  await plantGrants(db, world);
   return world;
 };

@@ -52,8 +52,8 @@ export const plantNames = async (server: TestService, tenantId: string, count = 
   return { users, nodes, roles };
 };
 
-/** The same rows as assignments and as grants. */
-export const insertRows = async ({ pool }: TestService, tenantId: string, rows: readonly Row[]) => {
+/** The same rows as assignments and as grants, without the checks of foreign keys, which would be most of the time. */
+export const insertRows = ({ pool }: TestService, tenantId: string, rows: readonly Row[]) => {
   const uuids = (read: (row: Row) => string) => sql.array(rows.map(read), "uuid");
   const times = (read: (row: Row) => bigint | null) =>
     sql.array(
@@ -62,19 +62,24 @@ export const insertRows = async ({ pool }: TestService, tenantId: string, rows: 
     );
   const columns = [uuids(({ id }) => id), uuids(({ user }) => user), uuids(({ node }) => node)] as const;
   const windows = [times(({ start }) => start), times(({ end }) => end), times(({ cancelled }) => cancelled)] as const;
-  await pool.query(sql.unsafe`
+  const asAssignments = sql.unsafe`
     INSERT INTO org_assignments (assignment_id, tenant_id, user_id, org_node_id, role_id, start_utc, end_utc, cancelled_utc)
     SELECT r.a, ${tenantId}::uuid, r.b, r.c, r.d, r.e::timestamptz, r.f::timestamptz, r.g::timestamptz
-    FROM unnest(${sql.join([...columns, uuids(({ role }) => role), ...windows], sql.fragment`, `)}) AS r (a, b, c, d, e, f, g)`);
+    FROM unnest(${sql.join([...columns, uuids(({ role }) => role), ...windows], sql.fragment`, `)}) AS r (a, b, c, d, e, f, g)`;
   const scopes = sql.array(
     rows.map(({ scope }) => scope),
     "text",
   );
-  await pool.query(sql.unsafe`
+  const asGrants = sql.unsafe`
     INSERT INTO visibility_grants (grant_id, tenant_id, user_id, org_node_id, access_scope_code, start_utc, end_utc,
       cancelled_utc)
     SELECT r.a, ${tenantId}::uuid, r.b, r.c, r.d, r.e::timestamptz, r.f::timestamptz, r.g::timestamptz
-    FROM unnest(${sql.join([...columns, scopes, ...windows], sql.fragment`, `)}) AS r (a, b, c, d, e, f, g)`);
+    FROM unnest(${sql.join([...columns, scopes, ...windows], sql.fragment`, `)}) AS r (a, b, c, d, e, f, g)`;
+  return pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`SET LOCAL session_replication_role = replica`);
+    await tx.query(asAssignments);
+    await tx.query(asGrants);
+  });
 };
 
 export const byId = (rows: readonly Row[]) => rows.toSorted((a, b) => (a.id < b.id ? -1 : 1));
