@@ -123,10 +123,19 @@ const updateEnded = (sessionId: string, reason: EndReason) => sql.type(sessionId
   WHERE session_id = ${sessionId}::uuid
   RETURNING session_id`;
 
+/**
+ * Whether a session lives is decided once its row is locked: a refresh that came before its end may just be moving it,
+ * and whoever passed over that row, as it was, would leave it alive.
+ */
 const updateAllEnded = ({ tenantId, userId, exceptSessionId = "", reason }: EndOfSessions) => sql.type(sessionIdRow)`
+  WITH unended AS (
+    SELECT x.session_id, x.expiry_utc FROM refresh_sessions x
+    WHERE x.tenant_id = ${tenantId}::uuid AND x.user_id = ${userId}::uuid AND x.revoked_utc IS NULL
+      AND x.session_id IS DISTINCT FROM nullif(${exceptSessionId}, '')::uuid
+    FOR NO KEY UPDATE
+  )
   UPDATE refresh_sessions SET revoked_utc = clock_timestamp(), end_reason_code = ${reason}
-  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND revoked_utc IS NULL AND expiry_utc > now()
-    AND session_id IS DISTINCT FROM nullif(${exceptSessionId}, '')::uuid
+  WHERE session_id IN (SELECT u.session_id FROM unended u WHERE u.expiry_utc > now())
   RETURNING session_id`;
 
 /** Ends live sessions of a user whose row the caller has locked; answers how many there were. */

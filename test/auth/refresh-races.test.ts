@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { sql } from "slonik";
+import { type CommonQueryMethods, sql } from "slonik";
 import { expect, test } from "vitest";
 import { z } from "zod";
 import { tokenUse } from "../../src/auth/refresh.ts";
@@ -23,19 +23,24 @@ const rotatedAgo = ({ pool }: TestService, sessionId: string, seconds: number) =
 const tokenOf = async (auth: Auth, refreshToken: string) =>
   (await auth.refreshSession({ refreshToken })).tokens!.refreshToken;
 
+const lockRow = (sessionId: string) =>
+  sql.unsafe`SELECT FROM refresh_sessions WHERE session_id = ${sessionId}::uuid FOR UPDATE`;
+
+/** How many connections wait for a lock. */
+const waiting = async (tx: CommonQueryMethods): Promise<number> => {
+  // A transaction sees the activity of its first look, until it says otherwise.
+  await tx.query(sql.unsafe`SELECT pg_stat_clear_snapshot()`);
+  return tx.oneFirst(sql.type(z.object({ count: z.number() }))`
+    SELECT count(*)::int AS count FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'`);
+};
+
 /** Holds the session's row until every connection of the server waits for it. */
 const allAtOnce = async <T>({ pool, config }: TestService, sessionId: string, start: () => Promise<T>): Promise<T> => {
   const { promise } = await pool.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SELECT FROM refresh_sessions WHERE session_id = ${sessionId}::uuid FOR UPDATE`);
-    const waiting = async () => {
-      // A transaction sees the activity of its first look, until it says otherwise.
-      await tx.query(sql.unsafe`SELECT pg_stat_clear_snapshot()`);
-      return tx.oneFirst(sql.type(z.object({ count: z.number() }))`
-        SELECT count(*)::int AS count FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-    };
+    await tx.query(lockRow(sessionId));
     const started = start();
-    await expect.poll(waiting, { timeout: 20_000 }).toBe(config.database.poolMax);
+    await expect.poll(() => waiting(tx), { timeout: 20_000 }).toBe(config.database.poolMax);
     return { promise: started };
   });
   return promise;
@@ -114,6 +119,29 @@ test("refreshes that race the end of all sessions leave none alive", async () =>
     const call = service.auth.refreshSession({ refreshToken: successor ?? tokens[index]! });
     await expectRefusal(call, "SESSION_INVALID");
   }
+});
+
+test("a refresh in a session's last moment carries it no further than the end of all sessions", async () => {
+  const service = await startService("grpc");
+  const { tenantId, userId, sessionId, refreshToken } = await (await signInBy(service))();
+  await service.pool.query(sql.unsafe`
+    UPDATE refresh_sessions SET expiry_utc = clock_timestamp() + interval '5 seconds'
+    WHERE session_id = ${sessionId}::uuid`);
+  const isOver = sql.type(z.object({ is_over: z.boolean() }))`
+    SELECT expiry_utc < clock_timestamp() AS is_over FROM refresh_sessions WHERE session_id = ${sessionId}::uuid`;
+  const { refreshing, ending } = await service.pool.transaction(async (tx) => {
+    await tx.query(lockRow(sessionId));
+    const refreshed = tokenOf(service.auth, refreshToken);
+    await expect.poll(() => waiting(tx), { timeout: 4_500 }).toBe(1);
+    await expect.poll(() => tx.oneFirst(isOver), { timeout: 10_000 }).toBe(true);
+    let isEnded = false;
+    const ended = service.auth.revokeAllSessions({ tenantId, userId }).finally(() => (isEnded = true));
+    await expect.poll(async () => isEnded || (await waiting(tx)) === 2, { timeout: 10_000 }).toBe(true);
+    return { refreshing: refreshed, ending: ended };
+  });
+  const successor = await refreshing;
+  expect((await ending).revokedCount).toBe(1);
+  await expectRefusal(service.auth.refreshSession({ refreshToken: successor }), "SESSION_INVALID");
 });
 
 test("what a call waited for us is not held against its client", () => {
