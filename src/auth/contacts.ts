@@ -17,9 +17,13 @@ const email = z.email({ pattern: z.regexes.html5Email }).max(254);
 /** Trimmed and lower-cased, or undefined for what is no e-mail address. */
 export const normalEmail = (text: string): string | undefined => email.safeParse(text.trim().toLowerCase()).data;
 
+const COUNTRY_CODE_IN_PARENTHESES = /^\(\s*(\+\d{1,3})\s*\)/;
+
 /** In E.164, such as `+14155552671`, or undefined for what cannot be a number with its country code. */
 export const normalPhone = (text: string): string | undefined => {
-  const phone = parsePhoneNumberFromString(text.trim());
+  const written = text.trim().replace(COUNTRY_CODE_IN_PARENTHESES, "$1");
+  // The whole text: otherwise the library looks for a number in it, and takes the first of two, or "call +1415…" for one.
+  const phone = parsePhoneNumberFromString(written, { extract: false });
   // Possible, not valid: numbering plans grow faster than lists of them.
   return phone?.isPossible() && phone.ext === undefined ? phone.number : undefined;
 };
