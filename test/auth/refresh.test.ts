@@ -187,6 +187,25 @@ describe.each(transports)("%s", (transport) => {
     expect(await actionsOf(service, signedIn.sessionId)).toEqual(actions);
   });
 
+  // A retry gets no token that its user may not have, and what is no theft ends nothing.
+  test.each(
+    ["an inactive user", "a suspended tenant"].flatMap((name) => [
+      [name, "within the grace", "1 second"] as const,
+      [name, "after it", "11 seconds"] as const,
+    ]),
+  )("a rotated token of %s is SESSION_INVALID %s, and writes nothing", async (name, _, ago) => {
+    const service = await startService(transport);
+    const signIn = await signInBy(service);
+    const signedIn = await signIn();
+    await refreshed(service, signedIn.refreshToken);
+    await change(service, signedIn.sessionId, sql.fragment`refreshed_utc = refreshed_utc - ${ago}::interval`);
+    const refreshToken = await spoilers[name]!(service, signedIn, signedIn);
+    const before = await rowOf(service, signedIn.sessionId);
+    await expectRefusal(service.auth.refreshSession({ refreshToken }), "SESSION_INVALID");
+    expect(await rowOf(service, signedIn.sessionId)).toEqual(before);
+    expect(await actionsOf(service, signedIn.sessionId)).toEqual(["auth.session.create"]);
+  });
+
   test("a service of another tenant gets SESSION_INVALID and ends nothing, and one of the tenant refreshes", async () => {
     const service = await startService(transport);
     const { refreshToken, sessionId, tenantId } = await (await signInBy(service))();

@@ -233,43 +233,6 @@ describe.each(transports)("%s", (transport) => {
   });
 });
 
-test("of 60 uses of a right code at once over two replicas one wins", async () => {
-  const env = { THROTTLES: "off", OTP_ATTEMPT_MAX: "10" };
-  const first = await launchForCodes("grpc", env);
-  const second = (await launchForCodes("grpc", env, first.databaseUrl)).as(first.rootToken);
-  const { userId, sent } = await someone(first);
-  const settled = await Promise.allSettled(
-    Array.from({ length: 60 }, (_, n) => (n % 2 === 0 ? first : second).auth.loginWithOtp(sent)),
-  );
-  expect(settled.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
-  expect(await liveSessionIds(first, userId)).toHaveLength(1);
-});
-
-test("of 1,000 guesses at once five are compared", async () => {
-  const server = await launchForCodes("grpc", { THROTTLES: "off" });
-  const { sent, userId } = await someone(server);
-  const guesses = Array.from({ length: 1_000 }, (_, n) => ({ ...sent, code: otherCode(sent.code, n) }));
-  const settled = await Promise.allSettled(guesses.reverse().map((guess) => server.auth.loginWithOtp(guess)));
-  const wins = settled.filter(({ status }) => status === "fulfilled").length;
-  expect(wins).toBeLessThanOrEqual(1);
-  const { attempt_count: attempts } = await attemptsOf(server, sent);
-  expect(attempts).toBe(5);
-  expect(await liveSessionIds(server, userId)).toHaveLength(wins);
-});
-
-test("no session outlives a deactivation, whichever was first", async () => {
-  const server = await launchForCodes("grpc", { THROTTLES: "off" });
-  const people = await Promise.all(Array.from({ length: 20 }, () => someone(server)));
-  await Promise.all(
-    people.map(async ({ tenantId, userId, sent }) => {
-      const deactivate = server.auth.deactivateUser({ tenantId, userId });
-      await Promise.allSettled([server.auth.loginWithOtp(sent), deactivate]);
-      await deactivate;
-      expect(await liveSessionIds(server, userId)).toEqual([]);
-    }),
-  );
-});
-
 test("a wrong guess runs the same statements, whoever has the destination", async () => {
   const server = await startForCodes("grpc");
   const { statements, parts } = watchStatements(server);
