@@ -168,11 +168,8 @@ const writeRows = async (tx: Tx, call: Call, tenantId: string, entries: readonly
   if (planned.length === 0) return outcomes;
   const created = await createUsers(tx, tenantId, planned);
   const event = { action: "auth.user.import", tenantId, entityKind: "user" } as const;
-  await recordEvents(
-    tx,
-    call,
-    Array.from(created, (entityId) => ({ ...event, entityId })),
-  );
+  const events = planned.flatMap(({ userId }) => (created.has(userId) ? { ...event, entityId: userId } : []));
+  await recordEvents(tx, call, events);
   if (created.size === planned.length) return outcomes;
   const directory = await readDirectory(tx, tenantId, rows);
   return entries.map((entry, index): Outcome => {

@@ -132,8 +132,10 @@ const createNodes = async (tx: Tx, call: Call, batch: Batch): Promise<readonly N
   const missing = nodeIds.find((nodeId) => !rows.has(nodeId));
   // Another tenant's writer had the id first. Thrown, since the others shall not stand either.
   if (missing !== undefined) throw idTaken(missing);
-  if (created.length > 0) await recordEvents(tx, call, created.map(creationEvent));
-  return nodeIds.flatMap((nodeId) => rows.get(nodeId) ?? []);
+  const rowsOf = (some: readonly NewNode[]) => some.flatMap(({ nodeId }) => rows.get(nodeId) ?? []);
+  // In the batch's order: whoever follows the record reads of a parent before its children.
+  if (placed.length > 0) await recordEvents(tx, call, rowsOf(placed).map(creationEvent));
+  return rowsOf(nodes);
 };
 
 /** What in a batch cannot be, whatever the tree is: nobody needs the tree's lock to be told. */

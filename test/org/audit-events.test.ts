@@ -162,7 +162,7 @@ describe.each(transports)("%s", (transport) => {
     expect(event!.payload?.["request_id"]).toMatch(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
   });
 
-  test("a refused or failed mutation leaves no event, and a failed record leaves no mutation", async () => {
+  test("a refused mutation leaves no event", async () => {
     const server = await startService(transport);
     const tenantId = await server.addTenant("Acme");
     const { serviceId } = await server.addService(["*"]);
@@ -176,18 +176,6 @@ describe.each(transports)("%s", (transport) => {
     );
     await expectRefusal(narrow.services.disableService({ serviceId }), "PERMISSION_ESCALATION");
     await expectRefusal(narrow.services.rotateServiceSecret({ serviceId }), "PERMISSION_ESCALATION");
-    expect(await count(server)).toEqual({ events });
-
-    await server.pool.query(sql.unsafe`ALTER TABLE audit_pending RENAME TO audit_pending_away`);
-    try {
-      const lost = randomUUID();
-      await expectRefusal(server.org.createTenant({ tenantId: lost, label: "Lost" }), "INTERNAL");
-      await expectRefusal(server.org.updateTenant({ tenantId, label: "Lost" }), "INTERNAL");
-      await expectRefusal(server.org.getTenant({ tenantId: lost }), "TENANT_NOT_FOUND");
-      expect((await server.org.getTenant({ tenantId })).tenant?.label).toBe("Acme");
-    } finally {
-      await server.pool.query(sql.unsafe`ALTER TABLE audit_pending_away RENAME TO audit_pending`);
-    }
     expect(await count(server)).toEqual({ events });
   });
 });

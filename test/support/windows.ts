@@ -37,7 +37,7 @@ export type Windowed = (Assignment | VisibilityGrant) & { readonly id: string };
 export interface Kind {
   readonly name: string;
   readonly table: "org_assignments" | "visibility_grants";
-  readonly entityKind: string;
+  readonly entityKind: "assignment" | "visibility_grant";
   /** Its id in metadata. */
   readonly idKey: string;
   readonly actions: { readonly create: string; readonly end: string };
