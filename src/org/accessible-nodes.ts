@@ -10,7 +10,7 @@ import type { OrgParts } from "./parts.ts";
 import { type ScopeCode, scopeCode } from "./visibility-checks.ts";
 
 const foundRow = z.object({
-  /** Up to where all streams were read; null where they were read to their end. */
+  /** Up to where the page has looked; null where it came to the end. */
   cut_id: z.string().nullable(),
   org_node_id: z.string().nullable(),
 });
@@ -24,47 +24,73 @@ interface Asked<Access> {
 }
 
 /**
- * Each node with an assignment gives the nodes below it in the order of their ids, a stream of bounded length; what all
- * streams were read up to is the window, and only open nodes of it are answered. 2,000 rows are read for one such node,
- * and 16 at least for each of many, so a page costs the same wherever it starts and whatever is inactive.
+ * Goes one of two ways, so that a page costs the same wherever it starts, whatever the user has and whatever is inactive.
+ *
+ * Streams: each open node with an assignment gives the nodes below it in the order of their ids, 2,000 rows for one such
+ * node and 16 at least for each of many; what all were read up to is the window. Who has few nodes gets them on one page.
+ * Where that window ends before the tenant's next 2,000 nodes do, since one stream is long beside many, or where the user
+ * has more than 1,000 such nodes or 5,000 assignments, those 2,000 nodes are looked through, each decided as by a check.
  */
 export const selectNodesByCapability = ({ tenantId, userId, access, after, limit }: Asked<string>) =>
   sql.type(foundRow)`
-  WITH roots AS MATERIALIZED (
-    SELECT DISTINCT a.org_node_id
-    FROM tenants t
-    JOIN users u ON u.tenant_id = t.tenant_id
-    JOIN org_assignments a ON a.user_id = u.user_id
-    JOIN role_capabilities h ON h.role_id = a.role_id
-    JOIN capabilities c ON c.cap_id = h.cap_id
+  WITH asked AS MATERIALIZED (
+    SELECT t.tenant_id, u.user_id, c.cap_id,
+      coalesce(${after}::uuid, '00000000-0000-0000-0000-000000000000') AS after_id
+    FROM tenants t JOIN users u ON u.tenant_id = t.tenant_id CROSS JOIN capabilities c
     WHERE t.tenant_id = ${tenantId}::uuid AND t.tenant_state_code = 'active'
-      AND u.user_id = ${userId}::uuid AND u.user_state_code = 'active'
-      AND a.cancelled_utc IS NULL AND a.start_utc <= now() AND (a.end_utc IS NULL OR a.end_utc > now())
-      AND c.cap_key = ${access}
-  ), depth AS MATERIALIZED (
-    SELECT greatest(2000 / greatest(count(*), 1), 16) AS row_max FROM roots
+      AND u.user_id = ${userId}::uuid AND u.user_state_code = 'active' AND c.cap_key = ${access}
+  ), held AS MATERIALIZED (
+    SELECT a.org_node_id, a.role_id, a.start_utc, a.end_utc, a.cancelled_utc
+    FROM org_assignments a WHERE a.user_id = (SELECT asked.user_id FROM asked)
+    LIMIT 5000
+  ), roots AS MATERIALIZED (
+    SELECT DISTINCT h.org_node_id FROM held h
+    WHERE (SELECT count(*) < 5000 FROM held)
+      AND h.cancelled_utc IS NULL AND h.start_utc <= now() AND (h.end_utc IS NULL OR h.end_utc > now())
+      AND EXISTS (
+        SELECT FROM role_capabilities k
+        WHERE k.role_id = h.role_id AND k.cap_id = (SELECT asked.cap_id FROM asked))
+  ), size AS MATERIALIZED (
+    SELECT count(*) <= 1000 AND (SELECT count(*) < 5000 FROM held) AS few,
+      greatest(2000 / greatest(count(*), 1), 16) AS row_max
+    FROM roots
   ), streams AS MATERIALIZED (
-    SELECT s.org_node_id, row_number() OVER (PARTITION BY r.org_node_id ORDER BY s.org_node_id) AS position
-    FROM roots r
+    SELECT s.org_node_id, row_number() OVER (PARTITION BY o.org_node_id ORDER BY s.org_node_id) AS position
+    FROM (
+      SELECT r.org_node_id FROM roots r
+      WHERE (SELECT size.few FROM size) AND NOT EXISTS (
+        SELECT FROM org_node_paths q
+        JOIN org_nodes i ON i.org_node_id = q.ancestor_org_node_id AND NOT i.active_flag
+        WHERE q.descendant_org_node_id = r.org_node_id)
+    ) o
     CROSS JOIN LATERAL (
       SELECT p.descendant_org_node_id AS org_node_id FROM org_node_paths p
-      WHERE p.ancestor_org_node_id = r.org_node_id
-        AND p.descendant_org_node_id > coalesce(${after}::uuid, '00000000-0000-0000-0000-000000000000')
+      WHERE p.ancestor_org_node_id = o.org_node_id AND p.descendant_org_node_id > (SELECT asked.after_id FROM asked)
       ORDER BY p.descendant_org_node_id
-      LIMIT (SELECT d.row_max FROM depth d)
+      LIMIT (SELECT size.row_max FROM size)
     ) s
+  ), ends AS MATERIALIZED (
+    SELECT asked.tenant_id, asked.cap_id, asked.after_id, size.few, (
+      SELECT s.org_node_id FROM streams s WHERE s.position = size.row_max ORDER BY s.org_node_id LIMIT 1
+    ) AS streams_id, (
+      SELECT n.org_node_id FROM org_nodes n
+      WHERE n.tenant_id = asked.tenant_id AND n.org_node_id > asked.after_id
+      ORDER BY n.org_node_id OFFSET 1999 LIMIT 1
+    ) AS nodes_id
+    FROM asked CROSS JOIN size
   ), cut AS MATERIALIZED (
-    SELECT (
-      SELECT s.org_node_id FROM streams s WHERE s.position = (SELECT d.row_max FROM depth d)
-      ORDER BY s.org_node_id LIMIT 1
-    ) AS cut_id
+    SELECT e.tenant_id, e.cap_id, e.after_id, w.by_streams,
+      CASE WHEN w.by_streams THEN e.streams_id ELSE e.nodes_id END AS cut_id
+    FROM ends e CROSS JOIN LATERAL (
+      SELECT e.few AND (e.streams_id IS NULL OR coalesce(e.streams_id >= e.nodes_id, false)) AS by_streams
+    ) w
   )
   SELECT cut.cut_id, found.org_node_id
   FROM cut LEFT JOIN LATERAL (
-    SELECT w.org_node_id
+    (SELECT w.org_node_id
     FROM (
       SELECT DISTINCT s.org_node_id FROM streams s
-      WHERE cut.cut_id IS NULL OR s.org_node_id <= cut.cut_id
+      WHERE cut.by_streams AND (cut.cut_id IS NULL OR s.org_node_id <= cut.cut_id)
       ORDER BY s.org_node_id
     ) w
     WHERE NOT EXISTS (
@@ -72,46 +98,91 @@ export const selectNodesByCapability = ({ tenantId, userId, access, after, limit
       JOIN org_nodes i ON i.org_node_id = q.ancestor_org_node_id AND NOT i.active_flag
       WHERE q.descendant_org_node_id = w.org_node_id)
     ORDER BY w.org_node_id
-    LIMIT ${limit}
+    LIMIT ${limit})
+    UNION ALL
+    (SELECT w.org_node_id
+    FROM (
+      SELECT n.org_node_id FROM org_nodes n
+      WHERE NOT cut.by_streams AND n.tenant_id = cut.tenant_id AND n.org_node_id > cut.after_id
+      ORDER BY n.org_node_id
+      LIMIT 2000
+    ) w
+    WHERE EXISTS (
+      SELECT FROM org_node_paths p CROSS JOIN LATERAL (
+        SELECT a.role_id FROM org_assignments a
+        JOIN role_capabilities k ON k.role_id = a.role_id AND k.cap_id = cut.cap_id
+        WHERE a.user_id = ${userId}::uuid AND a.org_node_id = p.ancestor_org_node_id
+          AND a.cancelled_utc IS NULL AND a.start_utc <= now() AND (a.end_utc IS NULL OR a.end_utc > now())
+        LIMIT 1
+      ) granted
+      WHERE p.descendant_org_node_id = w.org_node_id
+    ) AND NOT EXISTS (
+      SELECT FROM org_node_paths q
+      JOIN org_nodes i ON i.org_node_id = q.ancestor_org_node_id AND NOT i.active_flag
+      WHERE q.descendant_org_node_id = w.org_node_id)
+    ORDER BY w.org_node_id
+    LIMIT ${limit})
   ) found ON true
   ORDER BY found.org_node_id`;
 
 /** Likewise by grants. */
 export const selectNodesByScope = ({ tenantId, userId, access, after, limit }: Asked<ScopeCode>) =>
   sql.type(foundRow)`
-  WITH roots AS MATERIALIZED (
-    SELECT DISTINCT g.org_node_id
-    FROM tenants t
-    JOIN users u ON u.tenant_id = t.tenant_id
-    JOIN visibility_grants g ON g.user_id = u.user_id
+  WITH asked AS MATERIALIZED (
+    SELECT t.tenant_id, u.user_id, coalesce(${after}::uuid, '00000000-0000-0000-0000-000000000000') AS after_id
+    FROM tenants t JOIN users u ON u.tenant_id = t.tenant_id
     WHERE t.tenant_id = ${tenantId}::uuid AND t.tenant_state_code = 'active'
       AND u.user_id = ${userId}::uuid AND u.user_state_code = 'active'
-      AND g.cancelled_utc IS NULL AND g.start_utc <= now() AND (g.end_utc IS NULL OR g.end_utc > now())
-      AND (g.access_scope_code = 'analyze' OR ${access} = 'read')
-  ), depth AS MATERIALIZED (
-    SELECT greatest(2000 / greatest(count(*), 1), 16) AS row_max FROM roots
+  ), held AS MATERIALIZED (
+    SELECT g.org_node_id, g.access_scope_code, g.start_utc, g.end_utc, g.cancelled_utc
+    FROM visibility_grants g WHERE g.user_id = (SELECT asked.user_id FROM asked)
+    LIMIT 5000
+  ), roots AS MATERIALIZED (
+    SELECT DISTINCT h.org_node_id FROM held h
+    WHERE (SELECT count(*) < 5000 FROM held)
+      AND h.cancelled_utc IS NULL AND h.start_utc <= now() AND (h.end_utc IS NULL OR h.end_utc > now())
+      AND (h.access_scope_code = 'analyze' OR ${access} = 'read')
+  ), size AS MATERIALIZED (
+    SELECT count(*) <= 1000 AND (SELECT count(*) < 5000 FROM held) AS few,
+      greatest(2000 / greatest(count(*), 1), 16) AS row_max
+    FROM roots
   ), streams AS MATERIALIZED (
-    SELECT s.org_node_id, row_number() OVER (PARTITION BY r.org_node_id ORDER BY s.org_node_id) AS position
-    FROM roots r
+    SELECT s.org_node_id, row_number() OVER (PARTITION BY o.org_node_id ORDER BY s.org_node_id) AS position
+    FROM (
+      SELECT r.org_node_id FROM roots r
+      WHERE (SELECT size.few FROM size) AND NOT EXISTS (
+        SELECT FROM org_node_paths q
+        JOIN org_nodes i ON i.org_node_id = q.ancestor_org_node_id AND NOT i.active_flag
+        WHERE q.descendant_org_node_id = r.org_node_id)
+    ) o
     CROSS JOIN LATERAL (
       SELECT p.descendant_org_node_id AS org_node_id FROM org_node_paths p
-      WHERE p.ancestor_org_node_id = r.org_node_id
-        AND p.descendant_org_node_id > coalesce(${after}::uuid, '00000000-0000-0000-0000-000000000000')
+      WHERE p.ancestor_org_node_id = o.org_node_id AND p.descendant_org_node_id > (SELECT asked.after_id FROM asked)
       ORDER BY p.descendant_org_node_id
-      LIMIT (SELECT d.row_max FROM depth d)
+      LIMIT (SELECT size.row_max FROM size)
     ) s
+  ), ends AS MATERIALIZED (
+    SELECT asked.tenant_id, asked.after_id, size.few, (
+      SELECT s.org_node_id FROM streams s WHERE s.position = size.row_max ORDER BY s.org_node_id LIMIT 1
+    ) AS streams_id, (
+      SELECT n.org_node_id FROM org_nodes n
+      WHERE n.tenant_id = asked.tenant_id AND n.org_node_id > asked.after_id
+      ORDER BY n.org_node_id OFFSET 1999 LIMIT 1
+    ) AS nodes_id
+    FROM asked CROSS JOIN size
   ), cut AS MATERIALIZED (
-    SELECT (
-      SELECT s.org_node_id FROM streams s WHERE s.position = (SELECT d.row_max FROM depth d)
-      ORDER BY s.org_node_id LIMIT 1
-    ) AS cut_id
+    SELECT e.tenant_id, e.after_id, w.by_streams,
+      CASE WHEN w.by_streams THEN e.streams_id ELSE e.nodes_id END AS cut_id
+    FROM ends e CROSS JOIN LATERAL (
+      SELECT e.few AND (e.streams_id IS NULL OR coalesce(e.streams_id >= e.nodes_id, false)) AS by_streams
+    ) w
   )
   SELECT cut.cut_id, found.org_node_id
   FROM cut LEFT JOIN LATERAL (
-    SELECT w.org_node_id
+    (SELECT w.org_node_id
     FROM (
       SELECT DISTINCT s.org_node_id FROM streams s
-      WHERE cut.cut_id IS NULL OR s.org_node_id <= cut.cut_id
+      WHERE cut.by_streams AND (cut.cut_id IS NULL OR s.org_node_id <= cut.cut_id)
       ORDER BY s.org_node_id
     ) w
     WHERE NOT EXISTS (
@@ -119,7 +190,30 @@ export const selectNodesByScope = ({ tenantId, userId, access, after, limit }: A
       JOIN org_nodes i ON i.org_node_id = q.ancestor_org_node_id AND NOT i.active_flag
       WHERE q.descendant_org_node_id = w.org_node_id)
     ORDER BY w.org_node_id
-    LIMIT ${limit}
+    LIMIT ${limit})
+    UNION ALL
+    (SELECT w.org_node_id
+    FROM (
+      SELECT n.org_node_id FROM org_nodes n
+      WHERE NOT cut.by_streams AND n.tenant_id = cut.tenant_id AND n.org_node_id > cut.after_id
+      ORDER BY n.org_node_id
+      LIMIT 2000
+    ) w
+    WHERE EXISTS (
+      SELECT FROM org_node_paths p CROSS JOIN LATERAL (
+        SELECT g.grant_id FROM visibility_grants g
+        WHERE g.user_id = ${userId}::uuid AND g.org_node_id = p.ancestor_org_node_id
+          AND g.cancelled_utc IS NULL AND g.start_utc <= now() AND (g.end_utc IS NULL OR g.end_utc > now())
+          AND (g.access_scope_code = 'analyze' OR ${access} = 'read')
+        LIMIT 1
+      ) granted
+      WHERE p.descendant_org_node_id = w.org_node_id
+    ) AND NOT EXISTS (
+      SELECT FROM org_node_paths q
+      JOIN org_nodes i ON i.org_node_id = q.ancestor_org_node_id AND NOT i.active_flag
+      WHERE q.descendant_org_node_id = w.org_node_id)
+    ORDER BY w.org_node_id
+    LIMIT ${limit})
   ) found ON true
   ORDER BY found.org_node_id`;
 
@@ -134,7 +228,7 @@ export const accessibleNodeHandlers = ({ db }: OrgParts) =>
           ? selectNodesByScope({ ...asked, access: scopeCode(access.value) })
           : selectNodesByCapability({ ...asked, access: access.value ?? "" });
       return read(db, call, async (connection) => {
-        const found = cutStreams(page, await connection.many(select), ({ org_node_id }) => org_node_id);
+        const found = cutStreams(page, await connection.any(select), ({ org_node_id }) => org_node_id);
         const ids = found.rows.map(({ org_node_id }) => org_node_id);
         const nodes = ids.length === 0 ? [] : await connection.any(selectNodes(ids));
         const byId = new Map(nodes.map((node) => [node.org_node_id, node]));

@@ -31,11 +31,13 @@ interface Asked<Access> {
 export const selectUsersByCapability = ({ tenantId, nodeId, access, after, limit }: Asked<string>) =>
   sql.type(foundRow)`
   WITH places AS MATERIALIZED (
-    SELECT p.ancestor_org_node_id AS org_node_id, p.depth_val
+    SELECT p.ancestor_org_node_id AS org_node_id, c.cap_id
     FROM tenants t
     JOIN org_nodes n ON n.tenant_id = t.tenant_id
     JOIN org_node_paths p ON p.descendant_org_node_id = n.org_node_id
+    CROSS JOIN capabilities c
     WHERE t.tenant_id = ${tenantId}::uuid AND t.tenant_state_code = 'active' AND n.org_node_id = ${nodeId}::uuid
+      AND c.cap_key = ${access}
       AND NOT EXISTS (
         SELECT FROM org_node_paths q
         JOIN org_nodes i ON i.org_node_id = q.ancestor_org_node_id AND NOT i.active_flag
@@ -70,11 +72,9 @@ export const selectUsersByCapability = ({ tenantId, nodeId, access, after, limit
       FROM places r
       CROSS JOIN LATERAL (
         SELECT a.assignment_id AS via_id FROM org_assignments a
-        JOIN role_capabilities h ON h.role_id = a.role_id
-        JOIN capabilities c ON c.cap_id = h.cap_id
+        JOIN role_capabilities h ON h.role_id = a.role_id AND h.cap_id = r.cap_id
         WHERE a.user_id = w.user_id AND a.org_node_id = r.org_node_id
           AND a.cancelled_utc IS NULL AND a.start_utc <= now() AND (a.end_utc IS NULL OR a.end_utc > now())
-          AND c.cap_key = ${access}
         LIMIT 1
       ) v
       WHERE EXISTS (SELECT FROM users u WHERE u.user_id = w.user_id AND u.user_state_code = 'active')
@@ -89,7 +89,7 @@ export const selectUsersByCapability = ({ tenantId, nodeId, access, after, limit
 export const selectUsersByScope = ({ tenantId, nodeId, access, after, limit }: Asked<ScopeCode>) =>
   sql.type(foundRow)`
   WITH places AS MATERIALIZED (
-    SELECT p.ancestor_org_node_id AS org_node_id, p.depth_val
+    SELECT p.ancestor_org_node_id AS org_node_id
     FROM tenants t
     JOIN org_nodes n ON n.tenant_id = t.tenant_id
     JOIN org_node_paths p ON p.descendant_org_node_id = n.org_node_id

@@ -10,7 +10,9 @@ export interface PlanNode {
   readonly "Actual Rows": number;
   readonly "Actual Loops": number;
   readonly "Rows Removed by Filter"?: number;
-  readonly "Rows Removed by Join Filter"?: number;
+  /** Blocks of tables and indexes that it and those below it read. */
+  readonly "Shared Hit Blocks": number;
+  readonly "Shared Read Blocks": number;
   readonly Plans?: readonly PlanNode[];
 }
 
@@ -20,7 +22,11 @@ const stepsOf = (node: PlanNode): readonly PlanNode[] => [node, ...(node.Plans ?
 
 /** The steps by which PostgreSQL answers a statement, which is run. */
 export const planOf = async (db: CommonQueryMethods, { sql: text, values }: QuerySqlToken) => {
-  const explain = { ...sql.type(planRow)``, sql: `EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) ${text}`, values };
+  const explain = {
+    ...sql.type(planRow)``,
+    sql: `EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) ${text}`,
+    values,
+  };
   return stepsOf((await db.one(explain))["QUERY PLAN"][0].Plan);
 };
 
@@ -40,3 +46,7 @@ export const rowsReadOf = (steps: readonly PlanNode[]): number =>
     .filter((step) => step["Relation Name"] !== undefined)
     .map((step) => (step["Actual Rows"] + (step["Rows Removed by Filter"] ?? 0)) * step["Actual Loops"])
     .reduce((sum, rows) => sum + rows, 0);
+
+/** How often a block of a table or an index was read, from memory or not. */
+export const blocksReadOf = ([top]: readonly PlanNode[]): number =>
+  top === undefined ? 0 : top["Shared Hit Blocks"] + top["Shared Read Blocks"];
