@@ -4,6 +4,12 @@ const UNITS_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as 
 /** What a timer can hold, 24 days; beyond it Node fires at once. */
 export const TIMER_MAX_MS = 2 ** 31 - 1;
 
+/**
+ * The most that argon2 and scrypt may cost, about a second of one core: an import is no way to make us work for minutes.
+ * Our own parameters keep to it too, or no password that they hashed would ever be right.
+ */
+export const HASH_COST_MAX = { memoryKib: 262_144, memoryPassesKib: 1_048_576, parallelism: 16 } as const;
+
 const durationText = (text: string, context: z.RefinementCtx) => {
   const [, amount, unit] = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text) ?? [];
   if (amount && unit) return Number(amount) * UNITS_MS[unit as keyof typeof UNITS_MS];

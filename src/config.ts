@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { peppers, type Pepper } from "./config-values.ts";
+import { HASH_COST_MAX, peppers, type Pepper } from "./config-values.ts";
 import { type Environment, environment } from "./environment.ts";
 
 /** What is wrong with the environment: every fault at once, each by the variable's name and never with its value. */
@@ -38,6 +38,8 @@ const together = (env: Environment): string[] => {
     production && !env.JWT_KEYS_FILE && "JWT_KEYS_FILE: required when NODE_ENV=production",
     env.PASSWORD_HASH_MEMORY_KIB < 8 * env.PASSWORD_HASH_PARALLELISM &&
       "PASSWORD_HASH_MEMORY_KIB: must be at least 8 times PASSWORD_HASH_PARALLELISM",
+    env.PASSWORD_HASH_MEMORY_KIB * env.PASSWORD_HASH_PASSES > HASH_COST_MAX.memoryPassesKib &&
+      `PASSWORD_HASH_MEMORY_KIB, PASSWORD_HASH_PASSES: together at most ${HASH_COST_MAX.memoryPassesKib}`,
     env.SESSION_IDLE_TTL > env.SESSION_MAX_TTL && "SESSION_IDLE_TTL: must not be longer than SESSION_MAX_TTL",
     !!env.SMTP_URL !== !!env.MAIL_FROM && "SMTP_URL, MAIL_FROM: set both or neither",
     !!env.TWILIO_ACCOUNT_SID !== !!env.TWILIO_AUTH_TOKEN &&

@@ -1,5 +1,14 @@
 import { z } from "zod";
-import { commaSeparated, duration, flag, integer, peppers, postgresUrl, urlOf } from "./config-values.ts";
+import {
+  HASH_COST_MAX,
+  commaSeparated,
+  duration,
+  flag,
+  integer,
+  peppers,
+  postgresUrl,
+  urlOf,
+} from "./config-values.ts";
 
 const YEARS_10_MS = 3_650 * 86_400_000;
 
@@ -47,9 +56,9 @@ export const environment = z.object({
   SESSION_MAX_TTL: duration(1_000, YEARS_10_MS).prefault("90d"),
   SESSIONS_PER_USER_MAX: integer(1, 10_000).prefault("1000"),
   REFRESH_GRACE: duration(0, 3_600_000).prefault("10s"),
-  PASSWORD_HASH_MEMORY_KIB: integer(8, 1_048_576).prefault("19456"),
+  PASSWORD_HASH_MEMORY_KIB: integer(8, HASH_COST_MAX.memoryKib).prefault("19456"),
   PASSWORD_HASH_PASSES: integer(1, 100).prefault("2"),
-  PASSWORD_HASH_PARALLELISM: integer(1, 16).prefault("1"),
+  PASSWORD_HASH_PARALLELISM: integer(1, HASH_COST_MAX.parallelism).prefault("1"),
   PASSWORD_HASH_THREADS: integer(1, 256).optional(),
   PASSWORD_HASH_QUEUE: integer(0, 1_000_000).prefault("1000"),
   OTP_TTL: duration(1_000, 86_400_000).prefault("5m"),

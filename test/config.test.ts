@@ -8,6 +8,7 @@ import { type Config, ConfigError, parseConfig } from "../src/config.ts";
 import { environment } from "../src/environment.ts";
 
 const MAIN = fileURLToPath(new URL("../src/main.ts", import.meta.url));
+const DAY_MS = 86_400_000;
 const PEPPER = Buffer.alloc(32, 1).toString("base64");
 const PRODUCTION = {
   NODE_ENV: "production",
@@ -98,6 +99,14 @@ describe("faults", () => {
     [{ DATABASE_TLS_CA_FILE: "ca.crt" }, "DATABASE_TLS_CA_FILE"],
     [{ DATABASE_URL: "postgresql://db/auth?sslmode=verify-full" }, "DATABASE_URL"],
     [{ GRPC_PORT: "9000", HTTP_PORT: "9000" }, "HTTP_PORT"],
+    [{ PASSWORD_HASH_MEMORY_KIB: "16", PASSWORD_HASH_PARALLELISM: "4" }, "PASSWORD_HASH_MEMORY_KIB"],
+    [
+      { PASSWORD_HASH_MEMORY_KIB: "65536", PASSWORD_HASH_PASSES: "17" },
+      "PASSWORD_HASH_MEMORY_KIB, PASSWORD_HASH_PASSES",
+    ],
+    [{ SESSION_IDLE_TTL: "91d" }, "SESSION_IDLE_TTL"],
+    [{ SMTP_URL: "smtp://mail.example" }, "SMTP_URL, MAIL_FROM"],
+    [{ TWILIO_ACCOUNT_SID: "AC0", TWILIO_FROM: "+15005550006" }, "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN"],
   ])("variables that do not go together: %o", (variables, name) => {
     expect(faultyNames(variables as Record<string, string>)).toEqual([name]);
   });
@@ -125,6 +134,18 @@ describe("values", () => {
       database: { url: undefined, poolMax: 10, statementTimeoutMs: 5_000, tls: "url", pgBouncer: false },
       peppers: undefined,
       serviceTokenTtlMs: 3_600_000,
+      accessTokens: { ttlMs: 600_000 },
+      sessions: { idleTtlMs: 30 * DAY_MS, maxTtlMs: 90 * DAY_MS, refreshGraceMs: 10_000, knownNetworkMs: 90 * DAY_MS },
+      passwords: { memoryKib: 19_456, passes: 2, parallelism: 1 },
+      otp: { ttlMs: 300_000, attemptMax: 5, requestIntervalMs: 60_000, requestsPerHour: 5 },
+      throttles: {
+        enabled: true,
+        windowMs: 600_000,
+        identifierAddressMax: 10,
+        identifierMax: 30,
+        addressMax: 100,
+        tenantMax: 5_000,
+      },
       shutdown: { delayMs: 0, graceMs: 20_000 },
       tracing: false,
     });

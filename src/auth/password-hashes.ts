@@ -1,6 +1,7 @@
 import { pbkdf2Sync, scryptSync, timingSafeEqual } from "node:crypto";
 import { hashRawSync, parseOptions } from "@node-rs/argon2";
 import { decodeBase64, hashSync as bcryptSync } from "bcryptjs";
+import { HASH_COST_MAX } from "../config-values.ts";
 import { normalPassword } from "./normal-passwords.ts";
 
 /** What an argon2id hash costs (RFC 9106, 3.1). */
@@ -21,10 +22,7 @@ interface Format {
   read(parts: Readonly<Record<string, string>>): ParsedHash | undefined;
 }
 
-// An import is no way to make us work for minutes: each of these bounds is about a second of one core.
-const MEMORY_MAX_KIB = 262_144;
-const MEMORY_PASSES_MAX_KIB = 1_048_576;
-const PARALLELISM_MAX = 16;
+// As `HASH_COST_MAX`, about a second of one core.
 const BCRYPT_COST_MIN = 4;
 const BCRYPT_COST_MAX = 14;
 const PBKDF2_ITERATIONS_MAX = 2_000_000;
@@ -55,9 +53,9 @@ const argon2: Format = {
     const [memoryCost, timeCost, parallelism] = [Number(parts["m"]), Number(parts["t"]), Number(parts["p"])];
     const read = saltAndHash(parts);
     const bounded =
-      isWithin(parallelism, { min: 1, max: PARALLELISM_MAX }) &&
-      isWithin(memoryCost, { min: 8 * parallelism, max: MEMORY_MAX_KIB }) &&
-      isWithin(memoryCost * timeCost, { min: 1, max: MEMORY_PASSES_MAX_KIB });
+      isWithin(parallelism, { min: 1, max: HASH_COST_MAX.parallelism }) &&
+      isWithin(memoryCost, { min: 8 * parallelism, max: HASH_COST_MAX.memoryKib }) &&
+      isWithin(memoryCost * timeCost, { min: 1, max: HASH_COST_MAX.memoryPassesKib });
     if (!read || !bounded) return undefined;
     const { salt, expected } = read;
     const { algorithm, version } = numbersOf(parts["kind"] ?? "", parts["v"] ?? "16");
@@ -84,8 +82,9 @@ const scryptOf = (N: number, r: number, p: number, salt: Buffer, expected: Buffe
   const memoryKib = (N * r) / 8;
   // N < 2^(128 r / 8): RFC 7914, 2.
   const isScrypt = N >= 2 && r >= 1 && p >= 1 && N < 2 ** (16 * r);
-  if (!isScrypt || memoryKib > MEMORY_MAX_KIB || memoryKib * p > MEMORY_PASSES_MAX_KIB) return undefined;
-  const options = { N, r, p, maxmem: 2 * MEMORY_MAX_KIB * 1_024 };
+  if (!isScrypt || memoryKib > HASH_COST_MAX.memoryKib || memoryKib * p > HASH_COST_MAX.memoryPassesKib)
+    return undefined;
+  const options = { N, r, p, maxmem: 2 * HASH_COST_MAX.memoryKib * 1_024 };
   return { expected, derive: (password) => scryptSync(password, salt, expected.length, options) };
 };
 

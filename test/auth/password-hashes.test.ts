@@ -4,6 +4,7 @@ import { hashSync as bcryptSync } from "bcryptjs";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { dummyHash, isOutdated, isSupportedHash, verifyHash } from "../../src/auth/password-hashes.ts";
+import { parseConfig } from "../../src/config.ts";
 import { argon2Kind } from "../support/passwords.ts";
 
 const PASSWORD = "correct horse bättery";
@@ -176,6 +177,19 @@ test("whatever the text, nothing throws, and what is not supported never matches
 });
 
 // Every parameter that parses must also be one that the algorithm takes.
+test("whatever parameters a configuration may have, what they hash can be verified", () => {
+  const corners = ["8,1,1", "128,1,16", "262144,4,1", "262144,4,16", "10485,100,3"];
+  for (const corner of corners) {
+    const [memory = "", passes = "", parallelism = ""] = corner.split(",");
+    const { passwords } = parseConfig({
+      PASSWORD_HASH_MEMORY_KIB: memory,
+      PASSWORD_HASH_PASSES: passes,
+      PASSWORD_HASH_PARALLELISM: parallelism,
+    });
+    expect(isSupportedHash(dummyHash(passwords)), corner).toBe(true);
+  }
+});
+
 test("what is supported can be verified", () => {
   const numbers = fc.record({ ln: fc.integer({ min: 1, max: 8 }), r: fc.integer({ min: 1, max: 8 }), p: fc.nat(4) });
   const property = fc.property(numbers, ({ ln, r, p }) => {
