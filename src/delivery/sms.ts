@@ -1,7 +1,8 @@
 import type { Config } from "../config.ts";
 import { type Message, NotSent, type Send } from "./message.ts";
 
-const TOO_MANY_REQUESTS = 429;
+// What is not the message's fault passes: a key that was just changed, a suspended account, a limit, a time limit.
+const PASSING: ReadonlySet<number> = new Set([401, 403, 408, 429]);
 
 type Twilio = NonNullable<Config["delivery"]["twilio"]>;
 
@@ -44,6 +45,6 @@ export const createTwilioSender = (twilio: Twilio, timeoutMs: number): Send => {
     await response.body?.cancel();
     if (response.ok) return;
     const { status } = response;
-    throw new NotSent(`twilio ${status}`, status >= 400 && status < 500 && status !== TOO_MANY_REQUESTS);
+    throw new NotSent(`twilio ${status}`, status >= 400 && status < 500 && !PASSING.has(status));
   };
 };

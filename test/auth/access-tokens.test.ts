@@ -148,13 +148,14 @@ describe.each(transports)("%s", (transport) => {
     await expectReason(service, accessToken, TokenReason.SESSION_ENDED);
   });
 
-  test("a signed token whose session is another user's is none of that session's", async () => {
+  test("a signed token whose session is another user's or tenant's is none of that session's", async () => {
     const service = await startService(transport);
     const signIn = await signInBy(service);
     const good = await signIn();
     const other = await signIn({ tenantId: good.tenantId });
-    const mixed = await forge(service, good, { claims: { sid: other.sessionId } });
-    await expectReason(service, mixed, TokenReason.SESSION_ENDED);
+    for (const claims of [{ sid: other.sessionId }, { tid: await service.addTenant() }]) {
+      await expectReason(service, await forge(service, good, { claims }), TokenReason.SESSION_ENDED);
+    }
   });
 
   test("a service of another tenant sees a token as an unknown one, whatever became of it", async () => {
