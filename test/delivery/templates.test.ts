@@ -43,6 +43,11 @@ test.each(otpPurpose.options)("%s: each text has the code, how long it is valid,
   expect(sms.length).toBeLessThanOrEqual(134);
 });
 
+test.each(otpPurpose.options)("%s: the first six digits are the code, whatever the label holds", (purpose) => {
+  const { text, sms } = load().render(purpose, { ...VARIABLES, tenant: "Acme 654321" });
+  for (const part of [text, sms]) expect(/\d{6}/.exec(part)?.[0]).toBe("012345");
+});
+
 test("a label is no template", () => {
   const { text, html } = load().render("login", { ...VARIABLES, tenant: "{{code}} <i>" });
   expect(text).toContain("{{code}} <i>");
