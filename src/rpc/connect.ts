@@ -53,18 +53,22 @@ const registerStream = (router: ConnectRouter, pipeline: Pipeline, method: Strea
 const register = (router: ConnectRouter, pipeline: Pipeline, method: Method) =>
   method.type === "unary" ? registerUnary(router, pipeline, method) : registerStream(router, pipeline, method);
 
-/**
- * Connect calls a binary message that it cannot decode INTERNAL, as if the fault were ours, and broken JSON
- * INVALID_ARGUMENT. It aborts the call with its error before it writes it: the one moment at which that can be mended.
- */
-const blameSender = ({ signal }: HandlerContext): void =>
+/** Connect calls these INTERNAL, as if the fault were ours: a message that it cannot decode, or not decompress. */
+const SENDERS_FAULT = /^(parse binary: |decompression failed|received compressed envelope)/;
+
+/** What it says of broken JSON, up to where it quotes what was sent: a code as a number, a secret without quotes. */
+const UNQUOTED = /^cannot decode .+? from JSON(?:: (?:list item #\d+: )?expected (?:message |enum )?[\w.]+)?/;
+
+/** Connect aborts the call with its error before it writes it: the one moment at which that can be mended. */
+const mendError = ({ signal }: HandlerContext): void =>
   signal.addEventListener(
     "abort",
     () => {
       const error: unknown = signal.reason;
-      if (error instanceof ConnectError && error.rawMessage.startsWith("parse binary: ")) {
-        Object.assign(error, { code: Code.InvalidArgument });
-      }
+      if (!(error instanceof ConnectError)) return;
+      if (SENDERS_FAULT.test(error.rawMessage)) Object.assign(error, { code: Code.InvalidArgument });
+      const [rawMessage] = UNQUOTED.exec(error.rawMessage) ?? [];
+      if (rawMessage !== undefined) Object.assign(error, { rawMessage });
     },
     { once: true },
   );
@@ -78,7 +82,7 @@ export const createConnectHandler = (
 ): HttpHandler =>
   connectNodeAdapter({
     routes: (router) => methods.forEach((method) => register(router, pipeline, method)),
-    requestGate: blameSender,
+    requestGate: mendError,
     readMaxBytes,
     // A caller's own deadline is his business, as long as a timer can hold it.
     maxTimeoutMs: TIMER_MAX_MS,

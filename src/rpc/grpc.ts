@@ -3,10 +3,13 @@ import {
   Metadata,
   type MethodDefinition,
   Server,
+  type ServerInterceptingCall,
+  type ServerInterceptor,
   type ServerUnaryCall,
   type ServerWritableStream,
   type ServiceDefinition,
   type sendUnaryData,
+  status,
 } from "@grpc/grpc-js";
 import type { Config } from "../config.ts";
 import type { HeaderReader } from "./caller.ts";
@@ -135,6 +138,21 @@ const streamHandler = (pipeline: Pipeline, method: StreamMethod) => (raw: RawStr
 const handlerOf = (pipeline: Pipeline, method: Method) =>
   method.type === "unary" ? unaryHandler(pipeline, method) : streamHandler(pipeline, method);
 
+// Health and reflection decode their messages by themselves.
+const SENDERS_FAULT = /^(Failed to decompress message|Invalid grpc-timeout|Error deserializing request)/;
+
+/** grpc-js calls these INTERNAL, as if the fault were ours, and answers them past all that interceptors may replace. */
+const blameSender: ServerInterceptor = (_, call) => {
+  call.sendStatus = sendBlamed;
+  return call as never;
+};
+
+const sendBlamed: ServerInterceptingCall["sendStatus"] = function (this: ServerInterceptingCall, answer) {
+  const { sendStatus } = Object.getPrototypeOf(this) as ServerInterceptingCall;
+  const isBlamed = answer.code === status.INTERNAL && SENDERS_FAULT.test(answer.details);
+  sendStatus.call(this, isBlamed ? { ...answer, code: status.INVALID_ARGUMENT } : answer);
+};
+
 /** Serves the methods over native gRPC; health and reflection are added by others. */
 export const createGrpcServer = (
   { grpc, messageMaxBytes }: Config,
@@ -142,6 +160,7 @@ export const createGrpcServer = (
   methods: readonly Method[],
 ): Server => {
   const server = new Server({
+    interceptors: [blameSender],
     "grpc.max_concurrent_streams": grpc.maxConcurrentStreams,
     "grpc.max_receive_message_length": messageMaxBytes,
     // Behind a layer-4 balancer connections are balanced, not calls: old ones end so that new replicas get their share.
