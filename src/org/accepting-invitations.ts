@@ -156,6 +156,8 @@ export const acceptingInvitationHandlers = ({ db, macs, passwords }: OrgParts) =
     const found = await read(db, call, async (connection) => {
       const invitation = await findByToken(connection, macs, call, inviteToken);
       if (!invitation) return invitationNotFound(undefined);
+      // The request names no tenant: it is the invitation's.
+      checkTenant(call.caller, call.actor, invitation.tenant_id);
       const owner = await connection.maybeOne(selectOwner(invitation));
       return (await refuse(connection, call, { invitation, owner }, password !== undefined)) ?? invitation;
     });
@@ -172,8 +174,6 @@ export const acceptingInvitationHandlers = ({ db, macs, passwords }: OrgParts) =
   return {
     async acceptInvitation(request, call) {
       const before = await find(request, call);
-      // The request names no tenant: it is the invitation's.
-      checkTenant(call.caller, call.actor, before.tenant_id);
       const hash = await hashOf(call, request, before);
       const newcomer = { displayName: request.displayName ?? null, hash };
       for (let looks = 0; looks < LOOKS_MAX; looks++) {

@@ -137,7 +137,9 @@ const explanation = (row: ExplanationRow) => {
 
 const capabilityKeyRow = z.object({ cap_key: z.string() });
 
-export const selectEffectiveCapabilities = (tenantId: string, userId: string, nodeId: string) => sql.type(capabilityKeyRow)`
+export const selectEffectiveCapabilities = (tenantId: string, userId: string, nodeId: string) => sql.type(
+  capabilityKeyRow,
+)`
   SELECT c.cap_key FROM capabilities c
   WHERE c.cap_id IN (
     SELECT h.cap_id

@@ -15,6 +15,7 @@ import {
 } from "../gen/org/v1/org_pb.ts";
 import type { Macs } from "../macs.ts";
 import type { Call } from "../rpc/call.ts";
+import { checkTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { invalid, refusal } from "../rpc/refusal.ts";
 import { covers } from "../service-identity/permission-sets.ts";
@@ -207,6 +208,7 @@ export const invitationHandlers = ({ db, config, macs }: OrgParts) => {
       const row = await read(db, call, selectByKey(request, macs, call));
       const { selector } = request;
       if (!row) throw invitationNotFound(selector.case === "invitationId" ? selector.value : undefined);
+      checkTenant(call.caller, call.actor, row.tenant_id);
       return { invitation: invitationMessage(row) };
     },
 

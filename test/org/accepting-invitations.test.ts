@@ -96,6 +96,8 @@ describe.each(transports)("%s", (transport) => {
       await expectRefusal(org.acceptInvitation(inviteToken), "LOGIN_REQUIRED");
       await expectRefusal(org.acceptInvitation({ ...inviteToken, password: PASSWORD }), "LOGIN_REQUIRED");
     }
+    const stranger = await actingFor(server, await addUser(server));
+    await expectRefusal(stranger.org.acceptInvitation(inviteToken), "ACTOR_TOKEN_INVALID");
     const { org } = await actingFor(server, user);
     const refused = await expectRefusal(
       org.acceptInvitation({ ...inviteToken, password: PASSWORD }),

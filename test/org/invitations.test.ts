@@ -190,6 +190,8 @@ describe.each(transports)("%s", (transport) => {
     }
     await expectRefusal(foreign.org.acceptInvitation({ inviteToken: token }), "INVITATION_NOT_FOUND");
     await expectRefusal(server.org.getInvitation(byId(randomUUID())), "INVITATION_NOT_FOUND");
+    const stranger = await actingFor(server, await addUser(server));
+    await expectRefusal(stranger.org.getInvitation(byToken(token)), "ACTOR_TOKEN_INVALID");
   });
 
   test("a pending or expired one is revoked, once; an unknown one is not found", async () => {

@@ -1,3 +1,4 @@
+import { NearMissReason } from "../../src/gen/org/v1/org_pb.ts";
 import type { DecisionCode } from "../../src/org/decisions.ts";
 import { type OrgWorld, type PlantedWindow, lineOf } from "./org-world.ts";
 
@@ -5,6 +6,13 @@ export type Access = { readonly capability: string } | { readonly scope: "read" 
 
 const counts = ({ start, end, cancelled = false }: PlantedWindow) =>
   !cancelled && start <= 0 && (end === null || end > 0);
+
+/** From the node at this distance down to the one that the line is of. */
+const lineIds = (line: OrgWorld["nodes"], distance: number) =>
+  line
+    .slice(0, distance + 1)
+    .map(({ id }) => id)
+    .reverse();
 
 /** What api.md says a decision means, in plain code over the rows of a world. */
 export const createOracle = (world: OrgWorld) => {
@@ -37,5 +45,34 @@ export const createOracle = (world: OrgWorld) => {
     return giving(userId, nodeId, access).length > 0 ? "GRANTED" : "NO_GRANT";
   };
 
-  return { decide, giving };
+  /** Why an assignment on the line does not give a capability; undefined where nothing but its tenant or user is in the way. */
+  const whyNot = (held: OrgWorld["assignments"][number], capability: string, isClosed: boolean) => {
+    const role = world.roles.find(({ id }) => id === held.roleId);
+    const asked = world.capabilities.find(({ key }) => key === capability);
+    if (held.cancelled) return NearMissReason.CANCELLED;
+    if (held.start > 0) return NearMissReason.NOT_YET;
+    if (held.end !== null && held.end <= 0) return NearMissReason.ENDED;
+    if (!asked || !role?.capabilityIds.includes(asked.id)) return NearMissReason.CAPABILITY_MISSING;
+    return isClosed ? NearMissReason.NODE_INACTIVE : undefined;
+  };
+
+  /** What a user has at a node or above it, the nearest first: what grants, with the nodes between, and what does not. */
+  const explain = (tenantId: string, userId: string, nodeId: string, capability: string) => {
+    const decision = decide(tenantId, userId, nodeId, { capability });
+    const isKnown = !["UNKNOWN_TENANT", "UNKNOWN_USER", "UNKNOWN_NODE"].includes(decision);
+    const line = nodes.get(nodeId)?.tenantId === tenantId && isKnown ? lineOf(nodes, nodeId) : [];
+    const isClosed = line.some(({ active }) => !active);
+    const there = line.flatMap(({ id }, distance) =>
+      world.assignments
+        .filter((held) => held.userId === userId && held.nodeId === id)
+        .sort((a, b) => (a.id < b.id ? -1 : 1))
+        .map((held) => ({ id: held.id, path: lineIds(line, distance), why: whyNot(held, capability, isClosed) })),
+    );
+    return {
+      grants: decision === "GRANTED" ? there.filter(({ why }) => why === undefined) : [],
+      nearMisses: there.filter(({ why }) => why !== undefined),
+    };
+  };
+
+  return { decide, explain, giving };
 };
