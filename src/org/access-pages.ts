@@ -1,6 +1,6 @@
 import type { Page } from "../rpc/page.ts";
 
-/** One row at least, for the cut, with nulls where nothing was found. */
+/** Without anything found one row at most, with nulls, for the cut. */
 type StreamRow<Found> = { readonly [Key in keyof Found]: Found[Key] | null } & { readonly cut_id: string | null };
 
 /**
