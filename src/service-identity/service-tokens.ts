@@ -1,4 +1,4 @@
-import { hash as digest } from "node:crypto";
+import { timingSafeEqual } from "node:crypto";
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Database } from "../db/pool.ts";
@@ -61,9 +61,11 @@ export interface ServiceTokens {
   forget(): void;
 }
 
+/** What one session's query answered. */
 interface Remembered {
-  /** A promise until the query is answered. */
-  token: ServiceToken | undefined | Promise<ServiceToken | undefined>;
+  readonly row: Promise<TokenRow | undefined>;
+  /** The token that was found to be the session's, as bytes, with what it stands for. */
+  proven: { readonly bytes: Buffer; readonly token: ServiceToken } | undefined;
   /** By the monotonic clock: one second after the query was sent, or the token's own end; without end until it is sent. */
   goodUntil: number;
 }
@@ -78,25 +80,31 @@ const serviceToken = (row: TokenRow): ServiceToken => ({
   expireTimeMs: row.expiry_utc,
 });
 
+// Where the session's id stands in a token, `skt_<session id>_…`.
+const ID_START = 4;
+const ID_END = ID_START + 36;
+
+const isSame = (bytes: Buffer, token: string) =>
+  token.length === bytes.length && timingSafeEqual(bytes, Buffer.from(token, "latin1"));
+
 /**
  * Verifies service tokens with one query, remembered for a second from its sending.
  *
- * Calls with the same token share a query under way. A revocation here swaps the whole memory, so that what was read
+ * Calls of the same session share a query under way. A revocation here swaps the whole memory, so that what was read
  * before it, answered or not, serves nobody who asks later.
  */
 export const createServiceTokens = (db: Database, hasher: CredentialHasher): ServiceTokens => {
+  // By session: a digest of each call's token, to find it by, took longer than comparing it.
   let memory = new Map<string, Remembered>();
 
-  const query = async (token: string, sessionId: string, entry: Remembered) => {
+  const query = (sessionId: string, entry: Pick<Remembered, "goodUntil">) =>
     // Not under the first asker's deadline: others share the answer, and its end must not be theirs.
-    const row = await read(db, detached(), (connection) => {
+    read(db, detached(), async (connection) => {
       entry.goodUntil = performance.now() + MEMORY_MS;
-      return connection.maybeOne(selectToken(sessionId));
+      const row = await connection.maybeOne(selectToken(sessionId));
+      if (row) entry.goodUntil = Math.min(entry.goodUntil, performance.now() + row.remaining_ms);
+      return row ?? undefined;
     });
-    if (!row || !hasher.matches(token, row.token_hash_text)) return undefined;
-    entry.goodUntil = Math.min(entry.goodUntil, performance.now() + row.remaining_ms);
-    return serviceToken(row);
-  };
 
   // Entries stand in the order of their sending, so the stale ones are in front.
   const dropStale = (now: number) => {
@@ -106,41 +114,43 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
     }
   };
 
-  const ask = (token: string, sessionId: string, key: string) => {
-    const entry: Remembered = { goodUntil: Infinity, token: undefined };
+  const ask = (sessionId: string, now: number): Remembered => {
     const home = memory;
-    home.set(key, entry);
+    home.delete(sessionId);
+    dropStale(now);
+    const state = { proven: undefined, goodUntil: Infinity };
+    const entry: Remembered = Object.assign(state, { row: query(sessionId, state) });
+    home.set(sessionId, entry);
     const forgetEntry = () => {
-      if (home.get(key) === entry) home.delete(key);
+      if (home.get(sessionId) === entry) home.delete(sessionId);
     };
-    entry.token = query(token, sessionId, entry).then(
-      (verified) => {
-        // Only good tokens are remembered: guesses must not fill the memory.
-        if (!verified) forgetEntry();
-        entry.token = verified;
-        return verified;
-      },
-      (error: unknown) => {
-        forgetEntry();
-        throw error;
-      },
-    );
-    return entry.token;
+    // Only good sessions are remembered: guesses must not fill the memory.
+    entry.row.then((row) => {
+      if (!row) forgetEntry();
+    }, forgetEntry);
+    return entry;
+  };
+
+  const prove = async (token: string, sessionId: string) => {
+    const now = performance.now();
+    const known = memory.get(sessionId);
+    const entry = known && known.goodUntil > now ? known : ask(sessionId, now);
+    const row = await entry.row;
+    if (!row || !hasher.matches(token, row.token_hash_text)) return undefined;
+    entry.proven ??= { bytes: Buffer.from(token, "latin1"), token: serviceToken(row) };
+    return entry.proven.token;
   };
 
   return {
     verify(token) {
-      // Of no other form can a token be good, and a long one would be hashed for nothing.
+      // Of no other form can a token be good, and a long one would be read for nothing.
       if (!token.startsWith("skt_")) return undefined;
-      const key = digest("sha256", token, "base64");
-      const now = performance.now();
-      const known = memory.get(key);
-      if (known && known.goodUntil > now) return known.token;
+      const known = memory.get(token.slice(ID_START, ID_END));
+      if (known?.proven && known.goodUntil > performance.now() && isSame(known.proven.bytes, token)) {
+        return known.proven.token;
+      }
       const sessionId = credentialId("skt", token);
-      if (!sessionId) return undefined;
-      memory.delete(key);
-      dropStale(now);
-      return ask(token, sessionId, key);
+      return sessionId === undefined ? undefined : prove(token, sessionId);
     },
     forget() {
       memory = new Map();
