@@ -96,12 +96,10 @@ const fetchAnswer = async ({ jwksUrl, timeoutMs }: Config["google"]): Promise<An
 };
 
 /** Ends for one who waits when his call does, and goes on for the others. */
-const waitFor = <T>({ signal }: Waiting, work: Promise<T>): Promise<T> => {
+const waitFor = <T>(waiting: Waiting, work: Promise<T>): Promise<T> => {
   const { promise, resolve, reject } = Promise.withResolvers<T>();
-  const abort = () => reject(signal.reason as Refusal);
-  signal.addEventListener("abort", abort, { once: true });
-  if (signal.aborted) abort();
-  void work.then(resolve, reject).finally(() => signal.removeEventListener("abort", abort));
+  const stay = waiting.whenOver(reject);
+  void work.then(resolve, reject).finally(stay);
   return promise;
 };
 

@@ -67,12 +67,12 @@ export const createPasswords = (config: Config["passwords"]): Passwords => {
   let closed = false;
 
   const run = async (waiting: Waiting, job: PasswordJob): Promise<unknown> => {
-    waiting.signal.throwIfAborted();
+    waiting.throwIfOver();
     return await gate.enter(async () => {
       if (closed) throw refusal("OVERLOADED");
       pool ??= startPool(config, () => (pool = undefined));
       return (await pool).run(job);
-    }, waiting.signal);
+    }, waiting);
   };
 
   return {

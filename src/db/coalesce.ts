@@ -60,21 +60,20 @@ export const createCoalescer = <Key, Value>(
     });
   };
 
-  return async ({ signal }, key) => {
-    signal.throwIfAborted();
+  return async (waiting, key) => {
+    waiting.throwIfOver();
     const { promise, resolve, reject } = Promise.withResolvers<Value>();
     const waiter = { key, resolve, reject };
-    const giveUp = () => {
+    const stay = waiting.whenOver((reason) => {
       gathered.delete(waiter);
-      reject(signal.reason);
-    };
-    signal.addEventListener("abort", giveUp, { once: true });
+      reject(reason);
+    });
     gathered.add(waiter);
     sendNext();
     try {
       return await promise;
     } finally {
-      signal.removeEventListener("abort", giveUp);
+      stay();
     }
   };
 };

@@ -1,3 +1,4 @@
+import type { Waiting } from "../rpc/call.ts";
 import { refusal } from "../rpc/refusal.ts";
 
 export interface GateOptions {
@@ -13,9 +14,9 @@ export interface GateOptions {
 export interface Gate {
   /**
    * Runs `work` when there is room, in order of arrival.
-   * @throws Refusal OVERLOADED when the queue is full or the wait too long, or the signal's reason when it aborts.
+   * @throws Refusal OVERLOADED when the queue is full or the wait too long, or why `waiting` is over.
    */
-  enter<T>(work: () => Promise<T>, signal: AbortSignal, onEnter?: (waitedSeconds: number) => void): Promise<T>;
+  enter<T>(work: () => Promise<T>, waiting: Waiting, onEnter?: (waitedSeconds: number) => void): Promise<T>;
   load(): { inside: number; waiting: number };
 }
 
@@ -31,7 +32,7 @@ export const createGate = ({ size, queueMax, waitMs }: GateOptions): Gate => {
     next[1]();
   };
 
-  const room = async (signal: AbortSignal) => {
+  const room = async (waiting: Waiting) => {
     if (inside < size && queue.size === 0) {
       inside++;
       return;
@@ -42,25 +43,24 @@ export const createGate = ({ size, queueMax, waitMs }: GateOptions): Gate => {
     const leave = (reason: unknown) => {
       if (queue.delete(place)) reject(reason);
     };
-    const aborted = () => leave(signal.reason);
     const timer = setTimeout(() => leave(refusal("OVERLOADED")), waitMs);
-    signal.addEventListener("abort", aborted, { once: true });
     queue.set(place, () => {
       inside++;
       resolve(undefined);
     });
+    const stay = waiting.whenOver(leave);
     try {
       await promise;
     } finally {
       clearTimeout(timer);
-      signal.removeEventListener("abort", aborted);
+      stay();
     }
   };
 
   return {
-    async enter(work, signal, onEnter) {
+    async enter(work, waiting, onEnter) {
       const arrived = performance.now();
-      await room(signal);
+      await room(waiting);
       try {
         onEnter?.((performance.now() - arrived) / 1_000);
         return await work();

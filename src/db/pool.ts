@@ -84,7 +84,7 @@ export const openDatabase = (options: DatabaseOptions): Database => {
       void hung.end().catch((error: unknown) => options.log.warn({ err: error }, "pool not ended"));
     },
     async use<T>(waiting: Waiting, work: Work<T>) {
-      waiting.signal.throwIfAborted();
+      waiting.throwIfOver();
       if (down) throw refusal("DATABASE_UNAVAILABLE");
       const { promise, resolve, reject } = Promise.withResolvers<T>();
       let abandoned: { readonly reason: unknown } | undefined;
@@ -95,22 +95,21 @@ export const openDatabase = (options: DatabaseOptions): Database => {
       const throwIfAbandoned = () => {
         if (abandoned) throw new Abandoned("nobody waits for it", { cause: abandoned.reason });
       };
-      const abort = () => abandon(waiting.signal.reason);
       const run = async () => {
         // Who gave up while he waited shall not take a connection from those who did not.
         throwIfAbandoned();
         return onConnection(connections, throwIfAbandoned, work);
       };
       underWay.add(abandon);
-      waiting.signal.addEventListener("abort", abort, { once: true });
+      const stay = waiting.whenOver(abandon);
       gate
-        .enter(() => (tracing ? tracing.query("use", run) : run()), waiting.signal, options.onWait)
+        .enter(() => (tracing ? tracing.query("use", run) : run()), waiting, options.onWait)
         .then(resolve, (error: unknown) => reject(asRefusal(error)));
       try {
         return await promise;
       } finally {
         underWay.delete(abandon);
-        waiting.signal.removeEventListener("abort", abort);
+        stay();
       }
     },
     end: () => connections.end(),

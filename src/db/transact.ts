@@ -80,7 +80,7 @@ export const transact = async <T>(
       if (!(error instanceof Refusal && isConflict(error.cause)) || tries === ATTEMPTS) throw error;
     }
     await sleep(Math.random() * BACKOFF_MS * 2 ** tries, undefined, { signal: waiting.signal }).catch(() => {
-      waiting.signal.throwIfAborted();
+      waiting.throwIfOver();
     });
   }
 };

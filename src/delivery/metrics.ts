@@ -5,6 +5,7 @@ import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 import type { Channel } from "./channels.ts";
+import { waitingUntil } from "../rpc/call.ts";
 
 const selectLoadRow = z.object({ waiting: z.bigint(), dead: z.bigint() });
 
@@ -30,7 +31,7 @@ const createLoad = (db: Database, log: Log) => {
   return () => {
     if (performance.now() - readAt > READ_EVERY_MS) {
       readAt = performance.now();
-      const waiting = { signal: AbortSignal.timeout(WAIT_MS), remainingMs: () => WAIT_MS };
+      const waiting = waitingUntil(AbortSignal.timeout(WAIT_MS), () => WAIT_MS);
       read(db, waiting, (connection) => connection.one(selectLoad())).then(
         (row) => (load = row),
         (error: unknown) => log.debug({ err: error }, "the queue's length was not read"),

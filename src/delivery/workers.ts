@@ -4,7 +4,7 @@ import { z } from "zod";
 import type { Database } from "../db/pool.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { Log } from "../log.ts";
-import type { Waiting } from "../rpc/call.ts";
+import { type Waiting, waitingUntil } from "../rpc/call.ts";
 
 const freedRow = z.object({ freed: z.boolean() });
 const idRow = z.object({ id: z.bigint() });
@@ -89,7 +89,7 @@ export interface HeartbeatOptions {
   readonly log: Log;
 }
 
-const bounded = (): Waiting => ({ signal: AbortSignal.timeout(WAIT_MS), remainingMs: () => WAIT_MS });
+const bounded = (): Waiting => waitingUntil(AbortSignal.timeout(WAIT_MS), () => WAIT_MS);
 
 /** Beats now and then until its end, and each time frees what others left who are not seen any more. */
 export const startHeartbeat = ({ db, workerId, log }: HeartbeatOptions): Heartbeat => {

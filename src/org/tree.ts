@@ -56,7 +56,7 @@ export const createTreeWriter = ({ db, config }: OrgParts): TreeWriter => {
     gates.set(tenantId, gate);
     const work = async (tx: Tx) => ((await lockTree(tx, tenantId)) ? body(tx) : unknown);
     try {
-      return await gate.enter(() => transact(db, call, work, { statementTimeoutMs }), call.signal);
+      return await gate.enter(() => transact(db, call, work, { statementTimeoutMs }), call);
     } finally {
       const { inside, waiting } = gate.load();
       if (inside + waiting === 0) gates.delete(tenantId);

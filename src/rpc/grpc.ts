@@ -97,17 +97,15 @@ const isLeaving = (raw: RawStream): boolean => {
 };
 
 /** Resolves once the transport takes more, or nobody waits for it any more. */
-const drained = (raw: RawStream, { signal }: Call) =>
-  new Promise<void>((resolve) => {
-    const done = () => {
-      raw.off("drain", done);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    raw.once("drain", done);
-    signal.addEventListener("abort", done);
-    if (signal.aborted) done();
-  });
+const drained = async (raw: RawStream, call: Call) => {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  const done = () => resolve(undefined);
+  raw.once("drain", done);
+  const stay = call.whenOver(done);
+  await promise;
+  raw.off("drain", done);
+  stay();
+};
 
 /** Asks for the next message only when the former ones are on their way; answers with what ended the stream. */
 const writeAll = async (raw: RawStream, call: Call, messages: Messages<Buffer>): Promise<Failure | undefined> => {
@@ -167,6 +165,8 @@ export const createGrpcServer = (
     "grpc.max_connection_age_ms": grpc.connectionAgeMs,
     "grpc.max_connection_age_grace_ms": grpc.connectionAgeGraceMs,
     "grpc.max_connection_idle_ms": grpc.connectionIdleMs,
+    // Nobody can ask for what channelz counts of each call, and each call pays for it.
+    "grpc.enable_channelz": 0,
   });
   for (const service of new Set(methods.map(({ desc }) => desc.parent))) {
     const own = methods.filter(({ desc }) => desc.parent === service);

@@ -7,6 +7,7 @@ import { QUEUE_STEP, pendingMigrations } from "../db/migrations.ts";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
+import { waitingUntil } from "./call.ts";
 
 const filenameRow = z.object({ filename: z.string() });
 const stepRow = z.object({ step: z.number().nullable() });
@@ -79,7 +80,7 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
 
   const ask = async () => {
     try {
-      const waiting = { signal: AbortSignal.timeout(PING_MS), remainingMs: () => PING_MS };
+      const waiting = waitingUntil(AbortSignal.timeout(PING_MS), () => PING_MS);
       const pending = await read(probe, waiting, selectPending);
       failures = 0;
       set(pending.length === 0 ? "ready" : "migrations pending", pending);

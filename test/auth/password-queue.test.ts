@@ -2,7 +2,7 @@ import { hashSync } from "bcryptjs";
 import { afterAll, describe, expect, test } from "vitest";
 import { createPasswords } from "../../src/auth/passwords.ts";
 import { parseConfig } from "../../src/config.ts";
-import { detached } from "../../src/rpc/call.ts";
+import { detached, waitingUntil } from "../../src/rpc/call.ts";
 import { Refusal, refusal } from "../../src/rpc/refusal.ts";
 
 const CHEAP = { PASSWORD_HASH_MEMORY_KIB: "64", PASSWORD_HASH_PASSES: "1" };
@@ -19,7 +19,6 @@ afterAll(async () => {
   await Promise.all(closers.map((close) => close()));
 });
 
-const waitingUntil = (signal: AbortSignal) => ({ ...detached(), signal });
 const reasonOf = (job: Promise<unknown>) =>
   job.then(
     () => "done",

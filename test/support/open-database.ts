@@ -3,7 +3,7 @@ import { parseConfig } from "../../src/config.ts";
 import { type Database, openDatabase } from "../../src/db/pool.ts";
 import { createLog } from "../../src/log.ts";
 import { type Reason, Refusal } from "../../src/rpc/refusal.ts";
-import type { Waiting } from "../../src/rpc/call.ts";
+import { type Waiting, waitingUntil } from "../../src/rpc/call.ts";
 
 /** The database as the service opens it, by the variables of its environment; ended with the test. */
 export const openFor = (url: string, env: Readonly<Record<string, string>> = {}): Database => {
@@ -27,8 +27,7 @@ export const reasonOf = async (work: Promise<unknown>): Promise<Reason | "answer
 export const cancellable = (): Waiting & { cancel(): void } => {
   const controller = new AbortController();
   return {
-    signal: controller.signal,
-    remainingMs: () => Infinity,
+    ...waitingUntil(controller.signal),
     cancel: () => controller.abort(new Refusal("CANCELLED", {})),
   };
 };
