@@ -6,8 +6,8 @@ export interface LoadOrder {
   readonly origin: string;
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;
-  /** The request message in base64, without its gRPC frame. */
-  readonly message: string;
+  /** The request messages in base64, without their gRPC frames: sent in turn. */
+  readonly messages: readonly string[];
   readonly connections: number;
   readonly concurrency: number;
   readonly seconds: number;
@@ -46,7 +46,7 @@ const percentile = (sorted: readonly number[], share: number) => sorted[Math.flo
 /** Keeps `concurrency` calls under way for some seconds; the first tenth warms up and is not counted. */
 const run = async (order: LoadOrder): Promise<LoadReport> => {
   const sessions = Array.from({ length: order.connections }, () => connect(order.origin));
-  const body = framed(Buffer.from(order.message, "base64"));
+  const bodies = order.messages.map((message) => framed(Buffer.from(message, "base64")));
   const headers = {
     ":method": "POST",
     ":path": order.path,
@@ -59,9 +59,10 @@ const run = async (order: LoadOrder): Promise<LoadReport> => {
   const end = started + order.seconds * 1_000;
   const latencies: number[] = [];
   let failures = 0;
+  let sent = 0;
   const worker = async (session: ClientHttp2Session) => {
     for (let now = performance.now(); now < end;) {
-      const ok = await callOnce(session, headers, body);
+      const ok = await callOnce(session, headers, bodies[sent++ % bodies.length] as Buffer);
       const done = performance.now();
       if (done > countFrom) {
         latencies.push(done - now);

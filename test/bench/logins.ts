@@ -30,7 +30,7 @@ const OURS = { memoryCost: 19_456, timeCost: 2, parallelism: 1 };
 
 const order = <T extends DescMessage>(method: string, schema: T, message: MessageInitShape<T>) => ({
   path: `/auth.v1.AuthService/${method}`,
-  message: Buffer.from(toBinary(schema, create(schema, message))).toString("base64"),
+  messages: [Buffer.from(toBinary(schema, create(schema, message))).toString("base64")],
 });
 
 /** Logins against the bare hash of the same parameters, on the same cores, in turn. Target: 0.95 of its rate. */

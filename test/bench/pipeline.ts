@@ -7,11 +7,13 @@ const ROUNDS = 5;
 // A token of no known form: caller, permission, validation, log and metrics are the whole of what this call does.
 const noOp = {
   path: "/service_identity.v1.ServiceIdentityService/VerifyServiceToken",
-  message: Buffer.from(
-    toBinary(VerifyServiceTokenRequestSchema, create(VerifyServiceTokenRequestSchema, { serviceToken: "none" })),
-  ).toString("base64"),
+  messages: [
+    Buffer.from(
+      toBinary(VerifyServiceTokenRequestSchema, create(VerifyServiceTokenRequestSchema, { serviceToken: "none" })),
+    ).toString("base64"),
+  ],
 };
-const check = { path: "/grpc.health.v1.Health/Check", message: "", headers: {} };
+const check = { path: "/grpc.health.v1.Health/Check", messages: [""], headers: {} };
 
 /** The whole pipeline against the barest RPC of the same server, in turn. Target: 0.85 of its rate. */
 export const benchPipeline = async (service: BenchService): Promise<void> => {

@@ -20,11 +20,11 @@ export const benchServiceTokens = async (service: BenchService): Promise<void> =
   const verify = create(VerifyServiceTokenRequestSchema, { serviceToken: service.token, permission: "org.node.read" });
   const authenticated = await measure(service, {
     path: `${method}/AuthenticateService`,
-    message: Buffer.from(toBinary(AuthenticateServiceRequestSchema, signIn)).toString("base64"),
+    messages: [Buffer.from(toBinary(AuthenticateServiceRequestSchema, signIn)).toString("base64")],
   });
   const verified = await measure(service, {
     path: `${method}/VerifyServiceToken`,
-    message: Buffer.from(toBinary(VerifyServiceTokenRequestSchema, verify)).toString("base64"),
+    messages: [Buffer.from(toBinary(VerifyServiceTokenRequestSchema, verify)).toString("base64")],
   });
   console.table({ AuthenticateService: row(authenticated), VerifyServiceToken: row(verified) });
 };

@@ -13,12 +13,16 @@ import type { LoadOrder, LoadReport } from "./load.ts";
 
 const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 const LOAD = fileURLToPath(new URL("./load.ts", import.meta.url));
+/** As in package.json's `start`. */
+const START_FLAGS = ["--max-semi-space-size=8"];
 const GRPC_PORT = 50951;
 const HTTP_PORT = 8981;
 
 /** A service in a process of its own, as `npm start` runs it, on the embedded database. */
 export interface BenchService {
   readonly origin: string;
+  /** Empty where the service has a database of its own. */
+  readonly databaseUrl: string;
   /** From the start of the process to the line that says it is ready. */
   readonly startSeconds: number;
   readonly rootSecret: string;
@@ -50,7 +54,7 @@ export const startBenchService = async (
   env: Readonly<Record<string, string>> = {},
 ): Promise<BenchService> => {
   const started = performance.now();
-  const child = spawn(process.execPath, [MAIN], {
+  const child = spawn(process.execPath, [...START_FLAGS, MAIN], {
     env: {
       ...process.env,
       NODE_ENV: "development",
@@ -83,6 +87,7 @@ export const startBenchService = async (
   });
   return {
     origin,
+    databaseUrl: env["DATABASE_URL"] ?? "",
     startSeconds,
     rootSecret,
     token,
@@ -105,7 +110,7 @@ export interface Measured extends LoadReport {
 /** Loads one method from a process of its own. */
 export const measure = async (
   service: BenchService,
-  order: Pick<LoadOrder, "path" | "message"> & Partial<LoadOrder>,
+  order: Pick<LoadOrder, "path" | "messages"> & Partial<LoadOrder>,
 ): Promise<Measured> => {
   const child = fork(LOAD);
   const headers = { authorization: `Bearer ${service.token}` };
