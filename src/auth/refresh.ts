@@ -4,6 +4,7 @@ import { type Tx, transact } from "../db/transact.ts";
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import { versionOf } from "../macs.ts";
 import type { Call } from "../rpc/call.ts";
+import { checkTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import { type Client, readClient } from "./clients.ts";
@@ -79,7 +80,9 @@ const proveSession = async (
   const row = await tx.maybeOne(lockSession(call.caller.tenantId ?? null, token.sessionId));
   if (!row?.refresh_seed) return undefined;
   const subject = { sessionId: row.session_id, seed: row.refresh_seed };
-  return isGenuine(macs, subject, token) ? { row, subject } : undefined;
+  if (!isGenuine(macs, subject, token)) return undefined;
+  checkTenant(call.caller, call.actor, row.tenant_id);
+  return { row, subject };
 };
 
 /** What a use of a genuine token of a live session is. */
@@ -181,7 +184,7 @@ export const refreshHandlers = (parts: AuthParts) => {
       const client = readClient(request.client);
       const token = parseRefreshToken(request.refreshToken);
       if (!token) throw refusal("SESSION_INVALID");
-      const session = await share(`${call.caller.tenantId} ${request.refreshToken}`, () =>
+      const session = await share(`${call.caller.tenantId} ${call.actor?.tenantId} ${request.refreshToken}`, () =>
         transact(parts.db, call, (tx) => refresh(parts, tx, call, { token, client, arrivedAt })),
       );
       return { tokens: await parts.sessions.tokens(session) };

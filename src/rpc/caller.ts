@@ -46,14 +46,18 @@ export const actorOf = async (verify: ActorVerifier, token: string, call: Call):
 
 /**
  * Holds a tenant's service to its tenant, and an actor to the request's.
- * @param tenantId what the request names: "" where it could and does not, undefined where its message has no such field.
+ * @param tenantId what the request names, or its thing's: "" where it could and does not, undefined where its message has
+ * no such field, or its thing has no tenant.
  * @throws TENANT_MISMATCH or ACTOR_TOKEN_INVALID
  */
 export const checkTenant = (caller: Caller, actor: Actor | undefined, tenantId: string | undefined): void => {
-  if (tenantId === undefined) return;
-  const named = tenantId.toLowerCase();
-  if (caller.tenantId !== undefined && named !== caller.tenantId) throw refusal("TENANT_MISMATCH");
-  if (actor && named !== "" && named !== actor.tenantId) throw refusal("ACTOR_TOKEN_INVALID");
+  const named = tenantId?.toLowerCase();
+  if (named !== undefined && caller.tenantId !== undefined && named !== caller.tenantId) {
+    throw refusal("TENANT_MISMATCH");
+  }
+  // Where neither says a tenant it is the thing's, to which whoever reads the thing holds the actor.
+  const actsIn = named || caller.tenantId;
+  if (actor && actsIn !== undefined && actsIn !== actor.tenantId) throw refusal("ACTOR_TOKEN_INVALID");
 };
 
 /** Refuses what only a service without tenant may do. */

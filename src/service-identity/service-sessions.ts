@@ -15,7 +15,7 @@ import { cutPage, microseconds, readPage } from "../rpc/page.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { type CredentialHasher, credentialId } from "./credentials.ts";
 import { covers } from "./permission-sets.ts";
-import { type ServiceHandlerOptions, ownTenant, serviceEvent, visibleService } from "./services.ts";
+import { type ServiceHandlerOptions, heldTo, ownTenant, serviceEvent, visibleService } from "./services.ts";
 
 const svcIdRow = z.object({ svc_id: z.string() });
 const secretIdRow = z.object({ secret_id: z.string() });
@@ -139,7 +139,7 @@ const namedSession = async (
   const sessionId = token === undefined ? selector.value : credentialId("skt", token);
   const session = sessionId ? await tx.maybeOne(selectOwnedSession(sessionId, ownTenant(call))) : null;
   const proven = session && (token === undefined || hasher.matches(token, session.token_hash_text));
-  return proven ? session : refusal("SERVICE_SESSION_NOT_FOUND");
+  return proven ? heldTo(call, session) : refusal("SERVICE_SESSION_NOT_FOUND");
 };
 
 const liveSessions = (request: ListServiceSessionsRequest) => {

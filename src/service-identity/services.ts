@@ -16,6 +16,7 @@ import {
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, readPage } from "../rpc/page.ts";
+import { checkTenant } from "../rpc/caller.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
 import type { CredentialHasher } from "./credentials.ts";
@@ -107,9 +108,17 @@ export const ownTenant = ({ caller }: Call): string | null => caller.tenantId ??
 
 const notFound = (metadata: Record<string, string>) => refusal("SERVICE_NOT_FOUND", metadata);
 
+/** Holds an actor to the tenant of the service that a request is about, since the request names none. */
+export const heldTo = <Row extends Pick<ServiceRow, "tenant_id">>({ caller, actor }: Call, row: Row): Row => {
+  checkTenant(caller, actor, row.tenant_id ?? undefined);
+  return row;
+};
+
 /** Reads a service that the caller can see. */
-export const visibleService = async (db: CommonQueryMethods, call: Call, serviceId: string) =>
-  (await db.maybeOne(selectService(serviceId, null, ownTenant(call)))) ?? notFound({ service_id: serviceId });
+export const visibleService = async (db: CommonQueryMethods, call: Call, serviceId: string) => {
+  const row = await db.maybeOne(selectService(serviceId, null, ownTenant(call)));
+  return row ? heldTo(call, row) : notFound({ service_id: serviceId });
+};
 
 /**
  * Locks the service that a mutation is about, and holds the caller to it: it must see the service, and its token must
@@ -123,7 +132,7 @@ export const lockTarget = async (
 ): Promise<ServiceRow | Refusal> => {
   const locked = await tx.maybeOne(lockService(serviceId, ownTenant(call)));
   if (!locked) return notFound({ service_id: serviceId });
-  const target = await tx.one(selectService(serviceId, null, ownTenant(call)));
+  const target = heldTo(call, await tx.one(selectService(serviceId, null, ownTenant(call))));
   if (!coversAll(call.caller.permissions, [...target.perm_keys, ...granted])) return refusal("PERMISSION_ESCALATION");
   return target;
 };
@@ -201,7 +210,7 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =
         connection.maybeOne(selectService(serviceId, key, ownTenant(call))),
       );
       if (!row) throw notFound(serviceId === null ? { key: key ?? "" } : { service_id: serviceId });
-      return { service: serviceMessage(row) };
+      return { service: serviceMessage(heldTo(call, row)) };
     },
 
     async listServices(request, call) {

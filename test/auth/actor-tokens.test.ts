@@ -84,6 +84,52 @@ describe.each(transports)("%s", (transport) => {
     await expectRefusal(reads["org"]!(acting, tenantId), "ACTOR_TOKEN_INVALID");
   });
 
+  test("a user of another tenant than that of the service or session that a request is about is refused", async () => {
+    const service = await startService(transport);
+    const signIn = await signInBy(service);
+    const { accessToken } = await signIn();
+    const { refreshToken, sessionId, tenantId } = await signIn();
+    const { serviceId, secretId, key, token } = await service.addService([], tenantId);
+    const { auth, services } = service.as(service.rootToken, { "x-actor-token": accessToken });
+    const permissions = ["org.node.read"];
+    const calls = [
+      services.getService({ selector: { case: "serviceId", value: serviceId } }),
+      services.getService({ selector: { case: "key", value: key } }),
+      services.updateService({ serviceId, label: "X" }),
+      services.disableService({ serviceId }),
+      services.enableService({ serviceId }),
+      services.createServiceSecret({ serviceId }),
+      services.rotateServiceSecret({ serviceId }),
+      services.revokeServiceSecret({ serviceId, secretId }),
+      services.listServiceSecrets({ serviceId }),
+      services.grantServicePermissions({ serviceId, permissions }),
+      services.revokeServicePermissions({ serviceId, permissions }),
+      services.revokeServiceSession({ selector: { case: "serviceToken", value: token } }),
+      services.listServiceSessions({ serviceId }),
+      auth.refreshSession({ refreshToken }),
+      auth.logout({ refreshToken }),
+    ];
+    await Promise.all(calls.map((call) => expectRefusal(call, "ACTOR_TOKEN_INVALID")));
+    for (const entityId of [serviceId, sessionId]) {
+      const { events } = await service.org.listAuditEvents({ entityId });
+      expect(events.map(({ action }) => action)).not.toContainEqual(expect.stringMatching(/update|able|revoke|secret/));
+    }
+    expect((await service.auth.refreshSession({ refreshToken })).tokens?.sessionId).toBe(sessionId);
+  });
+
+  test("a tenant's service acts for its own tenant's users alone, whatever the request is about", async () => {
+    const service = await startService(transport);
+    const signIn = await signInBy(service);
+    const [{ accessToken }, own] = [await signIn(), await signIn()];
+    const { token } = await service.addService(["*"], own.tenantId);
+    const acting = service.as(token, { "x-actor-token": accessToken });
+    const tokenOfAnother = acting.services.revokeServiceSession({ selector: { case: "serviceToken", value: token } });
+    await expectRefusal(tokenOfAnother, "ACTOR_TOKEN_INVALID");
+    await expectRefusal(acting.auth.verifyAccessToken({ accessToken: own.accessToken }), "ACTOR_TOKEN_INVALID");
+    await expectRefusal(acting.org.listCapabilities({}), "ACTOR_TOKEN_INVALID");
+    await service.as(token, { "x-actor-token": own.accessToken }).org.listCapabilities({});
+  });
+
   test("an actor grants no rights", async () => {
     const service = await startService(transport);
     const { accessToken, tenantId } = await (await signInBy(service))();
