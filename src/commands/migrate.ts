@@ -1,7 +1,9 @@
 import { fork } from "node:child_process";
 import { once } from "node:events";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { Config } from "../config.ts";
 import { committedMigrations } from "../db/migrations.ts";
 import { runCommand } from "./run.ts";
 
@@ -51,6 +53,16 @@ export const migrate = async (databaseUrl: string): Promise<Migrated> => {
   }
 };
 
+/** The URL with what DATABASE_TLS says, in the words of node-postgres, which has nothing else to read it from. */
+export const migrationUrl = (url: string, { tls, tlsCaFile }: Config["database"]): string => {
+  const uri = new URL(url);
+  if (tls === "off") uri.searchParams.set("sslmode", "disable");
+  // It means the same by `require`, and would warn of it.
+  if (tls === "verify" || uri.searchParams.get("sslmode") === "require") uri.searchParams.set("sslmode", "verify-full");
+  if (tlsCaFile !== undefined) uri.searchParams.set("sslrootcert", resolve(tlsCaFile));
+  return uri.toString();
+};
+
 const counted = (count: number, noun: string) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 
 const lineOf = ({ applied, queueSteps }: Migrated): string => {
@@ -65,6 +77,6 @@ const lineOf = ({ applied, queueSteps }: Migrated): string => {
 if (import.meta.main) {
   await runCommand(async ({ database }) => {
     if (!database.url) throw new Error("DATABASE_URL is not set; the embedded database is migrated by `npm start`");
-    process.stdout.write(`${lineOf(await migrate(database.url))}\n`);
+    process.stdout.write(`${lineOf(await migrate(migrationUrl(database.url, database)))}\n`);
   });
 }

@@ -3,7 +3,8 @@ import { createServer, type AddressInfo } from "node:net";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { expect, inject, onTestFinished, test } from "vitest";
-import { migrate } from "../../src/commands/migrate.ts";
+import { migrate, migrationUrl } from "../../src/commands/migrate.ts";
+import { parseConfig } from "../../src/config.ts";
 import { QUEUE_STEP, committedMigrations } from "../../src/db/migrations.ts";
 import { databaseUrl } from "../support/admin.ts";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
@@ -17,9 +18,9 @@ interface Finished {
   readonly stderr: string;
 }
 
-const runMigrate = (url: string | undefined) =>
+const runMigrate = (url: string | undefined, variables: Readonly<Record<string, string>> = {}) =>
   new Promise<Finished>((resolve) => {
-    const env = { PATH: process.env["PATH"], ...(url !== undefined && { DATABASE_URL: url }) };
+    const env = { PATH: process.env["PATH"], ...variables, ...(url !== undefined && { DATABASE_URL: url }) };
     // Away from the checkout, whose .env could name a database.
     const child = execFile(process.execPath, [COMMAND], { env, cwd: "/" }, (_error, stdout, stderr) => {
       resolve({ code: child.exitCode ?? -1, stdout, stderr });
@@ -51,6 +52,27 @@ test("eight at once all succeed, and each migration is applied by one of them", 
   const results = await Promise.all(Array.from({ length: 8 }, () => migrate(url)));
   expect(results.flatMap(({ applied }) => applied).sort()).toEqual(committedMigrations());
   expect(results.reduce((sum, { queueSteps }) => sum + queueSteps, 0)).toBe(QUEUE_STEP);
+});
+
+test("TLS that must verify refuses a server without it", async () => {
+  const { code, stderr } = await runMigrate(inject("postgresUrl"), { DATABASE_TLS: "verify" });
+  expect({ code, stderr }).toEqual({
+    code: 1,
+    stderr: "cannot migrate: The server does not support SSL connections\n",
+  });
+});
+
+test.each([
+  [{ DATABASE_TLS: "off" }, "?sslmode=require", "sslmode=disable"],
+  [{ DATABASE_TLS: "verify" }, "?sslmode=disable", "sslmode=verify-full"],
+  [{ DATABASE_TLS: "verify", DATABASE_TLS_CA_FILE: "/ca.crt" }, "", "sslmode=verify-full&sslrootcert=%2Fca.crt"],
+  [{}, "?sslmode=require", "sslmode=verify-full"],
+  [{}, "?sslmode=no-verify", "sslmode=no-verify"],
+  [{}, "", ""],
+])("what %o and a URL with %j say of TLS is what a migration's URL says", (variables, query, said) => {
+  const DATABASE_URL = `postgresql://db.internal/auth${query}`;
+  const { database } = parseConfig({ DATABASE_URL, ...variables });
+  expect(new URL(migrationUrl(DATABASE_URL, database)).searchParams.toString()).toBe(said);
 });
 
 test("a database that does not exist is named", async () => {
