@@ -189,12 +189,17 @@ const freeze = <T>(value: T): T => {
  * @throws ConfigError that names everything that is wrong.
  */
 export const parseConfig = (variables: Readonly<Record<string, string | undefined>>): Config => {
-  const known = Object.keys(environment.shape).map((name) => [name, variables[name]?.trim() || undefined]);
-  const { success, data, error } = environment.safeParse(Object.fromEntries(known));
-  if (!success) throw new ConfigError(error.issues.map((issue) => `${issue.path.join(".")}: ${issue.message}`));
-  const faults = together(data);
+  const known = Object.keys(environment.shape).map((name) => [name, variables[name]?.trim() || undefined] as const);
+  const issues = environment.safeParse(Object.fromEntries(known)).error?.issues ?? [];
+  const broken = issues.map(({ path }) => path.join("."));
+  // What goes together is looked at even so, with the defaults of what is broken, about which no more is said.
+  const env = environment.parse(Object.fromEntries(known.filter(([name]) => !broken.includes(name))));
+  const faults = [
+    ...issues.map(({ message }, index) => `${broken[index]}: ${message}`),
+    ...together(env).filter((fault) => !broken.some((name) => new RegExp(`\\b${name}\\b`).test(fault))),
+  ];
   if (faults.length > 0) throw new ConfigError(faults);
-  return freeze(arrange(data));
+  return freeze(arrange(env));
 };
 
 /** The process's own configuration: a `.env` file where one exists, beneath the environment. */

@@ -1,23 +1,35 @@
 import { generateKeyPairSync, randomBytes, randomUUID } from "node:crypto";
 import { link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
-import { type Config, parsePeppers } from "./config.ts";
+import { join } from "node:path";
+import { type Config, ConfigError, parsePeppers } from "./config.ts";
 import type { Pepper } from "./config-values.ts";
 import type { Log } from "./log.ts";
 
+const PEPPERS = "secret.peppers";
+const JWT_KEYS = "jwt-keys.json";
+
 const isExisting = (error: unknown) => (error as NodeJS.ErrnoException).code === "EEXIST";
+
+const writeDraft = async (dataDir: string, name: string, text: string): Promise<string> => {
+  const draft = join(dataDir, `${name}.${randomUUID()}`);
+  try {
+    await mkdir(dataDir, { recursive: true });
+    await writeFile(draft, text, { mode: 0o600, flag: "wx" });
+  } catch (error) {
+    throw new ConfigError([`DATA_DIR (${dataDir}) cannot be written to: ${(error as NodeJS.ErrnoException).code}`]);
+  }
+  return draft;
+};
 
 /**
  * Makes a file of secrets, mode 0600, where there is none; answers whether it did.
  *
  * The file appears whole or not at all, so that of two processes that start at once one makes it and both read it.
  */
-const makeOnce = async (file: string, text: string): Promise<boolean> => {
-  await mkdir(dirname(file), { recursive: true });
-  const draft = `${file}.${randomUUID()}`;
-  await writeFile(draft, text, { mode: 0o600, flag: "wx" });
+const makeOnce = async (dataDir: string, name: string, text: string): Promise<boolean> => {
+  const draft = await writeDraft(dataDir, name, text);
   try {
-    await link(draft, file);
+    await link(draft, join(dataDir, name));
     return true;
   } catch (error) {
     if (!isExisting(error)) throw error;
@@ -33,8 +45,8 @@ export const peppersOf = async (
   log: Log,
 ): Promise<readonly Pepper[]> => {
   if (peppers) return peppers;
-  const file = join(dataDir, "secret.peppers");
-  const made = await makeOnce(file, `1:${randomBytes(32).toString("base64")}\n`);
+  const file = join(dataDir, PEPPERS);
+  const made = await makeOnce(dataDir, PEPPERS, `1:${randomBytes(32).toString("base64")}\n`);
   if (made) log.warn({ file }, "SECRET_PEPPERS is not set: made one for development");
   return parsePeppers((await readFile(file, "utf8")).trim(), file);
 };
@@ -51,8 +63,8 @@ export const jwtKeysFileOf = async (
   log: Log,
 ): Promise<string> => {
   if (accessTokens.keysFile !== undefined) return accessTokens.keysFile;
-  const file = join(dataDir, "jwt-keys.json");
-  const made = await makeOnce(file, `${JSON.stringify({ keys: [makeJwk()] }, undefined, 2)}\n`);
+  const file = join(dataDir, JWT_KEYS);
+  const made = await makeOnce(dataDir, JWT_KEYS, `${JSON.stringify({ keys: [makeJwk()] }, undefined, 2)}\n`);
   if (made) log.warn({ file }, "JWT_KEYS_FILE is not set: made one for development");
   return file;
 };

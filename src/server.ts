@@ -14,6 +14,7 @@ import { watchSigningKeys } from "./auth/signing-keys.ts";
 import { createThrottles } from "./auth/throttles.ts";
 import type { Config } from "./config.ts";
 import type { Pepper } from "./config-values.ts";
+import { verifiedTls } from "./db/connections.ts";
 import { type Database, openDatabase } from "./db/pool.ts";
 import { schedulePurge } from "./db/purge.ts";
 import { availableChannels } from "./delivery/channels.ts";
@@ -126,6 +127,8 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const tracing = await startTracing(config.tracing, log);
   const certificates = config.tls && (await watchCertificates(config.tls, { pollMs: config.tls.pollMs, log }));
   const keys = await watchSigningKeys({ file: options.jwtKeysFile, pollMs: config.accessTokens.pollMs, log });
+  // Connections are opened later, and again after failures; a start without the file of authorities is none.
+  verifiedTls(config.database);
   const database = { url: databaseUrl, log, interceptors };
   const db = openDatabase({ ...database, settings: config.database, onWait: metrics.observePoolWait, tracing });
   const probe = openDatabase({ ...database, settings: probeSettings(config.database) });

@@ -123,6 +123,23 @@ describe("faults", () => {
   });
 });
 
+test("what is broken and what does not go together are told at once, each once", () => {
+  const faults = faultyNames({
+    NODE_ENV: "production",
+    GRPC_PORT: "fifty",
+    HTTP_PORT: "50051",
+    DATABASE_URL: "mysql://db/auth",
+    TLS_CERT_FILE: "tls.crt",
+  });
+  expect(faults).toEqual([
+    "GRPC_PORT",
+    "DATABASE_URL",
+    "TLS_CERT_FILE, TLS_KEY_FILE",
+    "SECRET_PEPPERS",
+    "JWT_KEYS_FILE",
+  ]);
+});
+
 describe("values", () => {
   test("without any variable everything has its default, typed and in milliseconds", () => {
     expect(parseConfig({})).toMatchObject({
@@ -266,5 +283,19 @@ describe("the process", () => {
     expect(stderr, "the environment wins over .env").not.toContain("LOG_LEVEL");
     expect(stderr).not.toContain("hunter2");
     expect(stderr, "no stack").not.toMatch(/^\s+at /m);
+  });
+
+  test.each([
+    [{ TLS_CERT_FILE: "no-such", TLS_KEY_FILE: "no-such" }, "TLS_CERT_FILE (no-such) cannot be read: ENOENT"],
+    [
+      { DATABASE_TLS: "verify", DATABASE_TLS_CA_FILE: "no-such" },
+      "DATABASE_TLS_CA_FILE (no-such) cannot be read: ENOENT",
+    ],
+    [{ JWT_KEYS_FILE: "no-such" }, "JWT_KEYS_FILE (no-such) cannot be read: ENOENT"],
+    [{ DATA_DIR: MAIN }, `DATA_DIR (${MAIN}) cannot be written to: EEXIST`],
+  ])("ends with 78 where a file is of no use, by its variable's name: %o", async (variables, fault) => {
+    await writeFile(join(folder, ".env"), "DATABASE_URL=postgresql://127.0.0.1:1/auth\n");
+    const { code, stderr } = await start(variables);
+    expect({ code, stderr }).toEqual({ code: 78, stderr: `the configuration is not usable:\n  ${fault}\n` });
   });
 });

@@ -8,7 +8,7 @@ import {
   createPool,
   createTypeParserPreset,
 } from "slonik";
-import type { Config } from "../config.ts";
+import { type Config, ConfigError } from "../config.ts";
 import type { Log } from "../log.ts";
 import { createDriver } from "./driver.ts";
 import { timestamptzParser } from "./timestamps.ts";
@@ -59,11 +59,24 @@ export const connectionUri = (url: string, { tls, pgBouncer }: Config["database"
   return uri.toString();
 };
 
-/** What TLS must verify, where the settings and not the URL say so. */
-export const verifiedTls = ({ tls, tlsCaFile }: Config["database"]): ConnectionOptions | undefined =>
-  tls === "verify" ? { rejectUnauthorized: true, ...(tlsCaFile && { ca: readFileSync(tlsCaFile) }) } : undefined;
+const readCa = (file: string): Buffer => {
+  try {
+    return readFileSync(file);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new ConfigError([`DATABASE_TLS_CA_FILE (${file}) cannot be read: ${code}`]);
+  }
+};
 
-const createSlonikPool = ({ url, settings, interceptors = [] }: ConnectionsOptions): Promise<DatabasePool> => {
+/**
+ * What TLS must verify, where the settings and not the URL say so.
+ * @throws ConfigError where the file of authorities cannot be read.
+ */
+export const verifiedTls = ({ tls, tlsCaFile }: Config["database"]): ConnectionOptions | undefined =>
+  tls === "verify" ? { rejectUnauthorized: true, ...(tlsCaFile && { ca: readCa(tlsCaFile) }) } : undefined;
+
+// Asynchronous, so that a file which is away while new connections are opened fails those alone.
+const createSlonikPool = async ({ url, settings, interceptors = [] }: ConnectionsOptions): Promise<DatabasePool> => {
   const ssl = verifiedTls(settings);
   return createPool(connectionUri(url, settings), {
     driverFactory: createDriver({
@@ -98,7 +111,9 @@ export const openConnections = (options: ConnectionsOptions): Connections => {
   let retired = false;
 
   const end = async () => {
-    await (await opening).end();
+    // Where it could not be opened there is nothing to end.
+    const pool = await opening.catch(() => undefined);
+    await pool?.end();
   };
   const endUnused = () => {
     if (retired && users === 0)

@@ -7,6 +7,7 @@ import {
   SchemaValidationError,
   UnexpectedStateError,
 } from "slonik";
+import { ConfigError } from "../config.ts";
 import { Refusal } from "../rpc/refusal.ts";
 import { sqlStateOf } from "./sql-state.ts";
 
@@ -21,6 +22,8 @@ export class Abandoned extends Error {
 }
 
 const OUT_OF_REACH = [
+  // Of a file that was there at the start, and is read again for new connections.
+  ConfigError,
   DatabaseSilent,
   ConnectionError,
   BackendTerminatedError,

@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import type { SecureServerOptions } from "node:http2";
 import type { SecureContextOptions } from "node:tls";
 import { ServerCredentials } from "@grpc/grpc-js";
+import { ConfigError } from "../config.ts";
 import { startPolling } from "../polling.ts";
 import {
   checkCertificates,
@@ -40,13 +41,24 @@ class RenewableCredentials extends ServerCredentials {
   }
 }
 
-/** Reads the certificates, throws if they cannot serve, and reads them again every `pollMs`. */
+const readAtStart = async (files: CertificateFiles) => {
+  try {
+    const bytes = await readCertificates(files);
+    return { bytes, context: checkCertificates(files, bytes).context };
+  } catch (error) {
+    throw new ConfigError([(error as Error).message]);
+  }
+};
+
+/**
+ * Reads the certificates, and again every `pollMs`.
+ * @throws ConfigError if they cannot serve at the start.
+ */
 export async function watchCertificates(
   files: CertificateFiles,
   { pollMs, log }: { pollMs: number; log: CertificateLog },
 ): Promise<Certificates> {
-  let bytes = await readCertificates(files);
-  let { context } = checkCertificates(files, bytes);
+  let { bytes, context } = await readAtStart(files);
   const listeners = new Set<(context: SecureContextOptions) => void>();
   const handshake = files.clientCaFile === undefined ? {} : { requestCert: true, rejectUnauthorized: true };
   let told: string | undefined;

@@ -1,3 +1,6 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
@@ -151,6 +154,17 @@ test("no use costs a DISCARD ALL, and transactions say no more than they must", 
 
 test("TLS that must verify refuses a server without it", async () => {
   const db = openFor(database.url, { DATABASE_TLS: "verify" });
+  expect(await reasonOf(pause(db, 0))).toBe("DATABASE_UNAVAILABLE");
+});
+
+test("a file of authorities that is gone when connections are opened anew fails those, and ends nothing", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "auth-service-ca-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  const file = join(folder, "ca.crt");
+  await writeFile(file, "");
+  const db = openFor(database.url, { DATABASE_TLS: "verify", DATABASE_TLS_CA_FILE: file });
+  await rm(file);
+  db.renew();
   expect(await reasonOf(pause(db, 0))).toBe("DATABASE_UNAVAILABLE");
 });
 
