@@ -1,4 +1,4 @@
-import { ConnectError, createClient } from "@connectrpc/connect";
+import { createClient } from "@connectrpc/connect";
 import type { Config } from "../config.ts";
 import { Health, HealthCheckResponse_ServingStatus as Status } from "../gen/grpc/health/v1/health_pb.ts";
 import { callOwnServer } from "./own-server.ts";
@@ -14,7 +14,7 @@ const statusOf = async (config: Config, service: string): Promise<Status> => {
     });
   } catch (error) {
     const hint = config.tls?.clientCaFile ? " (TLS_CLIENT_CA_FILE must have signed TLS_CERT_FILE for this check)" : "";
-    throw new Error(`${ConnectError.from(error).message}${hint}`, { cause: error });
+    throw new Error(`${(error as Error).message}${hint}`, { cause: error });
   }
 };
 

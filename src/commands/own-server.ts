@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import type { SecureClientSessionOptions } from "node:http2";
-import type { Interceptor, Transport } from "@connectrpc/connect";
+import { ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
 import { Http2SessionManager, createGrpcTransport } from "@connectrpc/connect-node";
 import type { Config } from "../config.ts";
 
@@ -21,6 +21,9 @@ const tlsOptions = async ({ tls }: Config): Promise<SecureClientSessionOptions> 
   return { ...trust, cert, key };
 };
 
+const isNobodyThere = (error: unknown) =>
+  error instanceof ConnectError && (error.cause as NodeJS.ErrnoException | undefined)?.code === "ECONNREFUSED";
+
 /** Calls the server that runs on this machine with the same configuration. */
 export const callOwnServer = async <T>(
   config: Config,
@@ -31,6 +34,9 @@ export const callOwnServer = async <T>(
   const sessionManager = new Http2SessionManager(baseUrl, {}, await tlsOptions(config));
   try {
     return await call(createGrpcTransport({ baseUrl, sessionManager, interceptors }));
+  } catch (error) {
+    if (!isNobodyThere(error)) throw error;
+    throw new Error(`nobody listens at ${baseUrl}: is the server running, with this configuration?`, { cause: error });
   } finally {
     // An open connection would keep this process for seconds.
     sessionManager.abort();

@@ -101,7 +101,10 @@ export const REASONS = {
   RATE_LIMITED: { code: Code.ResourceExhausted, message: "too many tries; try again later" },
   CONFLICT: { code: Code.Aborted, message: "the call conflicted with others too often; try again" },
   CANCELLED: { code: Code.Canceled, message: "the caller cancelled the call" },
-  DATABASE_UNAVAILABLE: { code: Code.Unavailable, message: "the database is out of reach; try again" },
+  DATABASE_UNAVAILABLE: {
+    code: Code.Unavailable,
+    message: "the database is out of reach, or took too long; try again",
+  },
   OVERLOADED: { code: Code.Unavailable, message: "the service sheds load; try again" },
   IDENTITY_PROVIDER_UNAVAILABLE: {
     code: Code.Unavailable,
