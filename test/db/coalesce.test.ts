@@ -18,18 +18,39 @@ const heldLoad = () => {
   return { load, batches, answer, keys: () => batches.map(({ keys }) => keys) };
 };
 
-const settled = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-test("who comes alone leaves at once", () => {
+/** Whatever can be sent has been: an answer frees a place in one turn, and it is taken in the next. */
+const settled = async (): Promise<void> => {
+  await turn();
+  await turn();
+};
+
+test("who comes alone leaves with his turn of the event loop", async () => {
   const { load, keys } = heldLoad();
   void createCoalescer(load)(detached(), 1);
+  await turn();
   expect(keys()).toEqual([[1]]);
+});
+
+test("those who come in one turn go as one", async () => {
+  const { load, keys, answer } = heldLoad();
+  const ask = createCoalescer(load);
+  const answers = [1, 2, 3].map((key) => ask(detached(), key));
+  await turn();
+  expect(keys()).toEqual([[1, 2, 3]]);
+  answer(0);
+  expect(await Promise.all(answers)).toEqual(["value 1", "value 2", "value 3"]);
 });
 
 test("what comes while loads are under way goes as one, in its order, once one of them has ended", async () => {
   const { load, keys, answer } = heldLoad();
-  const ask = createCoalescer(load);
-  const answers = [1, 2, 3, 4, 3].map((key) => ask(detached(), key));
+  const ask = createCoalescer(load, { underWayMax: 2 });
+  const answers = [];
+  for (const key of [1, 2, 3, 4, 3]) {
+    answers.push(ask(detached(), key));
+    await settled();
+  }
   expect(keys()).toEqual([[1], [2]]);
   answer(1);
   await settled();
@@ -43,7 +64,9 @@ test("nobody joins a load that has been sent, even for the same key", async () =
   const { load, keys, answer } = heldLoad();
   const ask = createCoalescer(load, { underWayMax: 1 });
   void ask(detached(), 7);
+  await settled();
   const second = ask(detached(), 7);
+  await settled();
   expect(keys()).toEqual([[7]]);
   answer(0);
   await settled();
@@ -55,19 +78,21 @@ test("nobody joins a load that has been sent, even for the same key", async () =
 test("a load has no more keys than it may", async () => {
   const { load, keys, answer } = heldLoad();
   const ask = createCoalescer(load, { underWayMax: 1, batchMax: 2 });
-  const answers = [1, 2, 3, 4].map((key) => ask(detached(), key));
+  const answers = [1, 2, 3, 4, 5].map((key) => ask(detached(), key));
+  await settled();
   for (const index of [0, 1, 2]) {
     answer(index);
     await settled();
   }
-  expect(keys()).toEqual([[1], [2, 3], [4]]);
-  expect(await Promise.all(answers)).toHaveLength(4);
+  expect(keys()).toEqual([[1, 2], [3, 4], [5]]);
+  expect(await Promise.all(answers)).toHaveLength(5);
 });
 
 test("a load that fails fails everybody in it, and nobody else", async () => {
   const { load, batches, answer } = heldLoad();
   const ask = createCoalescer(load, { underWayMax: 1 });
   const first = ask(detached(), 1);
+  await settled();
   const others = [2, 3].map((key) => ask(detached(), key));
   answer(0);
   await settled();
@@ -78,6 +103,7 @@ test("a load that fails fails everybody in it, and nobody else", async () => {
     { reason: { message: "away" } },
   ]);
   const next = ask(detached(), 4);
+  await settled();
   answer(2);
   expect(await next).toBe("value 4");
 });
@@ -95,7 +121,9 @@ test("who gives up ends his own wait alone, and is not asked for any more where 
   const { load, keys, answer } = heldLoad();
   const ask = createCoalescer(load, { underWayMax: 1 });
   const calls = [1, 2, 3].map(() => new Call("id", 60_000));
-  const answers = Promise.allSettled(calls.map((call, key) => ask(call, key)));
+  const sent = ask(calls[0]!, 0);
+  await settled();
+  const answers = Promise.allSettled([sent, ask(calls[1]!, 1), ask(calls[2]!, 2)]);
   calls[0]!.end("CANCELLED");
   calls[1]!.end("DEADLINE");
   await settled();
@@ -128,7 +156,7 @@ test("whatever comes when, each gets its own value, from a load sent after it ca
             const sentAt = ++clock;
             expect(++underWay).toBeLessThanOrEqual(max);
             expect(keys.length).toBeLessThanOrEqual(batchMax);
-            await settled();
+            await turn();
             underWay--;
             return keys.map((key) => ({ key, sentAt }));
           },
@@ -144,7 +172,7 @@ test("whatever comes when, each gets its own value, from a load sent after it ca
           );
           waits.push(wait.finally(() => call.close()));
           if (cancelled) call.end("CANCELLED");
-          for (let turn = 0; turn < pause; turn++) await settled();
+          for (let waited = 0; waited < pause; waited++) await turn();
         }
         await Promise.all(waits);
       },
