@@ -14,7 +14,7 @@ import type { LoadOrder, LoadReport } from "./load.ts";
 const MAIN = fileURLToPath(new URL("../../src/main.ts", import.meta.url));
 const LOAD = fileURLToPath(new URL("./load.ts", import.meta.url));
 /** As in package.json's `start`. */
-const START_FLAGS = ["--max-semi-space-size=8"];
+const START_FLAGS = ["--expose-gc", "--max-semi-space-size=64"];
 const GRPC_PORT = 50951;
 const HTTP_PORT = 8981;
 
