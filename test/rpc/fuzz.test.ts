@@ -1,12 +1,12 @@
 import { Code } from "@connectrpc/connect";
-import { toBinary, toJson } from "@bufbuild/protobuf";
+import { type Message, create, toBinary, toJson } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { sql } from "slonik";
 import { afterAll, describe, expect, test } from "vitest";
-import { type Known, wildMessage } from "../support/messages.ts";
-import { launchForStorm, plantAuth } from "../support/planted-auth.ts";
+import { type Known, sampleMessages, wildMessage } from "../support/messages.ts";
+import { launchForStorm, plantFor } from "../support/planted.ts";
 import { type RawAnswer, errorInfoOf, rawCallers } from "../support/raw-calls.ts";
-import { type Rpc, bearer, rpcs } from "../support/rpcs.ts";
+import { type Rpc, bearer, rpcs, sender } from "../support/rpcs.ts";
 import { type TestService, type TransportName, transports } from "../support/service.ts";
 
 // Random by default, so that each run looks elsewhere; the name of a failed test says which seed repeats it.
@@ -26,49 +26,43 @@ const ANSWERS = new Set([
 
 type Storm = Awaited<ReturnType<typeof launchForStorm>>;
 
-const plantKnown = async ({ server, issuer }: Storm): Promise<Known> => {
-  const tenantId = await server.addTenant();
-  const auth = await plantAuth(server, issuer, tenantId);
-  const { serviceId, secretId, token, secret, key } = await server.addService(["*"], tenantId);
-  const tokens = await Promise.all(
-    ["tenant", "service", "session", "event", "user"].map((list) => pageToken(server, list, serviceId, tenantId)),
-  );
-  const { events } = await server.org.listAuditEvents({ tenantId });
-  return {
-    ...auth,
-    tenant_id: [tenantId],
-    after_audit_id: events.map(({ auditId }) => auditId),
-    service_id: [serviceId],
-    secret_id: [secretId],
-    entity_id: [tenantId, serviceId, ...(auth["user_id"] ?? [])],
-    service_token: [token],
-    session_id: [token.split("_")[1] ?? "", ...(auth["session_id"] ?? [])],
-    secret: [secret],
-    key: [key],
-    page_token: ["", ...tokens],
-  };
+/** What follows the first page of each list that has more than one thing. */
+const pageTokens = async (transport: TransportName, { server }: Storm, known: Known): Promise<readonly string[]> => {
+  const send = sender(transport, server);
+  const tokens: string[] = [];
+  for (const rpc of rpcs) {
+    const { input, output } = rpc.method;
+    if (!output.fields.some(({ name }) => name === "next_page_token")) continue;
+    const filters = new Set(input.fields.filter(({ proto }) => proto.proto3Optional).map(({ name }) => name));
+    const needed = Object.fromEntries(Object.entries(known).filter(([name]) => !filters.has(name)));
+    for (const request of sampleMessages(input, needed)) {
+      const { message } = await send(rpc, create(input, { ...request, pageSize: 1 }), bearer(server.rootToken));
+      tokens.push((message as Message & { nextPageToken: string }).nextPageToken);
+    }
+  }
+  return tokens.filter((token) => token !== "");
 };
 
-const pageToken = async (server: TestService, list: string, serviceId: string, tenantId: string) => {
-  const { auth, org, services, addTenant, addService } = server;
-  const page = { pageSize: 1 };
-  if (list === "tenant") await addTenant();
-  if (list === "service") await addService([]);
-  const lists: Record<string, () => Promise<{ nextPageToken: string }>> = {
-    tenant: () => org.listTenants(page),
-    service: () => services.listServices(page),
-    session: () => services.listServiceSessions({ ...page, serviceId, includeEnded: true }),
-    event: () => org.listAuditEvents(page),
-    user: () => auth.listUsers({ ...page, tenantId }),
-  };
-  return (await lists[list]?.())?.nextPageToken ?? "";
+/** What any RPC's request can name, all in one tenant. */
+const plantKnown = async (transport: TransportName, storm: Storm): Promise<Known> => {
+  const tenantId = await storm.server.addTenant();
+  const values = new Map<string, Set<string>>();
+  for (const rpc of rpcs) {
+    for (const [name, some] of Object.entries(await plantFor({ ...storm, tenantId }, rpc))) {
+      values.set(name, new Set([...(values.get(name) ?? []), ...some]));
+    }
+  }
+  const known = Object.fromEntries([...values].map(([name, some]) => [name, [...some]]));
+  return { ...known, page_token: ["", ...(await pageTokens(transport, storm, known))] };
 };
 
 const started = new Map<TransportName, Promise<{ server: TestService; known: Known }>>();
 const world = (transport: TransportName) => {
   const made =
     started.get(transport) ??
-    launchForStorm(transport).then(async (storm) => ({ server: storm.server, known: await plantKnown(storm) }));
+    launchForStorm(transport).then(async (storm) => {
+      return { server: storm.server, known: await plantKnown(transport, storm) };
+    });
   started.set(transport, made);
   return made;
 };

@@ -1,21 +1,29 @@
 import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFile } from "node:fs/promises";
 import type { Readable } from "node:stream";
-import { type Message, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { type Message, toBinary } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 import fc from "fast-check";
 import { sql } from "slonik";
-import { afterAll, beforeAll, expect, inject, test } from "vitest";
+import { afterAll, beforeAll, expect, inject, test, vi } from "vitest";
+import { z } from "zod";
 import { createLog } from "../../src/log.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
+import { startGoogleIssuer } from "../support/google-issuer.ts";
 import { type Known, sampleMessages, wildMessage } from "../support/messages.ts";
+import { CHEAP_HASHES } from "../support/passwords.ts";
+import { type Ground, patience, plantFor } from "../support/planted.ts";
 import { type RawCaller, rawConnect, rawGrpc } from "../support/raw-calls.ts";
 import { type Rpc, bearer, rpcs } from "../support/rpcs.ts";
-import { type TestService, launchService, uniqueKey } from "../support/service.ts";
+import { gatherSecrets, secretsAmong } from "../support/secrets.ts";
+import { launchService } from "../support/service.ts";
 
 // The pepper of every test server.
 const PEPPER = Buffer.alloc(32, 7);
+
+const RUNS = 2;
 
 type Child = ChildProcessByStdio<null, Readable, Readable>;
 
@@ -23,80 +31,70 @@ type Child = ChildProcessByStdio<null, Readable, Readable>;
 const written: string[] = [];
 const told: string[] = [];
 /** What must stand in none of it. */
-const secrets = new Set<string>();
+const secrets = gatherSecrets();
 /** Which codes each RPC was answered with. */
 const codes = new Map<string, Set<number>>();
 
 let database: TestDatabase;
-let server: TestService;
+let ground: Omit<Ground, "tenantId">;
 let child: Child;
 let callers: readonly RawCaller[];
-
-/** The whole credential, and its random part alone. */
-const keepSecret = (...credentials: readonly string[]) => {
-  for (const credential of credentials) {
-    secrets.add(credential);
-    const random = credential.split("_")[2];
-    if (random) secrets.add(random);
-  }
-};
-
-const keepNewSecrets = ({ method }: Rpc, body: Uint8Array) => {
-  const answer = fromBinary(method.output, body) as Message & { secret?: string; serviceToken?: string };
-  keepSecret(...[answer.secret, answer.serviceToken].filter((one) => one !== undefined && one !== "").map(String));
-};
 
 const send = async (caller: RawCaller, rpc: Rpc, message: Message, headers: Readonly<Record<string, string>>) => {
   const answer = await caller.call(rpc.method, toBinary(rpc.method.input, message), headers);
   codes.set(rpc.name, (codes.get(rpc.name) ?? new Set()).add(answer.code));
   told.push(answer.text, ...answer.details.map(({ value }) => Buffer.from(value).toString("latin1")));
-  if (answer.code === 0) keepNewSecrets(rpc, answer.body);
+  if (answer.code === 0 && rpc.method.methodKind === "unary") secrets.keepAnswer(rpc, answer.body);
 };
 
-const wrongCredentials = ({ secretId, token }: { secretId: string; token: string }) => {
-  const wrong = [
-    makeCredential("sks", secretId),
-    makeCredential("skt", token.split("_")[1] ?? ""),
-    `${makeCredential("sks", secretId)}x`,
-    "hunter2-is-no-credential",
-  ];
-  keepSecret(...wrong);
-  return wrong;
+const plant = async (rpc: Rpc): Promise<Known> => {
+  const tenantId = await ground.server.addTenant();
+  const known = await plantFor({ ...ground, tenantId }, rpc);
+  secrets.keepKnown(known);
+  return known;
+};
+
+/** What is nearly right, or a secret in the wrong place: as secret as what is right. */
+const spoil = (known: Known, wrong: readonly string[]): Known => {
+  const spoilt = {
+    ...Object.fromEntries(secretsAmong(known).map(([name, values]) => [name, values.map((value) => `${value}x`)])),
+    ...{ secret: wrong, service_token: wrong, label: wrong },
+  };
+  secrets.keepKnown(spoilt);
+  return { ...known, ...spoilt };
 };
 
 /** Every RPC by every caller that could be right or wrong, with what works, what is refused and what is nonsense. */
-const drive = async (rpc: Rpc, runs: number) => {
-  const tenantId = await server.addTenant();
-  const service = await server.addService(["a.read"], tenantId);
-  keepSecret(service.secret, service.token);
-  const wrong = wrongCredentials(service);
-  const known: Known = {
-    tenant_id: [tenantId],
-    service_id: [service.serviceId],
-    secret_id: [service.secretId],
-    service_token: [service.token],
-    key: [service.key],
-    secret: [service.secret],
-    permissions: ["a.read"],
-  };
-  const spoilt: Known = { ...known, secret: wrong, service_token: wrong, page_token: wrong, label: wrong };
-  const { input } = rpc.method;
-  const requests = [
-    ...[known, {}, spoilt].flatMap((values) => sampleMessages(input, values)),
-    ...fc.sample(wildMessage(input, spoilt), { numRuns: runs }),
+const drive = async (rpc: Rpc) => {
+  const { server } = ground;
+  const known = await plant(rpc);
+  const service = await server.addService(["a.read"], known["tenant_id"]?.[0]);
+  const wrong = [
+    makeCredential("sks", service.secretId),
+    makeCredential("skt", service.token.split("_")[1] ?? ""),
+    `${makeCredential("sks", service.secretId)}x`,
+    "hunter2-is-no-credential",
   ];
-  const tokens = [server.rootToken, service.token, service.secret, ...wrong];
-  for (const caller of callers) {
-    for (const request of requests) await send(caller, rpc, request, bearer(server.rootToken));
-    for (const token of tokens) await send(caller, rpc, requests[0]!, bearer(token));
-    for (const token of wrong)
-      await send(caller, rpc, requests[0]!, { ...bearer(server.rootToken), "x-actor-token": token });
-    await send(caller, rpc, requests[0]!, {});
+  secrets.keep(service.secret, service.token, ...wrong);
+  const spoilt = spoil(known, wrong);
+  const { input } = rpc.method;
+  const root = bearer(server.rootToken);
+  const [right, ...others] = [known, {}, spoilt].flatMap((values) => sampleMessages(input, values));
+  for (const caller of callers) await send(caller, rpc, right!, root);
+  const actors = [...(known["access_token"] ?? []), ...wrong];
+  const calls = [
+    ...[...others, ...fc.sample(wildMessage(input, spoilt), RUNS)].map((request) => [request, root] as const),
+    ...[{}, ...[service.token, service.secret, ...wrong].map(bearer)].map((headers) => [right!, headers] as const),
+    ...actors.map((token) => [right!, { ...root, "x-actor-token": token }] as const),
+  ];
+  // By turns, since the callers differ in little: each sees each kind of call many times.
+  for (const [index, [request, headers]] of calls.entries()) {
+    await send(callers[(index + rpcs.indexOf(rpc)) % callers.length]!, rpc, request, headers);
   }
 };
 
 /** The server as people run it, whose every line is read; slonik's own logger is asked to speak. */
-const startProcess = async (databaseUrl: string): Promise<{ child: Child; grpcPort: number }> => {
+const startProcess = async (databaseUrl: string, more: Record<string, string>): Promise<[Child, number]> => {
   const env = {
     PATH: process.env["PATH"],
     NODE_ENV: "production",
@@ -109,6 +107,7 @@ const startProcess = async (databaseUrl: string): Promise<{ child: Child; grpcPo
     HTTP_PORT: "0",
     SHUTDOWN_DELAY: "0s",
     ROARR_LOG: "true",
+    ...more,
   };
   const started = spawn(process.execPath, ["src/main.ts"], { env, stdio: ["ignore", "pipe", "pipe"] });
   started.stderr.on("data", (chunk: Buffer) => written.push(chunk.toString()));
@@ -120,100 +119,126 @@ const startProcess = async (databaseUrl: string): Promise<{ child: Child; grpcPo
       if (port) resolve(Number(port));
     });
   });
-  return { child: started, grpcPort };
+  return [started, grpcPort];
 };
 
 beforeAll(async () => {
   database = await createDatabase();
+  const issuer = await startGoogleIssuer();
+  const env = { ...issuer.env, ...CHEAP_HASHES, ...patience };
   const log = createLog("trace", { write: (line) => void written.push(line) });
-  server = await launchService("grpc", { log, databaseUrl: database.url });
-  const started = await startProcess(database.url);
-  child = started.child;
-  callers = [rawGrpc(server), rawConnect(server), rawGrpc({ ...server, grpcPort: started.grpcPort })];
-  keepSecret(server.rootSecret, server.rootToken);
-  // How many the random calls below make varies: these alone are a good part of what the search must have to look for.
-  for (let n = 0; n < 60; n++) {
-    const signIn = { key: "root", secret: server.rootSecret };
-    keepSecret((await server.services.authenticateService(signIn)).serviceToken);
-  }
-  for (const encoding of ["base64", "base64url", "hex"] as const) secrets.add(PEPPER.toString(encoding));
-  secrets.add(new URL(database.url).password);
+  // The folder that messages would be written into cannot be made: each is tried, and its failure logged.
+  const inProcess = { env: { ...env, DATA_DIR: "/dev/null" }, log, databaseUrl: database.url };
+  const server = await launchService("grpc", inProcess);
+  ground = { server, issuer };
+  const [started, grpcPort] = await startProcess(database.url, env);
+  child = started;
+  callers = [rawGrpc(server), rawConnect(server), rawGrpc({ ...server, grpcPort })];
+  const { keys } = JSON.parse(await readFile(inject("jwtKeysFile"), "utf8")) as { keys: { d: string }[] };
+  secrets.keep(server.rootSecret, server.rootToken, new URL(database.url).password, ...keys.map(({ d }) => d));
+  for (const encoding of ["base64", "base64url", "hex"] as const) secrets.keep(PEPPER.toString(encoding));
 });
 
 afterAll(async () => {
   for (const caller of callers) caller.close();
   child.kill("SIGTERM");
   if (child.exitCode === null) await once(child, "exit");
-  await server.stop();
+  await ground.server.stop();
+  await ground.issuer.close();
 });
+
+const textRow = z.object({ text: z.string() });
+
+/** What stands in the database in place of the credentials. */
+const keepHashes = async () => {
+  const hashes = await ground.server.pool.anyFirst(sql.type(textRow)`
+    SELECT secret_hash_text AS text FROM service_secrets
+    UNION ALL SELECT token_hash_text FROM service_sessions
+    UNION ALL SELECT refresh_token_hash_text FROM refresh_sessions
+    UNION ALL SELECT code_hash_text FROM otp_codes
+    UNION ALL SELECT invite_token_hash_text FROM invitations
+    UNION ALL SELECT password_hash_text FROM user_identities WHERE password_hash_text IS NOT NULL`);
+  secrets.keep(...hashes.map((hash) => hash.replace(/^\d+:/, "")));
+};
+
+/** What auditors and operators read: the events' payloads, the jobs and their errors. */
+const keepRecords = async () => {
+  const jobs = sql.type(textRow)`
+    SELECT j.payload::text || j.last_error AS text FROM graphile_worker._private_jobs j WHERE j.last_error IS NOT NULL`;
+  const failed = await vi.waitUntil(async () => {
+    const rows = await ground.server.pool.anyFirst(jobs);
+    return rows.length > 0 && rows;
+  });
+  const payloads = await ground.server.pool.anyFirst(sql.type(textRow)`
+    SELECT a.payload_json::text AS text FROM audit_events a`);
+  expect(payloads.length).toBeGreaterThan(300);
+  told.push(...failed, ...payloads);
+};
 
 /** The RPCs that were answered with each of these codes. */
 const answeredWith = (...wanted: readonly number[]) =>
   rpcs.map(({ name }) => name).filter((name) => wanted.every((code) => codes.get(name)?.has(code)));
 
-test("every RPC succeeds, is refused, and breaks, while the log and all answers are kept", async () => {
-  for (const rpc of rpcs) await drive(rpc, 5);
-  expect(answeredWith(0, Code.Unauthenticated)).toEqual(rpcs.map(({ name }) => name));
+const sendAll = async (requests: readonly (readonly [Rpc, Message])[]) => {
+  for (const [rpc, request] of requests)
+    for (const caller of callers) await send(caller, rpc, request, bearer(ground.server.rootToken));
+};
 
-  // The audit payloads, and what stands in the database in place of the credentials.
-  const { pool } = server;
-  const payloads = await pool.any(sql.unsafe`SELECT a.payload_json::text AS text FROM audit_events a`);
-  expect(payloads.length).toBeGreaterThan(50);
-  told.push(...payloads.map((row) => (row as { text: string }).text));
-  const hashes = await pool.any(sql.unsafe`
-    SELECT secret_hash_text AS hash FROM service_secrets UNION ALL SELECT token_hash_text FROM service_sessions`);
-  for (const row of hashes) secrets.add((row as { hash: string }).hash.replace(/^\d+:/, ""));
+const firstOf = (rpc: Rpc, known: Known) => [rpc, sampleMessages(rpc.method.input, known)[0]!] as const;
 
-  // Rows that PostgreSQL refuses, quoting them; then a table that is not there; then no database.
-  const rpc = (name: string) => rpcs.filter((one) => one.name === name);
-  const breaking = [...rpc("RegisterService"), ...rpc("AuthenticateService"), ...rpc("CreateServiceSecret")];
-  const signIn = { ...(await server.addService(["a.read"])) };
-  keepSecret(signIn.secret, signIn.token);
-  await pool.query(
-    sql.unsafe`ALTER TABLE service_secrets ADD CONSTRAINT broken CHECK (created_utc = '-infinity') NOT VALID`,
-  );
-  await pool.query(
-    sql.unsafe`ALTER TABLE service_sessions ADD CONSTRAINT broken CHECK (created_utc = '-infinity') NOT VALID`,
-  );
-  const known: Known = {
-    key: [signIn.key],
-    secret: [signIn.secret],
-    service_id: [signIn.serviceId],
-    permissions: ["a.read"],
-  };
-  const breakAll = async (some: readonly Rpc[]) => {
-    for (const one of some)
-      for (const caller of callers)
-        for (const request of [
-          ...sampleMessages(one.method.input, known),
-          ...sampleMessages(one.method.input, { key: [uniqueKey()] }),
-        ])
-          await send(caller, one, request, bearer(server.rootToken));
-  };
-  await breakAll(breaking);
-  expect(answeredWith(Code.Internal).sort()).toEqual(breaking.map(({ name }) => name).sort());
+// Each with a table that it writes a secret or a contact into.
+const BROKEN: Readonly<Record<string, string>> = {
+  CreateUser: "users",
+  SetPassword: "user_identities",
+  LoginWithPassword: "refresh_sessions",
+  RequestOtp: "otp_codes",
+  CreateInvitation: "invitations",
+  CreateServiceSecret: "service_secrets",
+  AuthenticateService: "service_sessions",
+};
+
+/** Rows that PostgreSQL refuses, quoting them; then a table that is not there; then no database. */
+const breakAll = async () => {
+  const { pool } = ground.server;
+  const breaking = rpcs.filter(({ name }) => BROKEN[name]);
+  const requests = await Promise.all(breaking.map(async (rpc) => firstOf(rpc, await plant(rpc))));
+  for (const table of Object.values(BROKEN)) {
+    await pool.query(sql.unsafe`ALTER TABLE ${sql.identifier([table])} ADD CONSTRAINT broken CHECK (false) NOT VALID`);
+  }
+  await sendAll(requests);
+  expect(answeredWith(Code.Internal)).toEqual(breaking.map(({ name }) => name));
+
+  const all = rpcs.map((rpc) => firstOf(rpc, {}));
   await pool.query(sql.unsafe`ALTER TABLE service_permissions RENAME TO service_permissions_away`);
-  await breakAll(rpcs);
+  await sendAll(all);
   expect(answeredWith(Code.Internal).length).toBeGreaterThan(rpcs.length / 2);
 
   await database.drop();
-  await breakAll(rpcs);
+  await sendAll(all);
   expect(answeredWith(Code.Unavailable).length).toBeGreaterThan(rpcs.length / 2);
-}, 60_000);
+};
+
+test("every RPC succeeds, is refused, and breaks, while the log and all answers are kept", async () => {
+  for (const rpc of rpcs) await drive(rpc);
+  expect(answeredWith(0)).toEqual(rpcs.map(({ name }) => name));
+  const guarded = rpcs.filter(({ rule }) => rule.case !== "anonymous").map(({ name }) => name);
+  expect(answeredWith(Code.Unauthenticated)).toEqual(expect.arrayContaining(guarded));
+  await keepRecords();
+  await keepHashes();
+  await breakAll();
+}, 120_000);
 
 test.each([
   ["the log", written],
   ["what callers and auditors are told", told],
-])("%s has none of the secrets, tokens, hashes, peppers and passwords", (_, lines) => {
+])("%s has none of the secrets, tokens, hashes, peppers, passwords, codes and contacts", (_, lines) => {
   const all = lines.join("\n");
-  expect(all.length).toBeGreaterThan(10_000);
-  expect(secrets.size).toBeGreaterThan(500);
-  const found = [...secrets].filter((secret) => all.includes(secret) || all.includes(encodeURIComponent(secret)));
+  expect(all.length).toBeGreaterThan(100_000);
+  expect(secrets.size()).toBeGreaterThan(2_000);
+  expect(secrets.foundIn(all)).toEqual([]);
   // Also those that no caller was ever given: what has a credential's form or a stored hash's.
-  const alike = all.match(/sk[st]_[0-9a-f-]{36}_\w{43}|\b\d+:[\w-]{43}\b/g) ?? [];
-  expect([...found, ...alike].map((secret) => all.slice(Math.max(0, all.indexOf(secret) - 150)).slice(0, 300))).toEqual(
-    [],
-  );
+  const forms = /(?:sk[st]|inv|rt)_[0-9a-f-]{36}_\w{43}|\b\d+:[\w-]{43}\b|\beyJ[\w-]+\.eyJ|\$argon2/g;
+  expect(all.match(forms) ?? []).toEqual([]);
 });
 
 test("the log is lines of ours alone: slonik's own logger stays silent, even where the environment turns it on", () => {

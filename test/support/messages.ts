@@ -8,7 +8,7 @@ import {
   oneof as oneofOption,
 } from "../../src/gen/buf/validate/validate_pb.ts";
 
-/** Values that a field of this proto name may have, such as ids of things that exist. */
+/** Values that a field of this proto name may have, such as ids of things that exist; an enum's by their names. */
 export type Known = Readonly<Record<string, readonly string[]>>;
 
 type Rules = FieldRules["type"];
@@ -55,6 +55,11 @@ const valid = (field: DescField, known: Known): Values => {
   if (field.name === "page_token") return fc.constant("");
   const values = known[field.name];
   if (values && field.fieldKind === "list") return fc.subarray([...values], { minLength: 1 });
+  if (values && field.fieldKind === "enum") {
+    return fc.constantFrom(
+      ...field.enum.values.filter(({ name }) => values.includes(name)).map(({ number }) => number),
+    );
+  }
   if (values) return fc.constantFrom(...values);
   switch (field.fieldKind) {
     case "scalar":
