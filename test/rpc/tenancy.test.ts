@@ -58,7 +58,7 @@ const answerTo = async ({ send }: World, rpc: Rpc, request: Message): Promise<st
     return toJsonString(rpc.method.output, (await send(rpc, request)).message);
   } catch (error) {
     const [info] = error instanceof ConnectError ? error.findDetails(ErrorInfoSchema) : [];
-    if (!info) throw error;
+    if (!info || info.reason === "INTERNAL") throw error;
     return info.reason;
   }
 };
