@@ -92,6 +92,17 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
     await expectRefusal(handOut, "PERMISSION_MISSING");
   });
 
+  test("a narrower token does not win back by its own service what it was narrowed by", async () => {
+    const { services, addService, as } = await startService(transport);
+    const { key, secret, serviceId } = await addService(["service.*", "org.tenant.read"]);
+    const { serviceToken } = await services.authenticateService({ key, secret, permissions: ["service.write"] });
+    const narrow = as(serviceToken).services;
+    await expectRefusal(narrow.createServiceSecret({ serviceId }), "PERMISSION_ESCALATION");
+    await expectRefusal(narrow.rotateServiceSecret({ serviceId }), "PERMISSION_ESCALATION");
+    const register = narrow.registerService({ key: uniqueKey(), label: "X", permissions: ["org.tenant.read"] });
+    await expectRefusal(register, "PERMISSION_ESCALATION");
+  });
+
   test("a lost permission takes hold at once, a gained one too where the token is not narrowed", async () => {
     const { services, addService, as } = await startService(transport);
     const { serviceId, key, secret, ...mine } = await addService(["service.read", "org.tenant.read"]);
