@@ -158,6 +158,9 @@ const tokenOf = async (config: Config, transport: Transport): Promise<string> =>
 
 const stopBySignals = (): AbortSignal => {
   const controller = new AbortController();
+  controller.signal.addEventListener("abort", () => {
+    process.stderr.write("stopping: what was sent is still reported\n");
+  });
   // Any number of times: npm and the terminal both deliver it.
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => controller.abort());
   return controller.signal;

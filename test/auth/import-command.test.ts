@@ -30,7 +30,7 @@ const startImport = (args: readonly string[], { grpcPort }: Pick<TestService, "g
   child.stdout.setEncoding("utf8").on("data", (text: string) => (out.stdout += text));
   child.stderr.setEncoding("utf8").on("data", (text: string) => (out.stderr += text));
   const finished = once(child, "close").then(([code]) => ({ code: code as number, ...out }));
-  return { child, finished };
+  return { child, out, finished };
 };
 
 const runImport = (args: readonly string[], server: Pick<TestService, "grpcPort">, env: Environment) =>
@@ -132,25 +132,28 @@ test("a file of several batches is imported whole, and repeated it writes nothin
   expect((await reportOf(file)).map(({ user_id }) => user_id)).toEqual(report.map(({ user_id }) => user_id));
 });
 
-test("stopped, it reports what it sent, and repeated it does the rest", async () => {
+test("stopped, it reports what it sent, and repeated it does the rest", { timeout: 60_000 }, async () => {
   const server = await startService("grpc");
   const tenantId = await server.addTenant();
   const lines = people(1_500).map((person) => `${JSON.stringify(person)}\n`);
   const pipe = join(await temporaryFolder(), "people.ndjson");
   await promisify(execFile)("mkfifo", [pipe]);
   const env = await importer(server);
-  const { child, finished } = startImport([pipe, "--tenant", tenantId], server, env);
+  const { child, out, finished } = startImport([pipe, "--tenant", tenantId], server, env);
   const feed = createWriteStream(pipe);
   feed.write(lines.join(""));
   await vi.waitFor(async () => expect(await countUsers(server, tenantId)).toBe(1_000), { timeout: 20_000 });
   // As npm and the terminal do: twice.
   child.kill("SIGINT");
   child.kill("SIGINT");
+  const stderr = "stopping: what was sent is still reported\n";
+  // Before the end of the file, which would complete a batch that may still be sent.
+  await vi.waitFor(() => expect(out.stderr).toBe(stderr), { timeout: 20_000 });
   feed.end(lines.slice(0, 1).join(""));
-  const { code, stdout } = await finished;
-  expect({ code, stdout }).toEqual({
+  expect(await finished).toEqual({
     code: 1,
     stdout: `stopped: 1000 created, 0 unchanged, 0 refused; each line: ${pipe}.report\n`,
+    stderr,
   });
   expect(await reportOf(pipe)).toHaveLength(1_000);
   const file = await writeLines(people(1_500));
