@@ -165,8 +165,6 @@ export const createGrpcServer = (
     "grpc.max_connection_age_ms": grpc.connectionAgeMs,
     "grpc.max_connection_age_grace_ms": grpc.connectionAgeGraceMs,
     "grpc.max_connection_idle_ms": grpc.connectionIdleMs,
-    // Nobody can ask for what channelz counts of each call, and each call pays for it.
-    "grpc.enable_channelz": 0,
   });
   for (const service of new Set(methods.map(({ desc }) => desc.parent))) {
     const own = methods.filter(({ desc }) => desc.parent === service);
