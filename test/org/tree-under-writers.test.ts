@@ -119,7 +119,8 @@ test("while 20,000 nodes move, and fifty writers of their tenant wait, nobody el
   }
   expect((await move).node?.parentNodeId).toBe(to);
   await waiting;
-  expect(waits.length).toBeGreaterThan(10);
+  // How many there are is how long the move took; a median wants a few.
+  expect(waits.length).toBeGreaterThan(4);
   expect(waits.toSorted((a, b) => a - b)[Math.floor(waits.length / 2)]).toBeLessThan(100);
   expect([...depths]).toEqual([1]);
   expect(await pathDifferences(server, tenantId)).toEqual([]);
