@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Config, ConfigError, parseConfig } from "../src/config.ts";
 import { environment } from "../src/environment.ts";
+import { CHILD_ENV } from "./support/child-env.ts";
 
 const MAIN = fileURLToPath(new URL("../src/main.ts", import.meta.url));
 const DAY_MS = 86_400_000;
@@ -266,7 +267,7 @@ describe("the process", () => {
 
   const start = (variables: Record<string, string>) =>
     new Promise<{ code: unknown; stdout: string; stderr: string }>((resolve) => {
-      const env = { PATH: process.env["PATH"], ...variables };
+      const env = { ...CHILD_ENV, ...variables };
       execFile(process.execPath, [MAIN], { cwd: folder, env, timeout: 20_000 }, (error, stdout, stderr) => {
         resolve({ code: error?.code, stdout, stderr });
       });

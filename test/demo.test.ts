@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { expect, onTestFinished, test } from "vitest";
+import { CHILD_ENV } from "./support/child-env.ts";
 import { startService } from "./support/service.ts";
 
 const COMMAND = fileURLToPath(new URL("../src/commands/demo.ts", import.meta.url));
@@ -15,7 +16,7 @@ const runDemo = async (): Promise<string> => {
   const dataDir = await mkdtemp(join(tmpdir(), "auth-demo-"));
   onTestFinished(() => rm(dataDir, { recursive: true }));
   await writeFile(join(dataDir, "root.secret"), rootSecret, { mode: 0o600 });
-  const env = { PATH: process.env["PATH"], GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), DATA_DIR: dataDir };
+  const env = { ...CHILD_ENV, GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), DATA_DIR: dataDir };
   const { stdout } = await promisify(execFile)(process.execPath, [COMMAND], { cwd: "/", env });
   return stdout;
 };

@@ -6,9 +6,10 @@ import { codeOf, launchForCodes } from "../support/codes.ts";
 import { type GoogleIssuer, person, startGoogleIssuer } from "../support/google-issuer.ts";
 import { type Stage as AnyStage, mutationOf, testMutations } from "../support/mutations.ts";
 import { OTHER_PASSWORD, PASSWORD } from "../support/passwords.ts";
+import { oncePerFile } from "../support/per-file.ts";
 import { recorded } from "../support/recorded.ts";
 import { refused } from "../support/refusals.ts";
-import { type TestService, type TransportName, transports } from "../support/service.ts";
+import { type TransportName, transports } from "../support/service.ts";
 import { addUser, uniqueEmail, verifyContacts } from "../support/users.ts";
 
 interface Stage extends AnyStage {
@@ -78,12 +79,10 @@ beforeAll(async () => {
 });
 afterAll(() => issuer.close());
 
-const servers = new Map<TransportName, Promise<TestService>>();
+const serverOf = oncePerFile((transport: TransportName) => launchForCodes(transport, issuer.env));
 
 const plant = async (transport: TransportName): Promise<Stage> => {
-  const starting = servers.get(transport) ?? launchForCodes(transport, issuer.env);
-  servers.set(transport, starting);
-  const server = await starting;
+  const server = await serverOf(transport);
   const user = await addUser(server, { password: PASSWORD });
   const { tenantId, userId, email = "" } = user;
   return { server, tenantId, user, userId, email, idToken: await issuer.token({ claims: person() }) };

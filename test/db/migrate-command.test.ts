@@ -7,6 +7,7 @@ import { migrate, migrationUrl } from "../../src/commands/migrate.ts";
 import { parseConfig } from "../../src/config.ts";
 import { QUEUE_STEP, committedMigrations } from "../../src/db/migrations.ts";
 import { databaseUrl } from "../support/admin.ts";
+import { CHILD_ENV } from "../support/child-env.ts";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
 
 const COMMAND = fileURLToPath(new URL("../../src/commands/migrate.ts", import.meta.url));
@@ -20,7 +21,7 @@ interface Finished {
 
 const runMigrate = (url: string | undefined, variables: Readonly<Record<string, string>> = {}) =>
   new Promise<Finished>((resolve) => {
-    const env = { PATH: process.env["PATH"], ...variables, ...(url !== undefined && { DATABASE_URL: url }) };
+    const env = { ...CHILD_ENV, ...variables, ...(url !== undefined && { DATABASE_URL: url }) };
     // Away from the checkout, whose .env could name a database.
     const child = execFile(process.execPath, [COMMAND], { env, cwd: "/" }, (_error, stdout, stderr) => {
       resolve({ code: child.exitCode ?? -1, stdout, stderr });

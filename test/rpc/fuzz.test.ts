@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { sql } from "slonik";
 import { afterAll, describe, expect, test } from "vitest";
 import { type Known, sampleMessages, wildMessage } from "../support/messages.ts";
+import { oncePerFile } from "../support/per-file.ts";
 import { launchForStorm, plantFor } from "../support/planted.ts";
 import { type RawAnswer, errorInfoOf, rawCallers } from "../support/raw-calls.ts";
 import { type Rpc, bearer, rpcs, sender } from "../support/rpcs.ts";
@@ -56,16 +57,12 @@ const plantKnown = async (transport: TransportName, storm: Storm): Promise<Known
   return { ...known, page_token: ["", ...(await pageTokens(transport, storm, known))] };
 };
 
-const started = new Map<TransportName, Promise<{ server: TestService; known: Known }>>();
-const world = (transport: TransportName) => {
-  const made =
-    started.get(transport) ??
-    launchForStorm(transport).then(async (storm) => {
-      return { server: storm.server, known: await plantKnown(transport, storm) };
-    });
-  started.set(transport, made);
-  return made;
-};
+const servers: TestService[] = [];
+const world = oncePerFile(async (transport: TransportName) => {
+  const storm = await launchForStorm(transport);
+  servers.push(storm.server);
+  return { server: storm.server, known: await plantKnown(transport, storm) };
+});
 
 const expectAnswer = (answer: RawAnswer, decoded: boolean) => {
   expect([...ANSWERS], `${answer.code} ${answer.text}`).toContain(answer.code);
@@ -159,9 +156,8 @@ describe.each(transports)("%s", (transport) => {
 
 afterAll(async () => {
   // Nothing that was sent may have left a lock, a broken connection or a session that holds one.
-  for (const world of started.values()) {
-    const { server } = await world;
-    const open = await server.pool.any(sql.unsafe`
+  for (const { pool } of servers) {
+    const open = await pool.any(sql.unsafe`
       SELECT a.state FROM pg_stat_activity a
       WHERE a.datname = current_database() AND a.state LIKE 'idle in transaction%' AND a.state_change < now() - interval '1 second'`);
     expect(open).toEqual([]);

@@ -7,6 +7,7 @@ import { describe, expect, test } from "vitest";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
 import { type Known, sampleMessages } from "../support/messages.ts";
+import { oncePerFile } from "../support/per-file.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { type Rpc, bearer, rpcs, sender, services } from "../support/rpcs.ts";
 import {
@@ -103,16 +104,7 @@ const nearMisses = (permission: string) => [
   permission.split(".").slice(0, -1).join(".") || "x",
 ];
 
-const once = <T>(make: (transport: TransportName) => Promise<T>) => {
-  const made = new Map<TransportName, Promise<T>>();
-  return (transport: TransportName) => {
-    const value = made.get(transport) ?? make(transport);
-    made.set(transport, value);
-    return value;
-  };
-};
-
-const world = once(async (transport) => {
+const world = oncePerFile(async (transport: TransportName) => {
   const server = await startService(transport);
   const { known } = await plantTenant(server, []);
   const holders = new Map<string, Promise<SignedInService>>();

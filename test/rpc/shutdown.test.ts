@@ -106,7 +106,8 @@ test("a signal turns pollers away, answers all that began, and ends with 0", asy
   expect((await fetch(`http://127.0.0.1:${server.httpPort}/healthz`)).status).toBe(503);
   const before = streams.map(({ calls }) => calls.length);
   for (const [index, { calls }] of streams.entries()) {
-    await expect.poll(() => calls.length).toBeGreaterThan(before[index]! + 10);
+    // Beyond the four that were under way.
+    await expect.poll(() => calls.length).toBeGreaterThan(before[index]! + 4);
   }
 
   expect(await watch.ended).toBe(status.OK);

@@ -6,6 +6,7 @@ import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { type Known, sampleMessages } from "../support/messages.ts";
+import { oncePerFile } from "../support/per-file.ts";
 import { fieldNames, givesContact, launchForStorm, plantFor } from "../support/planted.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type Rpc, bearer, rpcs, sender } from "../support/rpcs.ts";
@@ -45,12 +46,7 @@ const start = async (transport: TransportName) => {
 };
 type World = Awaited<ReturnType<typeof start>>;
 
-const started = new Map<TransportName, Promise<World>>();
-const world = (transport: TransportName) => {
-  const made = started.get(transport) ?? start(transport);
-  started.set(transport, made);
-  return made;
-};
+const world = oncePerFile(start);
 
 /** What is answered, as text: a message, or why there is none. */
 const answerTo = async ({ send }: World, rpc: Rpc, request: Message): Promise<string> => {

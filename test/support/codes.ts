@@ -3,7 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type Interceptor, sql } from "slonik";
-import { afterAll, onTestFinished } from "vitest";
+import { onTestFinished } from "vitest";
 import { z } from "zod";
 import { deriveCode } from "../../src/auth/otp-codes.ts";
 import type { AuthParts } from "../../src/auth/parts.ts";
@@ -15,7 +15,8 @@ import { createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
 import { Call } from "../../src/rpc/call.ts";
 import { CHEAP_HASHES } from "./passwords.ts";
-import { PEPPERS, type TestService, type TransportName, launchService } from "./service.ts";
+import { oncePerFile, onFileFinished } from "./per-file.ts";
+import { PEPPERS, type TestService, type TransportName, launchForFile } from "./service.ts";
 
 const macs = createMacs(PEPPERS);
 
@@ -66,25 +67,15 @@ export const launchForCodes = async (
   databaseUrl?: string,
 ): Promise<TestService> => {
   const dataDir = await mkdtemp(join(tmpdir(), "auth-service-codes-"));
-  const service = await launchService(transport, {
+  onFileFinished(() => rm(dataDir, { recursive: true, force: true }));
+  return launchForFile(transport, {
     env: { ...CHEAP_HASHES, DATA_DIR: dataDir, ...env },
     ...(databaseUrl !== undefined && { databaseUrl }),
   });
-  afterAll(async () => {
-    await service.stop();
-    await rm(dataDir, { recursive: true, force: true });
-  });
-  return service;
 };
-
-const started = new Map<TransportName, Promise<TestService>>();
 
 /** As `startService`; hashing is cheap. */
-export const startForCodes = (transport: TransportName): Promise<TestService> => {
-  const service = started.get(transport) ?? launchForCodes(transport);
-  started.set(transport, service);
-  return service;
-};
+export const startForCodes = oncePerFile((transport: TransportName) => launchForCodes(transport));
 
 /** The code that belongs to an id: nobody's too. */
 export const codeOf = async ({ pool }: TestService, otpId: string): Promise<string> => {

@@ -1,3 +1,4 @@
+import { existsSync, statfsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -18,9 +19,22 @@ declare module "vitest" {
   }
 }
 
+const MEMORY = "/dev/shm";
+const ROOM_BYTES = 4 * 2 ** 30;
+
+/**
+ * In memory where there is plenty. A test's database is a thousand files: to copy them takes 20 ms there, 150 on a disk, and
+ * on ext4 nearly a second once others were dropped, for it passes over each inode that was freed in the last minutes.
+ */
+const folderOfRun = (): string => {
+  if (!existsSync(MEMORY)) return tmpdir();
+  const { bavail, bsize } = statfsSync(MEMORY);
+  return bavail * bsize > ROOM_BYTES ? MEMORY : tmpdir();
+};
+
 /** One PostgreSQL for the whole run, with a migrated database that tests copy. */
 export default async ({ provide }: TestProject) => {
-  const dataDir = await mkdtemp(join(tmpdir(), "auth-service-test-"));
+  const dataDir = await mkdtemp(join(folderOfRun(), "auth-service-test-"));
   const postgres = await startEmbeddedPostgres({ dataDir, durable: false, removeAtEnd: true });
   try {
     await administer(postgres.url, (sql) => sql.unsafe`CREATE DATABASE ${sql.identifier([TEMPLATE])}`);

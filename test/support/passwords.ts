@@ -1,8 +1,8 @@
 import { parseOptions } from "@node-rs/argon2";
 import { sql } from "slonik";
-import { afterAll } from "vitest";
 import { z } from "zod";
-import { type TestService, type TransportName, launchService } from "./service.ts";
+import { oncePerFile } from "./per-file.ts";
+import { type TestService, type TransportName, launchForFile } from "./service.ts";
 
 /** One that the rule takes. */
 export const PASSWORD = "correct horse bättery";
@@ -18,18 +18,10 @@ export const CHEAP_HASHES = { PASSWORD_HASH_MEMORY_KIB: "64", PASSWORD_HASH_PASS
 /** How hashes of such a service begin. */
 export const CHEAP_PREFIX = "$argon2id$v=19$m=64,t=1,p=1$";
 
-const started = new Map<TransportName, Promise<TestService>>();
-
 /** As `startService`, for tests that hash much and fail often: hashing is cheap, and tries are not counted. */
-export const startCheapService = (transport: TransportName): Promise<TestService> => {
-  let service = started.get(transport);
-  if (!service) {
-    service = launchService(transport, { env: { ...CHEAP_HASHES, THROTTLES: "off" } });
-    started.set(transport, service);
-    afterAll(async () => (await service)?.stop());
-  }
-  return service;
-};
+export const startCheapService = oncePerFile((transport: TransportName) =>
+  launchForFile(transport, { env: { ...CHEAP_HASHES, THROTTLES: "off" } }),
+);
 
 const hashRow = z.object({ password_hash_text: z.string().nullable() });
 

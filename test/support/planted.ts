@@ -1,6 +1,5 @@
 import { randomUUID } from "node:crypto";
 import type { DescMessage, DescService } from "@bufbuild/protobuf";
-import { afterAll } from "vitest";
 import { AuthService, OtpChannel, OtpPurpose } from "../../src/gen/auth/v1/auth_pb.ts";
 import { AccessScope, OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
@@ -8,6 +7,7 @@ import { codeOf, launchForCodes } from "./codes.ts";
 import { type GoogleIssuer, person, startGoogleIssuer } from "./google-issuer.ts";
 import { invite } from "./invitations.ts";
 import type { Known } from "./messages.ts";
+import { onFileFinished } from "./per-file.ts";
 import { addCapabilities, addRole } from "./roles.ts";
 import type { Rpc } from "./rpcs.ts";
 import type { TestService, TransportName } from "./service.ts";
@@ -27,7 +27,7 @@ export const patience = { OTP_REQUEST_INTERVAL: "0s", OTP_REQUESTS_PER_HOUR: "10
 /** A server that any number of calls gets through to, and that trusts an issuer of ours. */
 export const launchForStorm = async (transport: TransportName): Promise<Omit<Ground, "tenantId">> => {
   const issuer = await startGoogleIssuer();
-  afterAll(() => issuer.close());
+  onFileFinished(issuer.close);
   return { server: await launchForCodes(transport, { ...issuer.env, ...patience }), issuer };
 };
 

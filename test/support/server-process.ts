@@ -12,6 +12,7 @@ import { createLog } from "../../src/log.ts";
 import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
 import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
 import { createMacs } from "../../src/macs.ts";
+import { CHILD_ENV } from "./child-env.ts";
 
 const PEPPER = Buffer.alloc(32, 7);
 
@@ -50,7 +51,7 @@ export const startProcess = async (
   const httpPort = await freePort();
   const child = spawn(process.execPath, ["src/main.ts"], {
     env: {
-      PATH: process.env["PATH"],
+      ...CHILD_ENV,
       NODE_ENV: "test",
       DATABASE_URL: databaseUrl,
       JWT_KEYS_FILE: inject("jwtKeysFile"),

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import { type Client, type Interceptor as ClientInterceptor, createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { type DatabasePool, createPool } from "slonik";
-import { afterAll, inject } from "vitest";
+import { inject, vi } from "vitest";
 import { type Config, parseConfig } from "../../src/config.ts";
 import type { Pepper } from "../../src/config-values.ts";
 import { openDatabase } from "../../src/db/pool.ts";
@@ -15,6 +15,7 @@ import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
 import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
 import { createMacs } from "../../src/macs.ts";
 import { createDatabase } from "./database.ts";
+import { oncePerFile, onFileFinished } from "./per-file.ts";
 import { statementSchemas } from "./statement-schemas.ts";
 
 /** Each RPC test runs on both: a handler never knows which one called it. */
@@ -136,6 +137,8 @@ export const launchService = async (transport: TransportName, options: StartOpti
     log,
     interceptors: [statementSchemas],
   });
+  // On a busy machine the first ping may come too late; the next one comes in a second.
+  await vi.waitUntil(() => server.readiness() === "ready", { timeout: 30_000, interval: 20 });
   const pool = await createPool(database.url, { maxPoolSize: 2 });
   const connect = clientsOf(transport, server);
   const as = (token: string | undefined, headers: Readonly<Record<string, string>> = {}) =>
@@ -173,15 +176,12 @@ export const launchService = async (transport: TransportName, options: StartOpti
   };
 };
 
-const started = new Map<TransportName, Promise<TestService>>();
-
-/** The server that a file's tests share, one for each transport; stopped when the file has ended. */
-export const startService = (transport: TransportName): Promise<TestService> => {
-  let service = started.get(transport);
-  if (!service) {
-    service = launchService(transport);
-    started.set(transport, service);
-    afterAll(async () => (await service)?.stop());
-  }
+/** A server that ends with the running file. */
+export const launchForFile = async (transport: TransportName, options: StartOptions = {}): Promise<TestService> => {
+  const service = await launchService(transport, options);
+  onFileFinished(service.stop);
   return service;
 };
+
+/** The server that a file's tests share, one for each transport; it ends with the file. */
+export const startService = oncePerFile((transport: TransportName) => launchForFile(transport));

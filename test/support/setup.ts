@@ -1,0 +1,4 @@
+import { afterAll } from "vitest";
+import { finishFile } from "./per-file.ts";
+
+afterAll(finishFile);
