@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { type CommonQueryMethods, sql } from "slonik";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { tokenUse } from "../../src/auth/refresh.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
@@ -130,7 +130,9 @@ test("refreshes that race the end of all sessions leave none alive", async () =>
 });
 
 test("a refresh in a session's last moment carries it no further than the end of all sessions", async () => {
-  const service = await startService("grpc");
+  // Its statement is held for longer than the usual one may take.
+  const service = await launchService("grpc", { env: { DATABASE_STATEMENT_TIMEOUT: "30s" } });
+  onTestFinished(() => service.stop());
   const { tenantId, userId, sessionId, refreshToken } = await (await signInBy(service))();
   await service.pool.query(sql.unsafe`
     UPDATE refresh_sessions SET expiry_utc = clock_timestamp() + interval '5 seconds'
