@@ -54,7 +54,7 @@ const stopOnSignal = (log: Log, stop: () => Promise<void>) => {
 
 /**
  * Loading the modules grows the young generation to its full size, which V8 would keep for as long as little happens.
- * Under load it grows again: a large one halves the work of the garbage collector. `npm start` exposes it.
+ * Under load it grows again, and is collected less often for its size. `npm start` exposes `gc`.
  */
 const releaseStartMemory = () => globalThis.gc?.({ type: "major", execution: "sync", flavor: "last-resort" });
 
