@@ -71,6 +71,8 @@ export const initCluster = async (cluster: Cluster): Promise<string> => {
       "--pwfile=../password",
       "--username=postgres",
       "--auth=scram-sha-256",
+      // Repeating the hash slows the guessing of what people think up; of 192 random bits it slows only our own connecting.
+      "--set=scram_iterations=1",
       "--encoding=UTF8",
       `--locale=${LOCALE}`,
       "--lc-messages=C",

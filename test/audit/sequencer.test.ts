@@ -1,6 +1,6 @@
 import { randomInt, randomUUID } from "node:crypto";
 import { pino } from "pino";
-import { type CommonQueryMethods, type DatabasePool, createPool, sql } from "slonik";
+import { type CommonQueryMethods, type DatabasePool, sql } from "slonik";
 import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { createAuditHead } from "../../src/audit/head.ts";
@@ -12,6 +12,7 @@ import { transact } from "../../src/db/transact.ts";
 import { createLog } from "../../src/log.ts";
 import { detached } from "../../src/rpc/call.ts";
 import { refusal } from "../../src/rpc/refusal.ts";
+import { openPool } from "../support/admin.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { statementSchemas } from "../support/statement-schemas.ts";
 
@@ -27,7 +28,7 @@ beforeAll(async () => {
   database = await createDatabase();
   const { database: settings } = parseConfig({ NODE_ENV: "test", DATABASE_POOL_MAX: "24" });
   db = openDatabase({ url: database.url, settings, log, interceptors: [statementSchemas] });
-  pool = await createPool(database.url, { maxPoolSize: 4 });
+  pool = await openPool(database.url, 4);
 });
 
 afterAll(async () => {

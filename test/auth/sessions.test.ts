@@ -3,7 +3,8 @@ import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { createMacs } from "../../src/macs.ts";
 import { expectRefusal } from "../support/refusals.ts";
-import { PEPPERS, type TestService, launchService, startService, transports } from "../support/service.ts";
+import { type TestService, launchService, startService, transports } from "../support/service.ts";
+import { PEPPERS } from "../support/root.ts";
 import { plantUser, signInBy } from "../support/sign-in.ts";
 
 const UNKNOWN = "00000000-0000-7000-8000-000000000000";

@@ -1,5 +1,5 @@
 import fc from "fast-check";
-import { type DatabasePool, createPool, sql } from "slonik";
+import { type DatabasePool, sql } from "slonik";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { z } from "zod";
 import { readClient } from "../../src/auth/clients.ts";
@@ -10,6 +10,7 @@ import { createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
 import { detached } from "../../src/rpc/call.ts";
 import { Refusal } from "../../src/rpc/refusal.ts";
+import { openPool } from "../support/admin.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 
 const MINUTE_MS = 60_000;
@@ -27,7 +28,7 @@ let replicas: readonly Database[];
 
 beforeAll(async () => {
   database = await createDatabase();
-  pool = await createPool(database.url);
+  pool = await openPool(database.url, 10);
   const settings = parseConfig({ NODE_ENV: "test" }).database;
   replicas = [1, 2].map(() => openDatabase({ url: database.url, settings, log: createLog("silent") }));
 });

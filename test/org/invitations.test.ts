@@ -6,7 +6,8 @@ import { z } from "zod";
 import { InvitationState } from "../../src/gen/org/v1/org_pb.ts";
 import { type NewInvitation, actingFor, addTarget, expireIn, invite } from "../support/invitations.ts";
 import { expectRefusal } from "../support/refusals.ts";
-import { PEPPERS, launchService, startService, transports } from "../support/service.ts";
+import { launchService, startService, transports } from "../support/service.ts";
+import { PEPPERS } from "../support/root.ts";
 import { actionsOf, addUser, eventsOf, outcomes, uniqueEmail } from "../support/users.ts";
 
 const byToken = (value: string) => ({ selector: { case: "inviteToken", value } as const });

@@ -5,10 +5,11 @@ import { Code, type Interceptor, createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import { Client, Metadata, type ServiceError, credentials, status } from "@grpc/grpc-js";
 import { pino } from "pino";
-import { createPool, sql } from "slonik";
+import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { GetTenantRequestSchema, OrgService } from "../../src/gen/org/v1/org_pb.ts";
+import { openPool } from "../support/admin.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { type TestService, type TransportName, launchService, transports } from "../support/service.ts";
 
@@ -41,7 +42,7 @@ afterAll(() => Promise.all([...services.values()].map((each) => each.stop())));
 
 /** Locks a tenant until the function that comes back is called; waits until somebody waits for it. */
 const lockTenant = async ({ databaseUrl, pool }: TestService, tenantId: string) => {
-  const locker = await createPool(databaseUrl, { maxPoolSize: 1 });
+  const locker = await openPool(databaseUrl, 1);
   const [locked, released] = [Promise.withResolvers<undefined>(), Promise.withResolvers<undefined>()];
   const transaction = locker.transaction(async (tx) => {
     await tx.query(sql.unsafe`SELECT 1 FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid FOR NO KEY UPDATE`);

@@ -6,9 +6,10 @@ import { Agent as TlsAgent, get as getTls, request as requestTls } from "node:ht
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { status } from "@grpc/grpc-js";
-import { createPool, sql } from "slonik";
+import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
+import { openPool } from "../support/admin.ts";
 import { makeAuthority, makeIdentity } from "../support/certificates.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { probe, watchHealth } from "../support/health-client.ts";
@@ -26,7 +27,7 @@ afterAll(() => database.drop());
 
 /** Locks all tenants, so that a call which writes one is held. */
 const lockTenants = async () => {
-  const pool = await createPool(database.url, { maxPoolSize: 2 });
+  const pool = await openPool(database.url, 2);
   const [locked, released] = [Promise.withResolvers<undefined>(), Promise.withResolvers<undefined>()];
   const transaction = pool.transaction(async (tx) => {
     await tx.query(sql.unsafe`LOCK TABLE tenants IN SHARE MODE`);
@@ -74,6 +75,9 @@ const callOn = (call: () => Promise<unknown>) => {
   };
 };
 
+/** A refused stream never began (RFC 9113, 8.7): gRPC's own clients send it again without a word. */
+const isUnprocessed = (error: unknown) => String(error).includes("NGHTTP2_REFUSED_STREAM");
+
 /** Connections on which nothing goes on. */
 const idleConnections = async (grpcPort: number, httpPort: number) => {
   const agent = new Agent({ keepAlive: true });
@@ -116,7 +120,8 @@ test("a signal turns pollers away, answers all that began, and ends with 0", asy
   await Promise.all(streams.map(({ stop }) => stop()));
   for (const { calls } of streams) {
     // Only what was on its way while the ports closed may have found them closed.
-    expect(calls.filter(({ began, error }) => error !== undefined && began < closed - 100)).toEqual([]);
+    const failed = calls.filter(({ error }) => error !== undefined && !isUnprocessed(error));
+    expect(failed.filter(({ began }) => began < closed - 100)).toEqual([]);
   }
   watch.cancel();
 });

@@ -1,8 +1,9 @@
-import { type QuerySqlToken, createPool, sql } from "slonik";
+import { type DatabasePool, type QuerySqlToken, sql } from "slonik";
 import { type ZodType, z } from "zod";
+import { openPool } from "./admin.ts";
 
-const withPool = async <T>(url: string, work: (pool: Awaited<ReturnType<typeof createPool>>) => Promise<T>) => {
-  const pool = await createPool(url, { maxPoolSize: 1, connectionRetryLimit: 0 });
+const withPool = async <T>(url: string, work: (pool: DatabasePool) => Promise<T>) => {
+  const pool = await openPool(url, 1);
   try {
     return await work(pool);
   } finally {

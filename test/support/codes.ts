@@ -16,7 +16,8 @@ import { createMacs } from "../../src/macs.ts";
 import { Call } from "../../src/rpc/call.ts";
 import { CHEAP_HASHES } from "./passwords.ts";
 import { oncePerFile, onFileFinished } from "./per-file.ts";
-import { PEPPERS, type TestService, type TransportName, launchForFile } from "./service.ts";
+import { type TestService, type TransportName, launchForFile } from "./service.ts";
+import { PEPPERS } from "./root.ts";
 
 const macs = createMacs(PEPPERS);
 

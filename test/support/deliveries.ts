@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type DatabasePool, createPool, sql } from "slonik";
+import { type DatabasePool, sql } from "slonik";
 import { onTestFinished } from "vitest";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
@@ -9,6 +9,7 @@ import { type NewCode, deriveCode, hashNewCode, insertCode } from "../../src/aut
 import { enqueueCode } from "../../src/delivery/queue.ts";
 import { type Log, createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
+import { openPool } from "./admin.ts";
 import { createDatabase } from "./database.ts";
 import { type TestService, launchService } from "./service.ts";
 
@@ -73,7 +74,7 @@ export const temporaryFolder = async (): Promise<string> => {
 /** A queue in a database of the test's own; all that is launched on it stops with the test. */
 export const createQueue = async (): Promise<Queue> => {
   const database = await createDatabase();
-  const pool = await createPool(database.url, { maxPoolSize: 2 });
+  const pool = await openPool(database.url, 2);
   onTestFinished(async () => {
     await pool.end();
     await database.drop();

@@ -2,18 +2,22 @@ import { existsSync, statfsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { sql as slonik } from "slonik";
 import type { TestProject } from "vitest/node";
 import { migrate } from "../../src/commands/migrate.ts";
 import { parseConfig } from "../../src/config.ts";
 import { startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
 import { jwtKeysFileOf } from "../../src/dev-keys.ts";
 import { createLog } from "../../src/log.ts";
-import { TEMPLATE, administer, databaseUrl } from "./admin.ts";
+import { ROOTED, TEMPLATE, administer, databaseUrl } from "./admin.ts";
+import { makeRoot } from "./root.ts";
 
 declare module "vitest" {
   export interface ProvidedContext {
     /** The superuser's URL of the run's one PostgreSQL. */
     postgresUrl: string;
+    /** Of `root` in databases that have it from the start. */
+    rootSecret: string;
     /** The JWKS file of the run's servers. */
     jwtKeysFile: string;
   }
@@ -32,13 +36,24 @@ const folderOfRun = (): string => {
   return bavail * bsize > ROOM_BYTES ? MEMORY : tmpdir();
 };
 
-/** One PostgreSQL for the whole run, with a migrated database that tests copy. */
+const makeTemplates = async (postgresUrl: string): Promise<string> => {
+  const [migrated, rooted] = [TEMPLATE, ROOTED].map((name) => databaseUrl(postgresUrl, name)) as [string, string];
+  await administer(postgresUrl, (sql) => sql.unsafe`CREATE DATABASE ${sql.identifier([TEMPLATE])}`);
+  await migrate(migrated);
+  const copy = (sql: typeof slonik) =>
+    sql.unsafe`CREATE DATABASE ${sql.identifier([ROOTED])} TEMPLATE ${sql.identifier([TEMPLATE])}`;
+  await administer(postgresUrl, copy);
+  const secret = await makeRoot(rooted);
+  if (secret === undefined) throw new Error("a fresh database has a root already");
+  return secret;
+};
+
+/** One PostgreSQL for the whole run, with migrated databases that tests copy. */
 export default async ({ provide }: TestProject) => {
   const dataDir = await mkdtemp(join(folderOfRun(), "auth-service-test-"));
   const postgres = await startEmbeddedPostgres({ dataDir, durable: false, removeAtEnd: true });
   try {
-    await administer(postgres.url, (sql) => sql.unsafe`CREATE DATABASE ${sql.identifier([TEMPLATE])}`);
-    await migrate(databaseUrl(postgres.url, TEMPLATE));
+    provide("rootSecret", await makeTemplates(postgres.url));
   } catch (error) {
     await postgres.stop();
     throw error;

@@ -1,21 +1,19 @@
 import { randomBytes } from "node:crypto";
 import { type Client, type Interceptor as ClientInterceptor, createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
-import { type DatabasePool, createPool } from "slonik";
+import type { DatabasePool } from "slonik";
 import { inject, vi } from "vitest";
 import { type Config, parseConfig } from "../../src/config.ts";
 import type { Pepper } from "../../src/config-values.ts";
-import { openDatabase } from "../../src/db/pool.ts";
 import { AuthService } from "../../src/gen/auth/v1/auth_pb.ts";
 import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import { type Log, createLog } from "../../src/log.ts";
 import { type RunningServer, startServer } from "../../src/server.ts";
-import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
-import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
-import { createMacs } from "../../src/macs.ts";
-import { createDatabase } from "./database.ts";
+import { openPool } from "./admin.ts";
+import { createDatabase, createRootedDatabase } from "./database.ts";
 import { oncePerFile, onFileFinished } from "./per-file.ts";
+import { PEPPERS, makeRoot } from "./root.ts";
 import { statementSchemas } from "./statement-schemas.ts";
 
 /** Each RPC test runs on both: a handler never knows which one called it. */
@@ -61,8 +59,6 @@ export interface StartOptions {
   readonly httpPort?: number;
 }
 
-export const PEPPERS: readonly Pepper[] = [{ version: 1, key: Buffer.alloc(32, 7) }];
-
 /** The JWKS file of a test's server. */
 export const jwtKeysFile = ({ accessTokens }: Config): string => accessTokens.keysFile ?? inject("jwtKeysFile");
 
@@ -101,20 +97,16 @@ export const clientsOf = (
   };
 };
 
-const bootstrap = async (url: string, config: Config, peppers: readonly Pepper[], log: Log) => {
-  const db = openDatabase({ url, settings: config.database, log });
-  try {
-    return (await bootstrapRoot(db, createCredentialHasher(createMacs(peppers)))) ?? "";
-  } finally {
-    await db.end();
-  }
+/** A database with `root` in it, and root's secret: "" where the database that was handed in had its root already. */
+const rootedDatabase = async ({ databaseUrl, peppers }: StartOptions) => {
+  if (!databaseUrl && !peppers) return { ...(await createRootedDatabase()), rootSecret: inject("rootSecret") };
+  const database = databaseUrl ? { url: databaseUrl, drop: () => Promise.resolve() } : await createDatabase();
+  return { ...database, rootSecret: (await makeRoot(database.url, peppers)) ?? "" };
 };
 
 /** A server of the test's own on a database of its own, on free ports. The test stops it. */
 export const launchService = async (transport: TransportName, options: StartOptions = {}): Promise<TestService> => {
-  const database = options.databaseUrl
-    ? { url: options.databaseUrl, drop: () => Promise.resolve() }
-    : await createDatabase();
+  const { rootSecret, ...database } = await rootedDatabase(options);
   const parsed = parseConfig({
     NODE_ENV: "test",
     LOG_LEVEL: "silent",
@@ -128,7 +120,6 @@ export const launchService = async (transport: TransportName, options: StartOpti
   };
   const { peppers = PEPPERS } = options;
   const log = options.log ?? createLog(config.logLevel);
-  const rootSecret = await bootstrap(database.url, config, peppers, log);
   const server = await startServer({
     config,
     databaseUrl: database.url,
@@ -139,7 +130,7 @@ export const launchService = async (transport: TransportName, options: StartOpti
   });
   // On a busy machine the first ping may come too late; the next one comes in a second.
   await vi.waitUntil(() => server.readiness() === "ready", { timeout: 30_000, interval: 20 });
-  const pool = await createPool(database.url, { maxPoolSize: 2 });
+  const pool = await openPool(database.url, 2);
   const connect = clientsOf(transport, server);
   const as = (token: string | undefined, headers: Readonly<Record<string, string>> = {}) =>
     connect(token === undefined ? headers : { authorization: `Bearer ${token}`, ...headers });

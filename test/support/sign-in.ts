@@ -10,7 +10,8 @@ import { transact } from "../../src/db/transact.ts";
 import { createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
 import { Call } from "../../src/rpc/call.ts";
-import { type TestService, PEPPERS, jwtKeysFile } from "./service.ts";
+import { type TestService, jwtKeysFile } from "./service.ts";
+import { PEPPERS } from "./root.ts";
 
 /** Who signed in, and what the client got. */
 export interface SignedIn {

@@ -1,0 +1,19 @@
+import { parseConfig } from "../../src/config.ts";
+import type { Pepper } from "../../src/config-values.ts";
+import { openDatabase } from "../../src/db/pool.ts";
+import { createLog } from "../../src/log.ts";
+import { createMacs } from "../../src/macs.ts";
+import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
+import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
+
+export const PEPPERS: readonly Pepper[] = [{ version: 1, key: Buffer.alloc(32, 7) }];
+
+/** Makes `root` in a migrated database: its secret, or undefined where it is there already. */
+export const makeRoot = async (url: string, peppers = PEPPERS): Promise<string | undefined> => {
+  const db = openDatabase({ url, settings: parseConfig({ NODE_ENV: "test" }).database, log: createLog("silent") });
+  try {
+    return await bootstrapRoot(db, createCredentialHasher(createMacs(peppers)));
+  } finally {
+    await db.end();
+  }
+};
