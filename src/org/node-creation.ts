@@ -52,8 +52,9 @@ const insertNodes = (tenantId: string, nodes: readonly PlacedNode[]) => {
   const types = sql.array(column(nodes, "nodeType"), "text");
   const labels = sql.array(column(nodes, "label"), "text");
   const depths = sql.array(column(nodes, "depth"), "int4");
-  // Upwards within the batch, and from where that leaves the batch by the paths that stand already. What another tenant's
-  // writer was faster with is left out here, and missed by who counts the rows.
+  // Upwards within the batch, and from where that leaves the batch by the paths that stand already: by LATERAL, since a planner
+  // without fresh statistics would join with all paths of all tenants. What another tenant's writer was faster with is left
+  // out here, and missed by who counts the rows.
   return sql.type(nodeRow)`
   WITH RECURSIVE batch AS MATERIALIZED (
     SELECT b.node_id, b.parent_id, b.node_type, b.node_label, b.depth_val
@@ -72,8 +73,10 @@ const insertNodes = (tenantId: string, nodes: readonly PlacedNode[]) => {
     INSERT INTO org_node_paths (tenant_id, ancestor_org_node_id, descendant_org_node_id, depth_val)
     SELECT ${tenantId}::uuid, u.ancestor_id, u.node_id, u.distance FROM up u
     UNION ALL
-    SELECT ${tenantId}::uuid, p.ancestor_org_node_id, u.node_id, u.distance + 1 + p.depth_val
-    FROM up u JOIN org_node_paths p ON p.descendant_org_node_id = u.parent_id
+    SELECT ${tenantId}::uuid, above.ancestor_org_node_id, u.node_id, u.distance + 1 + above.depth_val
+    FROM up u CROSS JOIN LATERAL (
+      SELECT p.ancestor_org_node_id, p.depth_val FROM org_node_paths p WHERE p.descendant_org_node_id = u.parent_id OFFSET 0
+    ) above
     ON CONFLICT DO NOTHING
   )
   SELECT n.org_node_id, n.tenant_id, n.node_type_code, n.node_label, n.parent_org_node_id, n.active_flag, n.created_utc,

@@ -8,7 +8,7 @@ import { nodeEvent, nodeMessage, nodeNotFound, selectNode, selectNodes } from ".
 import type { OrgParts } from "./parts.ts";
 import { type TreeWriter, isTooDeep } from "./tree.ts";
 
-const heightRow = z.object({ height: z.number() });
+const movedRow = z.object({ height: z.number(), node_ids: z.string() });
 const writtenRow = z.object({ written: z.bigint() });
 const orgNodeIdRow = z.object({ org_node_id: z.string() });
 
@@ -23,8 +23,13 @@ const selectPathsUp = (nodeIds: readonly string[]) => sql.type(pathRow)`
   SELECT p.descendant_org_node_id, p.ancestor_org_node_id, p.depth_val
   FROM org_node_paths p WHERE p.descendant_org_node_id = ANY(${sql.array(nodeIds, "uuid")})`;
 
-const selectHeight = (nodeId: string) => sql.type(heightRow)`
-  SELECT coalesce(max(p.depth_val), 0) AS height FROM org_node_paths p WHERE p.ancestor_org_node_id = ${nodeId}::uuid`;
+/**
+ * A node and all below it. Their ids go back as they come, as the text of an array: of what a parameter holds the planner knows
+ * how many there are, also where the table's statistics are old, and joins no 20,000 rows with 20,000 by comparing each pair.
+ */
+const selectMoved = (nodeId: string) => sql.type(movedRow)`
+  SELECT coalesce(max(p.depth_val), 0) AS height, coalesce(array_agg(p.descendant_org_node_id)::text, '{}') AS node_ids
+  FROM org_node_paths p WHERE p.ancestor_org_node_id = ${nodeId}::uuid`;
 
 /** An ancestor of what is moved. */
 interface Ancestor {
@@ -81,27 +86,25 @@ const distancesOf = (ancestors: readonly Ancestor[]) =>
   );
 
 /** Changes the rows of all that is moved, by one statement, which holds the move's time limit. */
-const updatePaths = (nodeId: string, { changed, removed, added }: PathChanges) => {
+const updatePaths = (nodeId: string, movedIds: string, { changed, removed, added }: PathChanges) => {
   const from = changed.map((change) => change.from);
   const to = changed.map((change) => change.to);
   return sql.type(writtenRow)`
-  WITH moved AS MATERIALIZED (
-    SELECT p.tenant_id, p.descendant_org_node_id AS node_id, p.depth_val
-    FROM org_node_paths p WHERE p.ancestor_org_node_id = ${nodeId}::uuid
-  ), updated AS (
-    UPDATE org_node_paths p SET ancestor_org_node_id = c.to_id, depth_val = m.depth_val + c.distance
-    FROM moved m
-    CROSS JOIN unnest(${idsOf(from)}, ${idsOf(to)}, ${distancesOf(to)}) AS c (from_id, to_id, distance)
-    WHERE p.ancestor_org_node_id = c.from_id AND p.descendant_org_node_id = m.node_id
+  WITH updated AS (
+    UPDATE org_node_paths p SET ancestor_org_node_id = c.to_id, depth_val = p.depth_val + c.to_distance - c.from_distance
+    FROM unnest(${idsOf(from)}, ${distancesOf(from)}, ${idsOf(to)}, ${distancesOf(to)})
+      AS c (from_id, from_distance, to_id, to_distance)
+    WHERE p.ancestor_org_node_id = c.from_id AND p.descendant_org_node_id = ANY(${movedIds}::uuid[])
     RETURNING 1
   ), deleted AS (
-    DELETE FROM org_node_paths p USING moved m
-    WHERE p.ancestor_org_node_id = ANY(${idsOf(removed)}) AND p.descendant_org_node_id = m.node_id
+    DELETE FROM org_node_paths p
+    WHERE p.ancestor_org_node_id = ANY(${idsOf(removed)}) AND p.descendant_org_node_id = ANY(${movedIds}::uuid[])
     RETURNING 1
   ), inserted AS (
     INSERT INTO org_node_paths (tenant_id, ancestor_org_node_id, descendant_org_node_id, depth_val)
-    SELECT m.tenant_id, a.id, m.node_id, m.depth_val + a.distance
-    FROM moved m CROSS JOIN unnest(${idsOf(added)}, ${distancesOf(added)}) AS a (id, distance)
+    SELECT m.tenant_id, a.id, m.descendant_org_node_id, m.depth_val + a.distance
+    FROM org_node_paths m CROSS JOIN unnest(${idsOf(added)}, ${distancesOf(added)}) AS a (id, distance)
+    WHERE m.ancestor_org_node_id = ${nodeId}::uuid
     RETURNING 1
   )
   SELECT (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted) + (SELECT count(*) FROM inserted) AS written`;
@@ -137,12 +140,12 @@ export const nodeMoveHandlers = ({ config }: OrgParts, writeTree: TreeWriter) =>
         const paths = await tx.any(selectPathsUp(ids));
         const above = parentId === null ? [] : ancestorsOf(parentId, paths);
         if (above.some(({ id }) => id === nodeId)) return refusal("NODE_CYCLE", { node_id: nodeId });
-        const { height } = await tx.one(selectHeight(nodeId));
+        const { height, node_ids: movedIds } = await tx.one(selectMoved(nodeId));
         if (isTooDeep(above.length + height, depthMax)) return refusal("NODE_TOO_DEEP", { node_id: nodeId });
 
         const before = ancestorsOf(nodeId, paths).filter(({ id }) => id !== nodeId);
         const after = above.map(({ id, distance }) => ({ id, distance: distance + 1 }));
-        await tx.one(updatePaths(nodeId, pathChanges(before, after)));
+        await tx.one(updatePaths(nodeId, movedIds, pathChanges(before, after)));
         // Last, since its lock makes whoever changes the node itself wait.
         await tx.one(updateParent(tenantId, nodeId, parentId));
         const payload = {
