@@ -64,8 +64,8 @@ export interface ServiceTokens {
 /** What one session's query answered. */
 interface Remembered {
   readonly row: Promise<TokenRow | undefined>;
-  /** The token that was found to be the session's, as bytes, with what it stands for. */
-  proven: { readonly bytes: Buffer; readonly token: ServiceToken } | undefined;
+  /** The token that was found to be the session's, as bytes beside room for one to compare, with what it stands for. */
+  proven: { readonly bytes: Buffer; readonly other: Buffer; readonly token: ServiceToken } | undefined;
   /** By the monotonic clock: one second after the query was sent, or the token's own end; without end until it is sent. */
   goodUntil: number;
 }
@@ -84,8 +84,11 @@ const serviceToken = (row: TokenRow): ServiceToken => ({
 const ID_START = 4;
 const ID_END = ID_START + 36;
 
-const isSame = (bytes: Buffer, token: string) =>
-  token.length === bytes.length && timingSafeEqual(bytes, Buffer.from(token, "latin1"));
+const isSame = ({ bytes, other }: NonNullable<Remembered["proven"]>, token: string) => {
+  if (token.length !== bytes.length) return false;
+  other.write(token);
+  return timingSafeEqual(bytes, other);
+};
 
 /**
  * Verifies service tokens with one query, remembered for a second from its sending.
@@ -137,7 +140,8 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
     const entry = known && known.goodUntil > now ? known : ask(sessionId, now);
     const row = await entry.row;
     if (!row || !hasher.matches(token, row.token_hash_text)) return undefined;
-    entry.proven ??= { bytes: Buffer.from(token, "latin1"), token: serviceToken(row) };
+    const bytes = Buffer.from(token);
+    entry.proven ??= { bytes, other: Buffer.alloc(bytes.length), token: serviceToken(row) };
     return entry.proven.token;
   };
 
@@ -146,7 +150,7 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
       // Of no other form can a token be good, and a long one would be read for nothing.
       if (!token.startsWith("skt_")) return undefined;
       const known = memory.get(token.slice(ID_START, ID_END));
-      if (known?.proven && known.goodUntil > performance.now() && isSame(known.proven.bytes, token)) {
+      if (known?.proven && known.goodUntil > performance.now() && isSame(known.proven, token)) {
         return known.proven.token;
       }
       const sessionId = credentialId("skt", token);

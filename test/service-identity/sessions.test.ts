@@ -19,6 +19,18 @@ describe.each(transports)("%s: service sessions", (transport) => {
     expect(unknown).toMatchObject({ active: false, allowed: false, serviceId: "", permissions: [] });
   });
 
+  test("a token that is remembered is good letter by letter, also where letters share a byte", async () => {
+    const { services, addService } = await startService(transport);
+    const { token } = await addService([]);
+    const activeOf = async (serviceToken: string) => (await services.verifyServiceToken({ serviceToken })).active;
+    expect(await activeOf(token)).toBe(true);
+    const last = token.charCodeAt(token.length - 1);
+    for (const other of [last ^ 1, last + 0x100, last + 0x2000]) {
+      expect(await activeOf(token.slice(0, -1) + String.fromCharCode(other))).toBe(false);
+    }
+    expect(await activeOf(token)).toBe(true);
+  });
+
   test("a tenant's service sees no other service's token as active", async () => {
     const { addService, addTenant, rootToken } = await startService(transport);
     const [here, there] = [await addTenant(), await addTenant()];
