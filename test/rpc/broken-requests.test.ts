@@ -10,7 +10,7 @@ let service: TestService;
 let session: ClientHttp2Session;
 
 beforeAll(async () => {
-  service = await launchService("grpc");
+  service = await launchService("grpc", { env: { GRPC_REFLECTION: "on" } });
   session = connect(`http://127.0.0.1:${service.grpcPort}`);
 });
 afterAll(async () => {

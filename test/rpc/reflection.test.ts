@@ -15,7 +15,7 @@ const REFLECTION = ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1al
 
 let service: TestService;
 beforeAll(async () => {
-  service = await launchService("grpc");
+  service = await launchService("grpc", { env: { GRPC_REFLECTION: "on" } });
 });
 afterAll(() => service.stop());
 
