@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { describe, expect, test } from "vitest";
+import { overBoth } from "../support/both-transports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { addCapabilities, addRole, uniqueCapability } from "../support/roles.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
@@ -165,46 +166,48 @@ describe.each(transports)("%s", (transport) => {
     const [event] = await eventsOf(server, roleId);
     expect(event).toMatchObject({ action: "org.role.delete", payload: { capability_keys: [edit, view] } });
   });
+});
 
-  test("of 20 creates with one key at once exactly one wins", async () => {
-    const server = await startService(transport);
-    const key = uniqueCapability();
-    const creates = Array.from({ length: 20 }, (_, n) =>
-      server.org.createCapability(n % 2 ? { key } : { key, capabilityId: randomUUID() }),
-    );
-    expect(await outcomes(creates)).toEqual({ answered: 1, reasons: Array(19).fill("CAPABILITY_KEY_TAKEN") });
-    const capabilityId = randomUUID();
-    const repeats = Array.from({ length: 20 }, () =>
-      server.org.createCapability({ capabilityId, key: `${key}.repeated` }),
-    );
-    expect(await outcomes(repeats)).toEqual({ answered: 20, reasons: [] });
-    expect(await actionsOf(server, capabilityId)).toEqual(["org.capability.create"]);
-  });
+const startBoth = async () => overBoth(await startService("grpc"));
 
-  test("deleting a capability while roles take it leaves either no capability or no role without it", async () => {
-    const server = await startService(transport);
-    const tenantId = await server.addTenant();
-    const roles = await Promise.all(Array.from({ length: 8 }, () => addRole(server, { tenantId })));
-    for (let round = 0; round < 15; round++) {
-      const [key] = await addCapabilities(server, "edit");
-      const capabilityKeys = [key!];
-      const take = async (n: number) => {
-        const role = { tenantId, roleId: roles[n % roles.length]!.roleId, capabilityKeys };
-        if (n % 3 === 0) return server.org.createRole({ tenantId, label: randomUUID(), capabilityKeys });
-        return n % 3 === 1 ? server.org.addRoleCapabilities(role) : server.org.updateRole(role);
-      };
-      const before = Array.from({ length: round }, (_, n) => take(n));
-      const removal = outcomes([server.org.deleteCapability({ key: key! })]);
-      const after = Array.from({ length: 20 - round }, (_, n) => take(round + n));
-      const taken = await outcomes([...before, ...after]);
-      const { answered: deleted, reasons } = await removal;
-      if (deleted) {
-        expect(taken).toEqual({ answered: 0, reasons: Array(20).fill("CAPABILITY_NOT_FOUND") });
-      } else {
-        expect(reasons).toEqual(["CAPABILITY_IN_USE"]);
-        expect(taken).toEqual({ answered: 20, reasons: [] });
-      }
-      expect(await keysOf(server, key!)).toEqual(deleted ? [] : [key]);
+test("of 20 creates with one key at once exactly one wins", async () => {
+  const server = await startBoth();
+  const key = uniqueCapability();
+  const creates = Array.from({ length: 20 }, (_, n) =>
+    server.org.createCapability(n % 2 ? { key } : { key, capabilityId: randomUUID() }),
+  );
+  expect(await outcomes(creates)).toEqual({ answered: 1, reasons: Array(19).fill("CAPABILITY_KEY_TAKEN") });
+  const capabilityId = randomUUID();
+  const repeats = Array.from({ length: 20 }, () =>
+    server.org.createCapability({ capabilityId, key: `${key}.repeated` }),
+  );
+  expect(await outcomes(repeats)).toEqual({ answered: 20, reasons: [] });
+  expect(await actionsOf(server, capabilityId)).toEqual(["org.capability.create"]);
+});
+
+test("deleting a capability while roles take it leaves either no capability or no role without it", async () => {
+  const server = await startBoth();
+  const tenantId = await server.addTenant();
+  const roles = await Promise.all(Array.from({ length: 8 }, () => addRole(server, { tenantId })));
+  for (let round = 0; round < 15; round++) {
+    const [key] = await addCapabilities(server, "edit");
+    const capabilityKeys = [key!];
+    const take = async (n: number) => {
+      const role = { tenantId, roleId: roles[n % roles.length]!.roleId, capabilityKeys };
+      if (n % 3 === 0) return server.org.createRole({ tenantId, label: randomUUID(), capabilityKeys });
+      return n % 3 === 1 ? server.org.addRoleCapabilities(role) : server.org.updateRole(role);
+    };
+    const before = Array.from({ length: round }, (_, n) => take(n));
+    const removal = outcomes([server.org.deleteCapability({ key: key! })]);
+    const after = Array.from({ length: 20 - round }, (_, n) => take(round + n));
+    const taken = await outcomes([...before, ...after]);
+    const { answered: deleted, reasons } = await removal;
+    if (deleted) {
+      expect(taken).toEqual({ answered: 0, reasons: Array(20).fill("CAPABILITY_NOT_FOUND") });
+    } else {
+      expect(reasons).toEqual(["CAPABILITY_IN_USE"]);
+      expect(taken).toEqual({ answered: 20, reasons: [] });
     }
-  });
+    expect(await keysOf(server, key!)).toEqual(deleted ? [] : [key]);
+  }
 });

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
+import { overBoth } from "../support/both-transports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { addCapabilities, addRole, uniqueCapability } from "../support/roles.ts";
 import { startService, transports } from "../support/service.ts";
@@ -93,76 +94,78 @@ describe.each(transports)("%s", (transport) => {
     expect((await server.org.updateRole(others)).role?.capabilityKeys).toEqual(keys.slice(1));
     expect((await server.org.removeRoleCapabilities(others)).role?.capabilityKeys).toEqual([]);
   });
+});
 
-  test("two roles that want each other's label at once are refused or answered, never stuck", async () => {
-    const server = await startService(transport);
-    const tenantId = await server.addTenant();
-    const [one, other] = [await addRole(server, { tenantId }), await addRole(server, { tenantId })];
-    for (let round = 0; round < 20; round++) {
-      const swap = await outcomes([
-        server.org.updateRole({ tenantId, roleId: one.roleId, label: other.label }),
-        server.org.updateRole({ tenantId, roleId: other.roleId, label: one.label }),
-      ]);
-      expect(swap).toEqual({ answered: 0, reasons: ["ROLE_LABEL_TAKEN", "ROLE_LABEL_TAKEN"] });
-    }
-  });
+const startBoth = async () => overBoth(await startService("grpc"));
 
-  test("20 parallel changes to one role lose nothing", async () => {
-    const server = await startService(transport);
-    const keys = await addCapabilities(server, ...Array.from({ length: 20 }, (_, n) => `k${10 + n}`));
-    const [kept, gone] = [keys.slice(0, 10), keys.slice(10)];
-    const { tenantId, roleId } = await addRole(server, { capabilityKeys: gone });
-    await Promise.all([
-      ...kept.map((key) => server.org.addRoleCapabilities({ tenantId, roleId, capabilityKeys: [key] })),
-      ...gone.map((key) => server.org.removeRoleCapabilities({ tenantId, roleId, capabilityKeys: [key] })),
+test("two roles that want each other's label at once are refused or answered, never stuck", async () => {
+  const server = await startBoth();
+  const tenantId = await server.addTenant();
+  const [one, other] = [await addRole(server, { tenantId }), await addRole(server, { tenantId })];
+  for (let round = 0; round < 20; round++) {
+    const swap = await outcomes([
+      server.org.updateRole({ tenantId, roleId: one.roleId, label: other.label }),
+      server.org.updateRole({ tenantId, roleId: other.roleId, label: one.label }),
     ]);
-    expect((await server.org.getRole({ tenantId, roleId })).role?.capabilityKeys).toEqual(kept);
-    expect(await actionsOf(server, roleId)).toHaveLength(21);
-  });
+    expect(swap).toEqual({ answered: 0, reasons: ["ROLE_LABEL_TAKEN", "ROLE_LABEL_TAKEN"] });
+  }
+});
 
-  test("of 20 sets that a role is given at once one is what it has, and none is mixed with another", async () => {
-    const server = await startService(transport);
-    const keys = await addCapabilities(server, ...Array.from({ length: 20 }, (_, n) => `k${10 + n}`));
-    const { tenantId, roleId } = await addRole(server);
-    const answers = await Promise.all(
-      keys.map((key) => server.org.updateRole({ tenantId, roleId, capabilityKeys: [key] })),
-    );
-    expect(answers.map(({ role }) => role?.capabilityKeys)).toEqual(keys.map((key) => [key]));
-    expect((await server.org.getRole({ tenantId, roleId })).role?.capabilityKeys).toHaveLength(1);
-  });
+test("20 parallel changes to one role lose nothing", async () => {
+  const server = await startBoth();
+  const keys = await addCapabilities(server, ...Array.from({ length: 20 }, (_, n) => `k${10 + n}`));
+  const [kept, gone] = [keys.slice(0, 10), keys.slice(10)];
+  const { tenantId, roleId } = await addRole(server, { capabilityKeys: gone });
+  await Promise.all([
+    ...kept.map((key) => server.org.addRoleCapabilities({ tenantId, roleId, capabilityKeys: [key] })),
+    ...gone.map((key) => server.org.removeRoleCapabilities({ tenantId, roleId, capabilityKeys: [key] })),
+  ]);
+  expect((await server.org.getRole({ tenantId, roleId })).role?.capabilityKeys).toEqual(kept);
+  expect(await actionsOf(server, roleId)).toHaveLength(21);
+});
 
-  test("whatever is added, taken and set, a role has what a set would have, and one event for each change", async () => {
-    const server = await startService(transport);
-    const keys = await addCapabilities(server, "a", "a.b", "a_b", "b", "c");
-    const operation = fc.record({
-      verb: fc.constantFrom("add", "remove", "set"),
-      some: fc.array(fc.constantFrom(...keys)),
-    });
-    const perform = async (role: { tenantId: string; roleId: string }, verb: string, capabilityKeys: string[]) => {
-      const request = { ...role, capabilityKeys };
-      if (verb === "set") return server.org.updateRole({ ...request, ...mask("capability_keys") });
-      return verb === "add" ? server.org.addRoleCapabilities(request) : server.org.removeRoleCapabilities(request);
-    };
-    const expected = (verb: string, before: readonly string[], some: readonly string[]) => {
-      if (verb === "remove") return before.filter((key) => !some.includes(key));
-      return [...new Set(verb === "set" ? some : [...before, ...some])].sort();
-    };
-    const tenantId = await server.addTenant();
-    await fc.assert(
-      fc.asyncProperty(fc.array(operation, { maxLength: 12 }), async (operations) => {
-        const { roleId } = await addRole(server, { tenantId });
-        let model: readonly string[] = [];
-        let changes = 0;
-        for (const { verb, some } of operations.filter(({ verb, some }) => verb === "set" || some.length > 0)) {
-          const next = expected(verb, model, some);
-          if (next.join() !== model.join()) changes++;
-          model = next;
-          const { role } = await perform({ tenantId, roleId }, verb, some);
-          expect(role?.capabilityKeys).toEqual(model);
-        }
-        expect(await actionsOf(server, roleId)).toHaveLength(changes + 1);
-      }),
-      { numRuns: 25 },
-    );
+test("of 20 sets that a role is given at once one is what it has, and none is mixed with another", async () => {
+  const server = await startBoth();
+  const keys = await addCapabilities(server, ...Array.from({ length: 20 }, (_, n) => `k${10 + n}`));
+  const { tenantId, roleId } = await addRole(server);
+  const answers = await Promise.all(
+    keys.map((key) => server.org.updateRole({ tenantId, roleId, capabilityKeys: [key] })),
+  );
+  expect(answers.map(({ role }) => role?.capabilityKeys)).toEqual(keys.map((key) => [key]));
+  expect((await server.org.getRole({ tenantId, roleId })).role?.capabilityKeys).toHaveLength(1);
+});
+
+test("whatever is added, taken and set, a role has what a set would have, and one event for each change", async () => {
+  const server = await startBoth();
+  const keys = await addCapabilities(server, "a", "a.b", "a_b", "b", "c");
+  const operation = fc.record({
+    verb: fc.constantFrom("add", "remove", "set"),
+    some: fc.array(fc.constantFrom(...keys)),
   });
+  const perform = async (role: { tenantId: string; roleId: string }, verb: string, capabilityKeys: string[]) => {
+    const request = { ...role, capabilityKeys };
+    if (verb === "set") return server.org.updateRole({ ...request, ...mask("capability_keys") });
+    return verb === "add" ? server.org.addRoleCapabilities(request) : server.org.removeRoleCapabilities(request);
+  };
+  const expected = (verb: string, before: readonly string[], some: readonly string[]) => {
+    if (verb === "remove") return before.filter((key) => !some.includes(key));
+    return [...new Set(verb === "set" ? some : [...before, ...some])].sort();
+  };
+  const tenantId = await server.addTenant();
+  await fc.assert(
+    fc.asyncProperty(fc.array(operation, { maxLength: 12 }), async (operations) => {
+      const { roleId } = await addRole(server, { tenantId });
+      let model: readonly string[] = [];
+      let changes = 0;
+      for (const { verb, some } of operations.filter(({ verb, some }) => verb === "set" || some.length > 0)) {
+        const next = expected(verb, model, some);
+        if (next.join() !== model.join()) changes++;
+        model = next;
+        const { role } = await perform({ tenantId, roleId }, verb, some);
+        expect(role?.capabilityKeys).toEqual(model);
+      }
+      expect(await actionsOf(server, roleId)).toHaveLength(changes + 1);
+    }),
+    { numRuns: 25 },
+  );
 });

@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
+import { overBoth } from "../support/both-transports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import {
   type Place,
@@ -10,6 +11,7 @@ import {
   plantAssignment,
   plantInvitation,
   plantPlace,
+  plantRoles,
   storedRole,
 } from "../support/roles.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
@@ -32,12 +34,18 @@ const nameRole = async (
   return answered === 1;
 };
 
-const named = async ({ pool }: TestService, roleId: string) =>
-  (
-    await pool.one(sql.type(z.object({ count: z.bigint() }))`
-      SELECT (SELECT count(*) FROM org_assignments WHERE role_id = ${roleId}::uuid)
-        + (SELECT count(*) FROM invitations WHERE target_role_id = ${roleId}::uuid) AS count`)
-  ).count;
+const namedRow = z.object({ role_id: z.string(), count: z.number() });
+
+/** How many assignments and invitations name each of the roles. */
+const named = async ({ pool }: TestService, roleIds: readonly string[]) => {
+  const rows = await pool.any(sql.type(namedRow)`
+    WITH names AS (
+      SELECT role_id FROM org_assignments UNION ALL SELECT target_role_id FROM invitations
+    )
+    SELECT r.role_id, (SELECT count(*)::int FROM names n WHERE n.role_id = r.role_id) AS count
+    FROM unnest(${sql.array(roleIds, "uuid")}) AS r (role_id)`);
+  return new Map(rows.map(({ role_id, count }) => [role_id, count]));
+};
 
 describe.each(transports)("%s", (transport) => {
   test("a deleted role is found no more, and its label is free", async () => {
@@ -96,7 +104,7 @@ describe.each(transports)("%s", (transport) => {
       await plantInvitation(server.pool, place, roleId, state);
     }
     await server.org.deleteRole({ tenantId, roleId });
-    expect(await named(server, roleId)).toBe(5n);
+    expect(await named(server, [roleId])).toEqual(new Map([[roleId, 5]]));
     const kept = await server.pool.any(sql.type(idRow)`
       SELECT role_id FROM role_capabilities WHERE role_id = ${roleId}::uuid`);
     expect(kept).toHaveLength(1);
@@ -136,51 +144,55 @@ describe.each(transports)("%s", (transport) => {
     expect((await storedRole(server, first.roleId)).role_label).toBe(`Cook#${roleId}#${first.roleId}`);
     expect((await addRole(server, { tenantId, label: "Cook" })).label).toBe("Cook");
   });
+});
 
-  test("of 20 deletions of one role at once exactly one wins", async () => {
-    const server = await startService(transport);
-    const { tenantId, roleId } = await addRole(server);
-    const deletions = Array.from({ length: 20 }, () => server.org.deleteRole({ tenantId, roleId }));
-    expect(await outcomes(deletions)).toEqual({ answered: 1, reasons: Array(19).fill("ROLE_NOT_FOUND") });
-    expect(await actionsOf(server, roleId)).toEqual(["org.role.delete", "org.role.create"]);
-  });
+const startBoth = async () => overBoth(await startService("grpc"));
 
-  test("while a role is assigned or offered it is deleted, or named, and never both", async () => {
-    const server = await startService(transport);
-    const tenantId = await server.addTenant();
-    const place = await plantPlace(server, tenantId);
-    const race = async (round: number) => {
-      const { roleId } = await addRole(server, { tenantId });
-      const naming = nameRole(server, place, roleId, round % 2 === 0);
-      const deletion = outcomes([server.org.deleteRole({ tenantId, roleId })]);
-      const [wasThere, { answered, reasons }] = await Promise.all([naming, deletion]);
-      expect({ answered, reasons }).toEqual(
-        wasThere ? { answered: 0, reasons: ["ROLE_IN_USE"] } : { answered: 1, reasons: [] },
-      );
-      expect(await named(server, roleId)).toBe(wasThere ? 1n : 0n);
-    };
-    for (let batch = 0; batch < 10; batch++) {
-      await Promise.all(Array.from({ length: 20 }, (_, n) => race(n)));
-    }
-  });
+test("of 20 deletions of one role at once exactly one wins", async () => {
+  const server = await startBoth();
+  const { tenantId, roleId } = await addRole(server);
+  const deletions = Array.from({ length: 20 }, () => server.org.deleteRole({ tenantId, roleId }));
+  expect(await outcomes(deletions)).toEqual({ answered: 1, reasons: Array(19).fill("ROLE_NOT_FOUND") });
+  expect(await actionsOf(server, roleId)).toEqual(["org.role.delete", "org.role.create"]);
+});
 
-  test("a role whose label another one takes in the same moment is deleted all the same", async () => {
-    const server = await startService(transport);
-    const tenantId = await server.addTenant();
-    for (let round = 0; round < 10; round++) {
-      const { roleId } = await addRole(server, { tenantId, label: "Cook" });
-      const rename = await addRole(server, { tenantId, label: randomUUID() });
-      const label = `Cook#${roleId}`;
-      const calls = [
-        server.org.deleteRole({ tenantId, roleId }),
-        server.org.updateRole({ tenantId, roleId: rename.roleId, label }),
-        server.org.createRole({ tenantId, label }),
-      ];
-      const [deletion] = await Promise.allSettled(calls);
-      expect(deletion?.status).toBe("fulfilled");
-      const { reasons } = await outcomes(calls);
-      expect(reasons.every((reason) => reason === "ROLE_LABEL_TAKEN")).toBe(true);
-      expect((await storedRole(server, roleId)).deleted).toBe(true);
-    }
-  });
+test("while a role is assigned or offered it is deleted, or named, and never both", async () => {
+  const server = await startBoth();
+  const tenantId = await server.addTenant();
+  const place = await plantPlace(server, tenantId);
+  const roleIds = await plantRoles(server, tenantId, 200);
+  const expected = new Map<string, number>();
+  const race = async (roleId: string, round: number) => {
+    const naming = nameRole(server, place, roleId, round % 2 === 0);
+    const deletion = outcomes([server.org.deleteRole({ tenantId, roleId })]);
+    const [wasThere, { answered, reasons }] = await Promise.all([naming, deletion]);
+    expect({ answered, reasons }).toEqual(
+      wasThere ? { answered: 0, reasons: ["ROLE_IN_USE"] } : { answered: 1, reasons: [] },
+    );
+    expected.set(roleId, wasThere ? 1 : 0);
+  };
+  for (let begun = 0; begun < roleIds.length; begun += 20) {
+    await Promise.all(roleIds.slice(begun, begun + 20).map(race));
+  }
+  expect(await named(server, roleIds)).toEqual(expected);
+});
+
+test("a role whose label another one takes in the same moment is deleted all the same", async () => {
+  const server = await startBoth();
+  const tenantId = await server.addTenant();
+  for (let round = 0; round < 10; round++) {
+    const { roleId } = await addRole(server, { tenantId, label: "Cook" });
+    const rename = await addRole(server, { tenantId, label: randomUUID() });
+    const label = `Cook#${roleId}`;
+    const calls = [
+      server.org.deleteRole({ tenantId, roleId }),
+      server.org.updateRole({ tenantId, roleId: rename.roleId, label }),
+      server.org.createRole({ tenantId, label }),
+    ];
+    const [deletion] = await Promise.allSettled(calls);
+    expect(deletion?.status).toBe("fulfilled");
+    const { reasons } = await outcomes(calls);
+    expect(reasons.every((reason) => reason === "ROLE_LABEL_TAKEN")).toBe(true);
+    expect((await storedRole(server, roleId)).deleted).toBe(true);
+  }
 });

@@ -1,9 +1,11 @@
 import { sql } from "slonik";
-import { describe, expect, test } from "vitest";
+import { expect, test } from "vitest";
 import { z } from "zod";
-import { type Invited, actingFor, addTarget, invite } from "../support/invitations.ts";
+import { overBoth } from "../support/both-transports.ts";
+import { type Invited, actingBy, actingFor, addTarget, invite } from "../support/invitations.ts";
 import { PASSWORD, startCheapService } from "../support/passwords.ts";
-import { type Clients, type TestService, transports } from "../support/service.ts";
+import { addRole } from "../support/roles.ts";
+import type { Clients, TestService } from "../support/service.ts";
 import { actionsOf, addUser, outcomes, uniqueEmail } from "../support/users.ts";
 
 const standRow = z.object({
@@ -38,6 +40,8 @@ const eventsOfRole = ({ pool }: TestService, { invitation }: Invited) =>
 const acceptBy = ({ org }: Pick<Clients, "org">, { token }: Invited, password?: string) =>
   org.acceptInvitation({ inviteToken: token, ...(password !== undefined && { password }) });
 
+const start = async () => overBoth(await startCheapService("grpc"));
+
 const ROUNDS = 40;
 
 /** Rounds of a race, 20 at once. */
@@ -58,150 +62,151 @@ const atOnce = async <Call extends readonly (() => Promise<unknown>)[]>(round: n
   return ended.map(({ answered, reasons }) => (answered === 1 ? "OK" : reasons[0]));
 };
 
-describe.each(transports)("%s", (transport) => {
-  test.each([
-    ["a newcomer", "without a role", false, false],
-    ["a newcomer", "with a role", false, true],
-    ["the user of the contact", "without a role", true, false],
-    ["the user of the contact", "with a role", true, true],
-  ])("of 50 accepts at once by %s, %s, exactly one wins", async (_, __, isUser, hasRole) => {
-    const server = await startCheapService(transport);
-    const tenantId = await server.addTenant();
-    const target = hasRole ? await addTarget(server, tenantId) : {};
-    const email = uniqueEmail();
-    const user = isUser ? await addUser(server, { tenantId, email }) : undefined;
-    const invited = await invite(server, { tenantId, email, ...target });
-    const clients = user ? await actingFor(server, user) : server;
-    const accepts = Array.from({ length: 50 }, () => acceptBy(clients, invited, isUser ? undefined : PASSWORD));
-    const { answered, reasons } = await outcomes(accepts);
-    expect({ answered, reasons: new Set(reasons) }).toEqual({ answered: 1, reasons: new Set(["INVITATION_ENDED"]) });
-    const made = hasRole ? 1n : 0n;
-    expect(await standing(server, invited)).toMatchObject({ users: 1n, verified: 0n, live_assignments: made });
-    expect(await standing(server, invited)).toMatchObject({ assignments: made, accepted: true, contact: email });
-    expect(await eventsOfRole(server, invited)).toBe(made);
-    const actions = await actionsOf(server, invited.invitation.invitationId);
-    expect(actions).toEqual(["org.invitation.accept", "org.invitation.create"]);
-  });
+test.each([
+  ["a newcomer", "without a role", false, false],
+  ["a newcomer", "with a role", false, true],
+  ["the user of the contact", "without a role", true, false],
+  ["the user of the contact", "with a role", true, true],
+])("of 50 accepts at once by %s, %s, exactly one wins", async (_, __, isUser, hasRole) => {
+  const server = await start();
+  const tenantId = await server.addTenant();
+  const target = hasRole ? await addTarget(server, tenantId) : {};
+  const email = uniqueEmail();
+  const user = isUser ? await addUser(server, { tenantId, email }) : undefined;
+  const invited = await invite(server, { tenantId, email, ...target });
+  const clients = user ? await actingFor(server, user) : server;
+  const accepts = Array.from({ length: 50 }, () => acceptBy(clients, invited, isUser ? undefined : PASSWORD));
+  const { answered, reasons } = await outcomes(accepts);
+  expect({ answered, reasons: new Set(reasons) }).toEqual({ answered: 1, reasons: new Set(["INVITATION_ENDED"]) });
+  const made = hasRole ? 1n : 0n;
+  expect(await standing(server, invited)).toMatchObject({ users: 1n, verified: 0n, live_assignments: made });
+  expect(await standing(server, invited)).toMatchObject({ assignments: made, accepted: true, contact: email });
+  expect(await eventsOfRole(server, invited)).toBe(made);
+  const actions = await actionsOf(server, invited.invitation.invitationId);
+  expect(actions).toEqual(["org.invitation.accept", "org.invitation.create"]);
+});
 
-  test("an invitation is accepted, or revoked, and never both", async () => {
-    const server = await startCheapService(transport);
-    const tenantId = await server.addTenant();
-    await inRounds(ROUNDS, async (round) => {
-      const invited = await invite(server, { tenantId });
-      const { invitationId } = invited.invitation;
-      const ends = await atOnce(
-        round,
-        () => acceptBy(server, invited),
-        () => server.org.revokeInvitation({ tenantId, invitationId }),
-      );
-      expect([
-        ["OK", "INVITATION_ENDED"],
-        ["INVITATION_ENDED", "OK"],
-      ]).toContainEqual(ends);
-      const { users, accepted } = await standing(server, invited);
-      expect({ users, accepted }).toEqual(
-        ends[0] === "OK" ? { users: 1n, accepted: true } : { users: 0n, accepted: false },
-      );
+test("an invitation is accepted, or revoked, and never both", async () => {
+  const server = await start();
+  const tenantId = await server.addTenant();
+  await inRounds(ROUNDS, async (round) => {
+    const invited = await invite(server, { tenantId });
+    const { invitationId } = invited.invitation;
+    const ends = await atOnce(
+      round,
+      () => acceptBy(server, invited),
+      () => server.org.revokeInvitation({ tenantId, invitationId }),
+    );
+    expect([
+      ["OK", "INVITATION_ENDED"],
+      ["INVITATION_ENDED", "OK"],
+    ]).toContainEqual(ends);
+    const { users, accepted } = await standing(server, invited);
+    expect({ users, accepted }).toEqual(
+      ends[0] === "OK" ? { users: 1n, accepted: true } : { users: 0n, accepted: false },
+    );
+  });
+});
+
+test("a contact that is taken meanwhile is one user's: the other is told", async () => {
+  const server = await start();
+  const tenantId = await server.addTenant();
+  await inRounds(ROUNDS, async (round) => {
+    const invited = await invite(server, { tenantId });
+    const { email = "" } = invited.invitation;
+    const ends = await atOnce(
+      round,
+      () => acceptBy(server, invited),
+      () => server.auth.createUser({ tenantId, email }),
+    );
+    expect([
+      ["OK", "EMAIL_TAKEN"],
+      ["LOGIN_REQUIRED", "OK"],
+    ]).toContainEqual(ends);
+    const accepted = ends[0] === "OK";
+    expect(await standing(server, invited)).toMatchObject({ users: 1n, verified: 0n, accepted });
+  });
+});
+
+test("of two invitations of one contact, accepted at once, one makes the user, the other wants its login", async () => {
+  const server = await start();
+  const tenantId = await server.addTenant();
+  await inRounds(ROUNDS, async () => {
+    const first = await invite(server, { tenantId });
+    const second = await invite(server, { tenantId, email: first.invitation.email! });
+    const calls = [first, second].map((invited) => acceptBy(server, invited));
+    expect(await outcomes(calls)).toEqual({ answered: 1, reasons: ["LOGIN_REQUIRED"] });
+    expect((await standing(server, first)).users).toBe(1n);
+  });
+});
+
+test("whoever is erased while it accepts keeps nothing", async () => {
+  const server = await start();
+  const tenantId = await server.addTenant();
+  const { nodeId } = await addTarget(server, tenantId);
+  const acting = await actingBy(server);
+  await inRounds(ROUNDS, async (round) => {
+    const { roleId } = await addRole(server, { tenantId });
+    const user = await addUser(server, { tenantId });
+    const invited = await invite(server, { tenantId, email: user.email!, roleId, nodeId });
+    const clients = await acting(user);
+    const [accepted, erased] = await atOnce(
+      round,
+      () => acceptBy(clients, invited),
+      () => server.auth.eraseUser({ tenantId, userId: user.userId }),
+    );
+    expect(erased).toBe("OK");
+    expect(["OK", "INVITATION_ENDED", "LOGIN_REQUIRED", "ACTOR_TOKEN_INVALID"]).toContain(accepted);
+    expect(await standing(server, invited)).toEqual({
+      users: 0n,
+      verified: 0n,
+      live_assignments: 0n,
+      assignments: accepted === "OK" ? 1n : 0n,
+      accepted: accepted === "OK",
+      contact: null,
     });
   });
+});
 
-  test("a contact that is taken meanwhile is one user's: the other is told", async () => {
-    const server = await startCheapService(transport);
-    const tenantId = await server.addTenant();
-    await inRounds(ROUNDS, async (round) => {
-      const invited = await invite(server, { tenantId });
-      const { email = "" } = invited.invitation;
-      const ends = await atOnce(
-        round,
-        () => acceptBy(server, invited),
-        () => server.auth.createUser({ tenantId, email }),
-      );
-      expect([
-        ["OK", "EMAIL_TAKEN"],
-        ["LOGIN_REQUIRED", "OK"],
-      ]).toContainEqual(ends);
-      const accepted = ends[0] === "OK";
-      expect(await standing(server, invited)).toMatchObject({ users: 1n, verified: 0n, accepted });
-    });
+test("a role that is offered is not deleted while the offer is accepted, nor after", async () => {
+  const server = await start();
+  const tenantId = await server.addTenant();
+  const { nodeId } = await addTarget(server, tenantId);
+  await inRounds(ROUNDS, async (round) => {
+    const { roleId } = await addRole(server, { tenantId });
+    const invited = await invite(server, { tenantId, roleId, nodeId });
+    const { invitationId } = invited.invitation;
+    const [accepted, deleted, revoked] = await atOnce(
+      round,
+      () => acceptBy(server, invited),
+      () => server.org.deleteRole({ tenantId, roleId }),
+      () => server.org.revokeInvitation({ tenantId, invitationId }),
+    );
+    expect(["OK", "INVITATION_ENDED"]).toContain(accepted);
+    expect(revoked).toBe(accepted === "OK" ? "INVITATION_ENDED" : "OK");
+    if (accepted === "OK") expect(deleted).toBe("ROLE_IN_USE");
+    const made = accepted === "OK" ? 1n : 0n;
+    expect(await standing(server, invited)).toMatchObject({ users: made, live_assignments: made });
   });
+});
 
-  test("of two invitations of one contact, accepted at once, one makes the user, the other wants its login", async () => {
-    const server = await startCheapService(transport);
-    const tenantId = await server.addTenant();
-    await inRounds(ROUNDS, async () => {
-      const first = await invite(server, { tenantId });
-      const second = await invite(server, { tenantId, email: first.invitation.email! });
-      const calls = [first, second].map((invited) => acceptBy(server, invited));
-      expect(await outcomes(calls)).toEqual({ answered: 1, reasons: ["LOGIN_REQUIRED"] });
-      expect((await standing(server, first)).users).toBe(1n);
-    });
-  });
-
-  test("whoever is erased while it accepts keeps nothing", async () => {
-    const server = await startCheapService(transport);
-    const tenantId = await server.addTenant();
-    const { nodeId } = await addTarget(server, tenantId);
-    await inRounds(ROUNDS, async (round) => {
-      const { roleId } = await addTarget(server, tenantId);
-      const user = await addUser(server, { tenantId });
-      const invited = await invite(server, { tenantId, email: user.email!, roleId, nodeId });
-      const clients = await actingFor(server, user);
-      const [accepted, erased] = await atOnce(
-        round,
-        () => acceptBy(clients, invited),
-        () => server.auth.eraseUser({ tenantId, userId: user.userId }),
-      );
-      expect(erased).toBe("OK");
-      expect(["OK", "INVITATION_ENDED", "LOGIN_REQUIRED", "ACTOR_TOKEN_INVALID"]).toContain(accepted);
-      expect(await standing(server, invited)).toEqual({
-        users: 0n,
-        verified: 0n,
-        live_assignments: 0n,
-        assignments: accepted === "OK" ? 1n : 0n,
-        accepted: accepted === "OK",
-        contact: null,
-      });
-    });
-  });
-
-  test("a role that is offered is not deleted while the offer is accepted, nor after", async () => {
-    const server = await startCheapService(transport);
-    const tenantId = await server.addTenant();
-    await inRounds(ROUNDS, async (round) => {
-      const target = await addTarget(server, tenantId);
-      const invited = await invite(server, { tenantId, ...target });
-      const { invitationId } = invited.invitation;
-      const [accepted, deleted, revoked] = await atOnce(
-        round,
-        () => acceptBy(server, invited),
-        () => server.org.deleteRole({ tenantId, roleId: target.roleId }),
-        () => server.org.revokeInvitation({ tenantId, invitationId }),
-      );
-      expect(["OK", "INVITATION_ENDED"]).toContain(accepted);
-      expect(revoked).toBe(accepted === "OK" ? "INVITATION_ENDED" : "OK");
-      if (accepted === "OK") expect(deleted).toBe("ROLE_IN_USE");
-      const made = accepted === "OK" ? 1n : 0n;
-      expect(await standing(server, invited)).toMatchObject({ users: made, live_assignments: made });
-    });
-  });
-
-  test("a contact that moves between users meanwhile is accepted by its user alone", async () => {
-    const server = await startCheapService(transport);
-    const tenantId = await server.addTenant();
-    await inRounds(ROUNDS, async (round) => {
-      const user = await addUser(server, { tenantId });
-      const { userId } = user;
-      const invited = await invite(server, { tenantId });
-      const { email = "" } = invited.invitation;
-      const clients = await actingFor(server, user);
-      const ends = await atOnce(
-        round,
-        () => acceptBy(clients, invited),
-        () => server.auth.updateUser({ tenantId, userId, email, updateMask: { paths: ["email"] } }),
-      );
-      expect(ends[0]).toBe("OK");
-      expect(["OK", "EMAIL_TAKEN"]).toContain(ends[1]);
-      expect(await standing(server, invited)).toMatchObject({ users: 1n, accepted: true });
-    });
+test("a contact that moves between users meanwhile is accepted by its user alone", async () => {
+  const server = await start();
+  const tenantId = await server.addTenant();
+  const acting = await actingBy(server);
+  await inRounds(ROUNDS, async (round) => {
+    const user = await addUser(server, { tenantId });
+    const { userId } = user;
+    const invited = await invite(server, { tenantId });
+    const { email = "" } = invited.invitation;
+    const clients = await acting(user);
+    const ends = await atOnce(
+      round,
+      () => acceptBy(clients, invited),
+      () => server.auth.updateUser({ tenantId, userId, email, updateMask: { paths: ["email"] } }),
+    );
+    expect(ends[0]).toBe("OK");
+    expect(["OK", "EMAIL_TAKEN"]).toContain(ends[1]);
+    expect(await standing(server, invited)).toMatchObject({ users: 1n, accepted: true });
   });
 });

@@ -35,11 +35,17 @@ export const expireIn = ({ pool }: TestService, { invitationId }: Invitation, se
     UPDATE invitations SET expiry_utc = clock_timestamp() + ${seconds}::float8 * interval '1 second'
     WHERE invite_id = ${invitationId}::uuid`);
 
+/** Signs users in, and answers with root's clients acting for them. */
+export const actingBy = async (server: TestService) => {
+  const signIn = await signInBy(server);
+  return async ({ tenantId, userId }: { readonly tenantId: string; readonly userId: string }): Promise<Clients> => {
+    const { accessToken } = await signIn({ tenantId, userId });
+    return server.as(server.rootToken, { "x-actor-token": accessToken });
+  };
+};
+
 /** Root's clients, acting for a user. */
 export const actingFor = async (
   server: TestService,
-  { tenantId, userId }: { readonly tenantId: string; readonly userId: string },
-): Promise<Clients> => {
-  const { accessToken } = await (await signInBy(server))({ tenantId, userId });
-  return server.as(server.rootToken, { "x-actor-token": accessToken });
-};
+  user: { readonly tenantId: string; readonly userId: string },
+): Promise<Clients> => (await actingBy(server))(user);

@@ -36,6 +36,19 @@ export const addRole = async (server: TestService, role: NewRole = {}): Promise<
   return created.role!;
 };
 
+/** Puts roles without capabilities into the database; answers with their ids. */
+export const plantRoles = async (
+  { pool }: TestService,
+  tenantId: string,
+  count: number,
+): Promise<readonly string[]> => {
+  const roleIds = Array.from({ length: count }, () => randomUUID());
+  await pool.query(sql.unsafe`
+    INSERT INTO roles (role_id, tenant_id, role_label)
+    SELECT r.id, ${tenantId}::uuid, r.id::text FROM unnest(${sql.array(roleIds, "uuid")}) AS r (id)`);
+  return roleIds;
+};
+
 /** Where a user may have a role. */
 export interface Place {
   readonly tenantId: string;

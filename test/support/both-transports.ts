@@ -1,0 +1,35 @@
+import { randomNumbers } from "./random.ts";
+import { type Clients, type TestService, clientsOf } from "./service.ts";
+
+/** A client each of whose calls goes over one of two. */
+const byTurns = <Client extends object>(one: Client, other: Client): Client => {
+  // Irregular, so that no rhythm of a test's calls leaves the same ones to the same transport. The same in each run.
+  const next = randomNumbers(1);
+  return new Proxy(one, { get: (_, name): unknown => Reflect.get(next(2) === 0 ? one : other, name) });
+};
+
+/**
+ * A server with clients whose calls go over both of its ports, mixed. The database decides a race, not the transport:
+ * a race with contenders over both holds for each, in half of the rounds that it would take one by one.
+ */
+export const overBoth = (server: TestService): TestService => {
+  const [grpc, connect] = [clientsOf("grpc", server), clientsOf("connect", server)];
+  const as = (token: string | undefined, headers: Readonly<Record<string, string>> = {}): Clients => {
+    const sent = { ...(token !== undefined && { authorization: `Bearer ${token}` }), ...headers };
+    const [one, other] = [grpc(sent), connect(sent)];
+    return {
+      auth: byTurns(one.auth, other.auth),
+      org: byTurns(one.org, other.org),
+      services: byTurns(one.services, other.services),
+    };
+  };
+  return {
+    ...server,
+    ...as(server.rootToken),
+    as,
+    async addService(permissions, tenantId) {
+      const added = await server.addService(permissions, tenantId);
+      return { ...added, ...as(added.token) };
+    },
+  };
+};
