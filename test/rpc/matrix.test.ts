@@ -96,7 +96,17 @@ const wrongCallers = async (server: TestService): Promise<readonly (readonly [st
   ];
 };
 
-/** Services that hold everything except what is asked for, however near they come. */
+const onceForEach = <T>(make: (permissions: readonly string[]) => Promise<T>) => {
+  const made = new Map<string, Promise<T>>();
+  return (...permissions: readonly string[]): Promise<T> => {
+    const key = permissions.join();
+    const one = made.get(key) ?? make(permissions);
+    made.set(key, one);
+    return one;
+  };
+};
+
+/** Everything except what is asked for, however near it comes. */
 const nearMisses = (permission: string) => [
   ...catalogue.filter((other) => other !== permission),
   `${permission}.*`,
@@ -104,18 +114,44 @@ const nearMisses = (permission: string) => [
   permission.split(".").slice(0, -1).join(".") || "x",
 ];
 
+/** Two tenants' services: one whose tenant is suspended, and one whose tenant was while it had asked, and is active again. */
+const plantSuspended = async (server: TestService) => {
+  const [suspended, activated] = [await plantTenant(server, catalogue), await plantTenant(server, catalogue)];
+  for (const { tenantId, service } of [suspended, activated]) {
+    await service.org.getTenant({ tenantId });
+    await server.org.suspendTenant({ tenantId });
+    await expectRefusal(service.org.getTenant({ tenantId }), "TENANT_SUSPENDED");
+  }
+  await server.org.activateTenant({ tenantId: activated.tenantId });
+  return { suspended, activated };
+};
+
+/** The token of a service that had every permission when it signed in, and has lost them. */
+const stripped = async (server: TestService) => {
+  const { serviceId, token } = await server.addService(["*"]);
+  await server.services.revokeServicePermissions({ serviceId, permissions: ["*"] });
+  return token;
+};
+
 const world = oncePerFile(async (transport: TransportName) => {
   const server = await startService(transport);
   const { known } = await plantTenant(server, []);
-  const holders = new Map<string, Promise<SignedInService>>();
-  /** One service for each set of permissions. */
-  const holderOf = (...permissions: readonly string[]) => {
-    const key = permissions.join();
-    const holder = holders.get(key) ?? server.addService(permissions);
-    holders.set(key, holder);
-    return holder;
+  const every = await server.addService(["*"]);
+  return {
+    server,
+    send: sender(transport, server),
+    known,
+    /** The token of one service for each set of permissions. */
+    tokenOf: onceForEach(async (permissions) => (await server.addService(permissions)).token),
+    /** Tokens of a service that may do all, each with no more permissions than these. */
+    narrowed: onceForEach(async (permissions) => {
+      const signIn = { key: every.key, secret: every.secret, permissions: [...permissions] };
+      return (await server.as(undefined).services.authenticateService(signIn)).serviceToken;
+    }),
+    stripped: await stripped(server),
+    callers: await wrongCallers(server),
+    ...(await plantSuspended(server)),
   };
-  return { server, send: sender(transport, server), known, holderOf, callers: await wrongCallers(server) };
 });
 
 const reasonOf = (error: unknown) =>
@@ -142,27 +178,29 @@ describe.each(transports)("%s", (transport) => {
   test.each(guarded)("$name refuses who does not prove itself", async (rpc) => {
     const { send, known, callers } = await world(transport);
     const [request] = samples(rpc, known);
-    for (const [name, headers] of callers) {
+    const answers = callers.map(async ([name, headers]) => {
       const { reason, error } = await refused(send(rpc, request!, headers));
-      expect([name, reason, error.code]).toEqual([name, "CALLER_TOKEN_INVALID", 16]);
-    }
+      return [name, reason, error.code];
+    });
+    expect(await Promise.all(answers)).toEqual(callers.map(([name]) => [name, "CALLER_TOKEN_INVALID", 16]));
   });
 
   test.each(byPermission)("$name needs its own permission", async (rpc) => {
-    const { send, known, holderOf } = await world(transport);
+    const { send, known, tokenOf } = await world(transport);
     const permission = String(rpc.rule.value);
     const [request] = samples(rpc, known);
-    const { token } = await holderOf(...nearMisses(permission));
+    const token = await tokenOf(...nearMisses(permission));
     const { metadata } = await expectRefusal(send(rpc, request!, bearer(token)), "PERMISSION_MISSING");
     expect(metadata).toMatchObject({ permission });
   });
 
   test.each(byPermission)("$name needs nothing else than its permission, or what covers it", async (rpc) => {
-    const { send, holderOf } = await world(transport);
+    const { send, known, tokenOf } = await world(transport);
     const permission = String(rpc.rule.value);
-    const [request] = samples(rpc, {});
+    // A watch that begins after an event has another to tell, and so begins at once.
+    const [request] = samples(rpc, { after_audit_id: known["after_audit_id"]! });
     for (const held of ["*", permission, permission.replace(/\.[^.]*$/, ".*")]) {
-      const { token } = await holderOf(held);
+      const token = await tokenOf(held);
       const reason = await send(rpc, request!, bearer(token)).then(() => undefined, reasonOf);
       expect([held, reason]).not.toEqual([held, "PERMISSION_MISSING"]);
     }
@@ -171,28 +209,26 @@ describe.each(transports)("%s", (transport) => {
   test.each(byPermission)(
     "$name counts neither what the token leaves out nor what its service has lost",
     async (rpc) => {
-      const { server, send } = await world(transport);
+      const { send, narrowed, stripped: lost } = await world(transport);
       const [request] = samples(rpc, {});
-      const { serviceId, key, secret, token } = await server.addService(["*"]);
-      const signIn = { key, secret, permissions: nearMisses(String(rpc.rule.value)) };
-      const { serviceToken: narrower } = await server.as(undefined).services.authenticateService(signIn);
+      const narrower = await narrowed(...nearMisses(String(rpc.rule.value)));
       await expectRefusal(send(rpc, request!, bearer(narrower)), "PERMISSION_MISSING");
-
-      await server.services.revokeServicePermissions({ serviceId, permissions: ["*"] });
-      await expectRefusal(send(rpc, request!, bearer(token)), "PERMISSION_MISSING");
+      await expectRefusal(send(rpc, request!, bearer(lost)), "PERMISSION_MISSING");
     },
   );
 
   test.each(guarded)("$name refuses a suspended tenant's service until the tenant is activated", async (rpc) => {
-    const { server, send } = await world(transport);
-    const { tenantId, service, known } = await plantTenant(server, catalogue);
-    const request = () =>
-      send(rpc, samples(rpc, { ...known, session_id: [randomUUID()] }).at(-1)!, bearer(service.token));
-    await server.org.suspendTenant({ tenantId });
-    const { metadata } = await expectRefusal(request(), "TENANT_SUSPENDED");
-    expect(metadata).toMatchObject({ tenant_id: tenantId });
+    const { send, suspended, activated } = await world(transport);
+    const { metadata } = await expectRefusal(
+      send(rpc, samples(rpc, suspended.known).at(-1)!, bearer(suspended.service.token)),
+      "TENANT_SUSPENDED",
+    );
+    expect(metadata).toMatchObject({ tenant_id: suspended.tenantId });
 
-    await server.org.activateTenant({ tenantId });
-    expect(await request().then(() => undefined, reasonOf)).not.toBe("TENANT_SUSPENDED");
+    // Nothing of the service itself, which has to prove itself to the RPCs that follow.
+    const { tenant_id, after_audit_id } = activated.known;
+    const request = samples(rpc, { tenant_id: tenant_id!, after_audit_id: after_audit_id! }).at(-1)!;
+    const reason = await send(rpc, request, bearer(activated.service.token)).then(() => undefined, reasonOf);
+    expect(["TENANT_SUSPENDED", "CALLER_TOKEN_INVALID"]).not.toContain(reason);
   });
 });
