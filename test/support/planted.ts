@@ -113,11 +113,14 @@ const code: Thing = {
   },
 };
 
+/** What makes an identity of a token that nobody has yet. */
+const LINKS = /^LinkGoogleIdentity$/;
+
 const google: Thing = {
   names: ["id_token", "identity_id"],
   async plant(ground, rpc, known) {
     const idToken = await ground.issuer.token({ claims: person() });
-    if (rpc === "LinkGoogleIdentity") return { id_token: [idToken] };
+    if (LINKS.test(rpc)) return { id_token: [idToken] };
     const { identity } = await ground.server.auth.linkGoogleIdentity({ ...userOf(ground, known), idToken });
     return { id_token: [idToken], identity_id: [identity!.identityId] };
   },
@@ -229,18 +232,48 @@ export const givesContact = ({ name }: Rpc): boolean => GIVE_CONTACTS.has(name);
 export const fieldNames = (desc: DescMessage): readonly string[] =>
   desc.fields.flatMap((field) => [field.name, ...(field.message ? fieldNames(field.message) : [])]);
 
-/** Plants all that a request of this RPC can name, and answers with it: a request made of it is answered without an error. */
-export const plantFor = async (ground: Ground, rpc: Rpc): Promise<Known> => {
-  const { name, method } = rpc;
+/** What a request of this RPC can name. */
+const thingsOf = ({ method }: Rpc): readonly Thing[] => {
   const names = new Set(fieldNames(method.input));
+  return THINGS.filter(
+    (thing) => (thing.of === undefined || thing.of === method.parent) && thing.names.some((name) => names.has(name)),
+  );
+};
+
+/** Plants one after the other, and answers with what each has added. */
+const plantThings = async (ground: Ground, rpc: string, things: readonly Thing[]) => {
+  const planted = new Map<Thing, Known>();
   let known: Known = { tenant_id: [ground.tenantId] };
-  for (const thing of THINGS) {
-    const isMeant = thing.of === undefined || thing.of === method.parent;
-    if (isMeant && thing.names.some((each) => names.has(each))) {
-      known = { ...known, ...(await thing.plant(ground, name, known)) };
-    }
+  for (const thing of things) {
+    const added = await thing.plant(ground, rpc, known);
+    planted.set(thing, added);
+    known = { ...known, ...added };
   }
-  if (givesContact(rpc)) known = { ...known, email: [uniqueEmail()], phone: [uniquePhone()] };
-  const made = MADE[name] ?? [];
-  return Object.fromEntries(Object.entries(known).filter(([field]) => !made.includes(field)));
+  return planted;
+};
+
+/** Of what was planted, that of which a request of this RPC is made. */
+const knownOf = ({ tenantId }: Ground, rpc: Rpc, planted: ReadonlyMap<Thing, Known>): Known => {
+  const parts = thingsOf(rpc).flatMap((thing) => Object.entries(planted.get(thing) ?? {}));
+  const contacts = givesContact(rpc) ? { email: [uniqueEmail()], phone: [uniquePhone()] } : {};
+  const made = MADE[rpc.name] ?? [];
+  const known = [["tenant_id", [tenantId]] as const, ...parts, ...Object.entries(contacts)];
+  return Object.fromEntries(known.filter(([field]) => !made.includes(field)));
+};
+
+/** Plants all that a request of this RPC can name, and answers with it: a request made of it is answered without an error. */
+export const plantFor = async (ground: Ground, rpc: Rpc): Promise<Known> =>
+  knownOf(ground, rpc, await plantThings(ground, rpc.name, thingsOf(rpc)));
+
+/** As `plantFor`, but plants once for all RPCs that can mean the same: those that change nothing of it. */
+export const plantShared = (ground: Ground): ((rpc: Rpc) => Promise<Known>) => {
+  const shared = new Map<string, ReturnType<typeof plantThings>>();
+  return async (rpc) => {
+    const { name, method } = rpc;
+    const key = [method.parent.typeName, PURPOSES[name], LINKS.test(name)].join();
+    const ofService = THINGS.filter(({ of }) => of === undefined || of === method.parent);
+    const planted = shared.get(key) ?? plantThings(ground, name, ofService);
+    shared.set(key, planted);
+    return knownOf(ground, rpc, await planted);
+  };
 };
