@@ -5,14 +5,14 @@ import { sql } from "slonik";
 import { afterAll, describe, expect, test } from "vitest";
 import { type Known, sampleMessages, wildMessage } from "../support/messages.ts";
 import { oncePerFile } from "../support/per-file.ts";
-import { launchForStorm, plantFor } from "../support/planted.ts";
+import { launchForStorm, plantShared } from "../support/planted.ts";
 import { type RawAnswer, errorInfoOf, rawCallers } from "../support/raw-calls.ts";
 import { type Rpc, bearer, rpcs, sender } from "../support/rpcs.ts";
 import { type TestService, type TransportName, transports } from "../support/service.ts";
 
 // Random by default, so that each run looks elsewhere; the name of a failed test says which seed repeats it.
 const seed = Number(process.env["FUZZ_SEED"] ?? Date.now() % 2 ** 31);
-const numRuns = Number(process.env["FUZZ_RUNS"] ?? 25);
+const numRuns = Number(process.env["FUZZ_RUNS"] ?? 12);
 
 // What a caller may be told of his own message. UNAVAILABLE and the like would hide a fault of ours.
 const ANSWERS = new Set([
@@ -44,13 +44,18 @@ const pageTokens = async (transport: TransportName, { server }: Storm, known: Kn
   return tokens.filter((token) => token !== "");
 };
 
+// So that what one message ends is not the last of its kind.
+const SETS = 3;
+
 /** What any RPC's request can name, all in one tenant. */
 const plantKnown = async (transport: TransportName, storm: Storm): Promise<Known> => {
   const tenantId = await storm.server.addTenant();
   const values = new Map<string, Set<string>>();
-  for (const rpc of rpcs) {
-    for (const [name, some] of Object.entries(await plantFor({ ...storm, tenantId }, rpc))) {
-      values.set(name, new Set([...(values.get(name) ?? []), ...some]));
+  for (const plant of Array.from({ length: SETS }, () => plantShared({ ...storm, tenantId }))) {
+    for (const rpc of rpcs) {
+      for (const [name, some] of Object.entries(await plant(rpc))) {
+        values.set(name, new Set([...(values.get(name) ?? []), ...some]));
+      }
     }
   }
   const known = Object.fromEntries([...values].map(([name, some]) => [name, [...some]]));
@@ -65,8 +70,9 @@ const world = oncePerFile(async (transport: TransportName) => {
 });
 
 const expectAnswer = (answer: RawAnswer, decoded: boolean) => {
-  expect([...ANSWERS], `${answer.code} ${answer.text}`).toContain(answer.code);
-  if (answer.code !== 0 && decoded) expect(errorInfoOf(answer)?.reason).toBeTruthy();
+  // Thousands of answers: an assertion for each is slower than the call.
+  if (!ANSWERS.has(answer.code)) expect.fail(`${answer.code} ${answer.text}`);
+  if (answer.code !== 0 && decoded && !errorInfoOf(answer)?.reason) expect.fail(`no reason: ${answer.text}`);
 };
 
 /** Bytes that no message of ours has, after those of a message: unknown fields, or nothing that can be decoded. */
