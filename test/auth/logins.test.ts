@@ -212,54 +212,6 @@ describe.each(transports)("%s", (transport) => {
   });
 });
 
-describe("a login that meets what ends sessions", () => {
-  const ROUNDS = 100;
-  const TIMEOUT_MS = 120_000;
-  const ENDS: Readonly<
-    Record<string, (server: TestService, user: { tenantId: string; userId: string }) => Promise<unknown>>
-  > = {
-    DeactivateUser: ({ auth }, user) => auth.deactivateUser(user),
-    EraseUser: ({ auth }, user) => auth.eraseUser(user),
-    SetPassword: ({ auth }, user) => auth.setPassword({ ...user, newPassword: OTHER_PASSWORD }),
-  };
-
-  test.each(Object.entries(ENDS))("leaves no live session beside %s", { timeout: TIMEOUT_MS }, async (_, end) => {
-    const server = await startCheapService("grpc");
-    const tenantId = await server.addTenant();
-    let lost = 0;
-    for (let round = 0; round < ROUNDS; round++) {
-      const { userId, email = "" } = await addUser(server, { tenantId, password: PASSWORD });
-      if (round % 2 === 0) await plantHash(server, userId, bcryptSync(PASSWORD, 4));
-      const request = { tenantId, identifier: { case: "email", value: email } as const, password: PASSWORD };
-      const logins = Array.from({ length: 4 }, () => server.auth.loginWithPassword(request));
-      const [ended, ...settled] = await Promise.allSettled([end(server, { tenantId, userId }), ...logins]);
-      expect(ended.status).toBe("fulfilled");
-      lost += settled.filter(({ status }) => status === "rejected").length;
-      expect(await liveSessionIds(server, userId)).toEqual([]);
-    }
-    // Both outcomes were met, or the race was none.
-    expect(lost).toBeGreaterThan(0);
-  });
-
-  test("leaves none that was answered before RevokeAllSessions was asked", { timeout: TIMEOUT_MS }, async () => {
-    const server = await startCheapService("grpc");
-    const { userId, tenantId, login } = await someone(server);
-    for (let round = 0; round < ROUNDS; round++) {
-      const answered: string[] = [];
-      const logins = Array.from({ length: 6 }, async () => {
-        const { tokens } = await server.auth.loginWithPassword({ ...login, password: PASSWORD });
-        answered.push(tokens!.sessionId);
-      });
-      await Promise.race(logins);
-      const before = [...answered];
-      await server.auth.revokeAllSessions({ tenantId, userId });
-      await Promise.all(logins);
-      const live = new Set(await liveSessionIds(server, userId));
-      expect(before.filter((sessionId) => live.has(sessionId))).toEqual([]);
-    }
-  });
-});
-
 describe("with real parameters", () => {
   test("each of those who get one answer takes the work of one hash", async () => {
     const server = await launchService("grpc", { env: { THROTTLES: "off" } });
