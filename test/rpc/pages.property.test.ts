@@ -6,8 +6,17 @@ import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { ListTenantsRequestSchema, TenantState } from "../../src/gen/org/v1/org_pb.ts";
 import { microseconds, readPage } from "../../src/rpc/page.ts";
+import { oncePerFile } from "../support/per-file.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
-import { type TestService, type TransportName, startService, transports } from "../support/service.ts";
+import { bearer } from "../support/rpcs.ts";
+import {
+  type Clients,
+  type TestService,
+  type TransportName,
+  clientsOf,
+  startService,
+  transports,
+} from "../support/service.ts";
 
 interface Listed {
   readonly ids: readonly string[];
@@ -24,46 +33,53 @@ interface List {
   rows(): Promise<readonly string[]>;
 }
 
+/** Whose clients ask for it. */
+type ListBy = (clients: Clients) => List;
+
 const ids = async ({ pool }: TestService, query: ReturnType<typeof sql.unsafe>) =>
   (await pool.any(query)).map((row) => (row as { id: string }).id);
 
 const any = (count: number) =>
   sql.fragment`SELECT md5(random()::text || n)::uuid AS id, n FROM generate_series(1, ${count}::int) n`;
 
-const tenants = async (server: TestService): Promise<List> => ({
-  async page(pageSize, pageToken) {
-    const { tenants: found, nextPageToken } = await server.org.listTenants({ pageSize, pageToken });
-    return { ids: found.map(({ tenantId }) => tenantId), nextPageToken };
-  },
-  filtered: (pageToken) => server.org.listTenants({ pageToken, state: TenantState.SUSPENDED }),
-  insert: (count) =>
-    server.pool.query(sql.unsafe`
+const tenants =
+  (server: TestService): ListBy =>
+  ({ org }) => ({
+    async page(pageSize, pageToken) {
+      const { tenants: found, nextPageToken } = await org.listTenants({ pageSize, pageToken });
+      return { ids: found.map(({ tenantId }) => tenantId), nextPageToken };
+    },
+    filtered: (pageToken) => org.listTenants({ pageToken, state: TenantState.SUSPENDED }),
+    insert: (count) =>
+      server.pool.query(sql.unsafe`
       INSERT INTO tenants (tenant_id, tenant_label, tenant_state_code) SELECT r.id, 'Tenant', 'active' FROM (${any(count)}) r`),
-  rows: () => ids(server, sql.unsafe`SELECT tenant_id AS id FROM tenants ORDER BY 1`),
-});
+    rows: () => ids(server, sql.unsafe`SELECT tenant_id AS id FROM tenants ORDER BY 1`),
+  });
 
-const services = async (server: TestService): Promise<List> => ({
-  async page(pageSize, pageToken) {
-    const { services: found, nextPageToken } = await server.services.listServices({ pageSize, pageToken });
-    return { ids: found.map(({ serviceId }) => serviceId), nextPageToken };
-  },
-  filtered: (pageToken) => server.services.listServices({ pageToken, tenantId: randomUUID() }),
-  insert: (count) =>
-    server.pool.query(sql.unsafe`
+const services =
+  (server: TestService): ListBy =>
+  ({ services: client }) => ({
+    async page(pageSize, pageToken) {
+      const { services: found, nextPageToken } = await client.listServices({ pageSize, pageToken });
+      return { ids: found.map(({ serviceId }) => serviceId), nextPageToken };
+    },
+    filtered: (pageToken) => client.listServices({ pageToken, tenantId: randomUUID() }),
+    insert: (count) =>
+      server.pool.query(sql.unsafe`
       INSERT INTO services (svc_id, svc_key, svc_label, svc_state_code)
       SELECT r.id, 'bulk-' || r.id, 'Bulk', CASE WHEN r.n % 2 = 0 THEN 'active' ELSE 'disabled' END FROM (${any(count)}) r`),
-  rows: () => ids(server, sql.unsafe`SELECT svc_id AS id FROM services ORDER BY 1`),
-});
+    rows: () => ids(server, sql.unsafe`SELECT svc_id AS id FROM services ORDER BY 1`),
+  });
 
-const sessions = async (server: TestService, includeEnded: boolean): Promise<List> => {
+const sessions = async (server: TestService, includeEnded: boolean): Promise<ListBy> => {
   const { serviceId } = await server.addService([]);
-  return {
+  return ({ services: client }) => ({
     async page(pageSize, pageToken) {
       const request = { serviceId, includeEnded, pageSize, pageToken };
-      const { sessions: found, nextPageToken } = await server.services.listServiceSessions(request);
+      const { sessions: found, nextPageToken } = await client.listServiceSessions(request);
       return { ids: found.map(({ sessionId }) => sessionId), nextPageToken };
     },
-    filtered: (pageToken) => server.services.listServiceSessions({ serviceId, includeEnded: !includeEnded, pageToken }),
+    filtered: (pageToken) => client.listServiceSessions({ serviceId, includeEnded: !includeEnded, pageToken }),
     // Microseconds apart, many at the same one; every third has ended.
     insert: (count) =>
       server.pool.query(sql.unsafe`
@@ -79,19 +95,19 @@ const sessions = async (server: TestService, includeEnded: boolean): Promise<Lis
           : sql.unsafe`SELECT svc_session_id AS id FROM service_sessions WHERE svc_id = ${serviceId}::uuid
               AND revoked_utc IS NULL ORDER BY expiry_utc DESC, 1 DESC`,
       ),
-  };
+  });
 };
 
 /** `rare` is what one event in forty does: fewer than a page's window has. */
-const events = async (server: TestService, action?: string): Promise<List> => {
+const events = async (server: TestService, action?: string): Promise<ListBy> => {
   const tenantId = await server.addTenant();
   const filter = { tenantId, ...(action !== undefined && { action }) };
-  return {
+  return ({ org }) => ({
     async page(pageSize, pageToken) {
-      const { events: found, nextPageToken } = await server.org.listAuditEvents({ ...filter, pageSize, pageToken });
+      const { events: found, nextPageToken } = await org.listAuditEvents({ ...filter, pageSize, pageToken });
       return { ids: found.map(({ auditId }) => auditId), nextPageToken };
     },
-    filtered: (pageToken) => server.org.listAuditEvents({ ...filter, entityKind: "tenant", pageToken }),
+    filtered: (pageToken) => org.listAuditEvents({ ...filter, entityKind: "tenant", pageToken }),
     insert: (count) =>
       server.pool.query(sql.unsafe`
         INSERT INTO audit_events (audit_id, tenant_id, action_key, entity_kind_code, occurred_utc)
@@ -104,10 +120,10 @@ const events = async (server: TestService, action?: string): Promise<List> => {
         sql.unsafe`SELECT audit_id AS id FROM audit_events WHERE tenant_id = ${tenantId}::uuid
         AND (${action ?? null}::text IS NULL OR action_key = ${action ?? null}::text) ORDER BY occurred_utc DESC, 1 DESC`,
       ),
-  };
+  });
 };
 
-const LISTS: readonly (readonly [string, (server: TestService) => Promise<List>, number])[] = [
+const LISTS: readonly (readonly [string, (server: TestService) => ListBy | Promise<ListBy>, number])[] = [
   ["ListTenants", tenants, 1_100],
   ["ListServices", services, 1_100],
   ["ListServiceSessions", (server) => sessions(server, false), 1_800],
@@ -116,22 +132,21 @@ const LISTS: readonly (readonly [string, (server: TestService) => Promise<List>,
   ["ListAuditEvents of a rare action", (server) => events(server, "rare"), 41_000],
 ];
 
-const filled = new Map<string, Promise<List>>();
-const listOf = (transport: TransportName, [name, make, count]: (typeof LISTS)[number]) => {
-  const key = `${transport} ${name}`;
-  const list =
-    filled.get(key) ??
-    startService(transport).then(async (server) => {
-      const made = await make(server);
-      await made.insert(count);
-      return made;
-    });
-  filled.set(key, list);
-  return list;
+const fill = oncePerFile(async ([, make, count]: (typeof LISTS)[number]) => {
+  const server = await startService("grpc");
+  const by = await make(server);
+  await by(server).insert(count);
+  return { server, by };
+});
+
+/** The list as a transport shows it. Its rows are put there once for both. */
+const listOf = async (transport: TransportName, entry: (typeof LISTS)[number]): Promise<List> => {
+  const { server, by } = await fill(entry);
+  return by(clientsOf(transport, server)(bearer(server.rootToken)));
 };
 
 describe.each(transports)("%s", (transport) => {
-  describe.each(LISTS)("%s", (...entry) => {
+  describe.each(LISTS.map((entry) => [entry[0], entry] as const))("%s", (_, entry) => {
     test("a walk with any page sizes meets each row present throughout once, in order, and later ones at most once", async () => {
       const list = await listOf(transport, entry);
       const sizes = fc.array(fc.integer({ min: 1, max: 1_000 }), { minLength: 1, maxLength: 4 });
