@@ -120,15 +120,15 @@ test("each line is reported in its order, and one that does not fit keeps back n
 test("a file of several batches is imported whole, and repeated it writes nothing", async () => {
   const server = await startService("grpc");
   const tenantId = await server.addTenant();
-  const file = await writeLines(people(4_321));
+  const file = await writeLines(people(2_321));
   const env = await importer(server);
   const args = ["--tenant", tenantId, file];
   const counted = (summary: string) => ({ code: 0, stdout: `${summary}; each line: ${file}.report\n`, stderr: "" });
-  expect(await runImport(args, server, env)).toEqual(counted("4321 created, 0 unchanged, 0 refused"));
+  expect(await runImport(args, server, env)).toEqual(counted("2321 created, 0 unchanged, 0 refused"));
   const report = await reportOf(file);
-  expect(report.map(({ line }) => line)).toEqual(people(4_321).map((_, n) => n + 1));
-  expect(await countUsers(server, tenantId)).toBe(4_321);
-  expect(await runImport(args, server, env)).toEqual(counted("0 created, 4321 unchanged, 0 refused"));
+  expect(report.map(({ line }) => line)).toEqual(people(2_321).map((_, n) => n + 1));
+  expect(await countUsers(server, tenantId)).toBe(2_321);
+  expect(await runImport(args, server, env)).toEqual(counted("0 created, 2321 unchanged, 0 refused"));
   expect((await reportOf(file)).map(({ user_id }) => user_id)).toEqual(report.map(({ user_id }) => user_id));
 });
 

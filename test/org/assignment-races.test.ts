@@ -4,7 +4,7 @@ import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { AccessScope } from "../../src/gen/org/v1/org_pb.ts";
 import { expectRefusal } from "../support/refusals.ts";
-import { addRole } from "../support/roles.ts";
+import { plantRoles } from "../support/roles.ts";
 import { type TestService, startService } from "../support/service.ts";
 import { actionsOf, outcomes, plantUsers } from "../support/users.ts";
 import { type Kind, type Post, assignments, at, databaseNow, grants, plantPost } from "../support/windows.ts";
@@ -164,13 +164,12 @@ test("an assignment waits for its role's deletion, and is refused", async () => 
 test("a role that is deleted while it is assigned keeps no assignment", async () => {
   const { server, post } = await plant();
   const { tenantId } = post;
-  const roles = await Promise.all(Array.from({ length: ROUNDS }, () => addRole(server, { tenantId })));
-  const calls = ({ roleId }: { readonly roleId: string }) => [
+  const calls = (roleId: string) => [
     () => server.org.assignRole({ ...post, roleId }),
     () => server.org.deleteRole({ tenantId, roleId }),
     () => server.org.assignRole({ ...post, roleId }),
   ];
-  const seen = await race(roles, calls, ["ROLE_NOT_FOUND", "ROLE_IN_USE"]);
+  const seen = await race(await plantRoles(server, tenantId, ROUNDS), calls, ["ROLE_NOT_FOUND", "ROLE_IN_USE"]);
   expect([...seen].sort()).toEqual(["ROLE_IN_USE", "ROLE_NOT_FOUND"]);
   expect(await wrong(server, tenantId)).toBe(0n);
 });
