@@ -26,8 +26,8 @@ const each = {
 export default defineConfig({
   test: {
     globalSetup: "test/support/global-setup.ts",
-    // Vitest would leave one core free, which of two is half of the speed.
-    maxWorkers: Math.max(2, availableParallelism() - 1),
+    // One more than the cores of a small machine: an eighth of the time of two is waited for something.
+    maxWorkers: Math.max(3, availableParallelism() - 1),
     projects: [
       { test: { ...each, name: "alone", include: ALONE } },
       {

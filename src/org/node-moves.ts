@@ -4,13 +4,13 @@ import { recordEvent } from "../audit/record.ts";
 import type { OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
-import { nodeEvent, nodeMessage, nodeNotFound, selectNode, selectNodes } from "./nodes.ts";
+import { nodeEvent, nodeMessage, nodeNotFound, nodeRow, selectNodes } from "./nodes.ts";
 import type { OrgParts } from "./parts.ts";
 import { type TreeWriter, isTooDeep } from "./tree.ts";
 
 const movedRow = z.object({ height: z.number(), node_ids: z.string() });
 const writtenRow = z.object({ written: z.bigint() });
-const orgNodeIdRow = z.object({ org_node_id: z.string() });
+const movedNodeRow = nodeRow.omit({ depth_val: true });
 
 const pathRow = z.object({
   descendant_org_node_id: z.string(),
@@ -111,10 +111,10 @@ const updatePaths = (nodeId: string, movedIds: string, { changed, removed, added
 };
 
 const updateParent = (tenantId: string, nodeId: string, parentId: string | null) =>
-  sql.type(orgNodeIdRow)`
+  sql.type(movedNodeRow)`
   UPDATE org_nodes SET parent_org_node_id = ${parentId}::uuid
   WHERE tenant_id = ${tenantId}::uuid AND org_node_id = ${nodeId}::uuid
-  RETURNING org_node_id`;
+  RETURNING org_node_id, tenant_id, node_type_code, node_label, parent_org_node_id, active_flag, created_utc`;
 
 const ancestorsOf = (nodeId: string, paths: readonly PathRow[]): readonly Ancestor[] =>
   paths
@@ -143,17 +143,17 @@ export const nodeMoveHandlers = ({ config }: OrgParts, writeTree: TreeWriter) =>
         const { height, node_ids: movedIds } = await tx.one(selectMoved(nodeId));
         if (isTooDeep(above.length + height, depthMax)) return refusal("NODE_TOO_DEEP", { node_id: nodeId });
 
-        const before = ancestorsOf(nodeId, paths).filter(({ id }) => id !== nodeId);
-        const after = above.map(({ id, distance }) => ({ id, distance: distance + 1 }));
-        await tx.one(updatePaths(nodeId, movedIds, pathChanges(before, after)));
+        const from = ancestorsOf(nodeId, paths).filter(({ id }) => id !== nodeId);
+        const to = above.map(({ id, distance }) => ({ id, distance: distance + 1 }));
+        await tx.one(updatePaths(nodeId, movedIds, pathChanges(from, to)));
         // Last, since its lock makes whoever changes the node itself wait.
-        await tx.one(updateParent(tenantId, nodeId, parentId));
+        const after = await tx.one(updateParent(tenantId, nodeId, parentId));
         const payload = {
           ...(node.parent_org_node_id !== null && { former_parent_node_id: node.parent_org_node_id }),
           ...(parentId !== null && { parent_node_id: parentId }),
         };
         await recordEvent(tx, call, nodeEvent("org.node.move", tenantId, nodeId, payload));
-        return tx.one(selectNode(tenantId, nodeId));
+        return { ...after, depth_val: above.length };
       });
       return { node: nodeMessage(row) };
     },

@@ -9,7 +9,7 @@ import { type TestService, startService } from "../support/service.ts";
 import { actionsOf, outcomes, plantUsers } from "../support/users.ts";
 import { type Kind, type Post, assignments, at, databaseNow, grants, plantPost } from "../support/windows.ts";
 
-const ROUNDS = 200;
+const ROUNDS = 100;
 const AT_ONCE = 10;
 const MINUTE = 60_000_000n;
 

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { randomInt } from "node:crypto";
 import { once } from "node:events";
-import { type AddressInfo, createServer } from "node:net";
+import { createServer } from "node:net";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { inject, onTestFinished } from "vitest";
@@ -16,13 +17,24 @@ import { CHILD_ENV } from "./child-env.ts";
 
 const PEPPER = Buffer.alloc(32, 7);
 
-const freePort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
+const isFree = async (port: number): Promise<boolean> => {
+  const server = createServer().listen(port, "127.0.0.1");
+  try {
+    await once(server, "listening");
+  } catch {
+    return false;
+  }
   server.close();
   await once(server, "close");
-  return port;
+  return true;
+};
+
+/** Below those that connections get: until the server listens, any connection of the whole run could take one of them. */
+const freePort = async (): Promise<number> => {
+  for (;;) {
+    const port = randomInt(16_384, 32_768);
+    if (await isFree(port)) return port;
+  }
 };
 
 /** The process that people start and signal: `node src/main.ts`. */
