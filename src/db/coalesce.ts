@@ -27,7 +27,7 @@ interface Waiter<Key, Value> {
  */
 export const createCoalescer = <Key, Value>(
   load: (keys: readonly Key[]) => Promise<readonly Value[]>,
-  { underWayMax = 3, batchMax = 256 }: CoalescerOptions = {},
+  { underWayMax = 2, batchMax = 256 }: CoalescerOptions = {},
 ): Coalescer<Key, Value> => {
   // A set, so that one who gives up leaves it at once however many wait; it keeps the order of their coming.
   const gathered = new Set<Waiter<Key, Value>>();
