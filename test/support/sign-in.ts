@@ -1,17 +1,18 @@
 import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
-import { onTestFinished } from "vitest";
 import { createAccessTokens } from "../../src/auth/access-tokens.ts";
 import { readClient } from "../../src/auth/clients.ts";
 import { type OpenedSession, type SignIn, createSessions } from "../../src/auth/sessions.ts";
 import { watchSigningKeys } from "../../src/auth/signing-keys.ts";
+import type { Pepper } from "../../src/config-values.ts";
 import { openDatabase } from "../../src/db/pool.ts";
 import { transact } from "../../src/db/transact.ts";
 import { createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
 import { Call } from "../../src/rpc/call.ts";
-import { type TestService, jwtKeysFile } from "./service.ts";
+import { oncePerFile, onFileFinished } from "./per-file.ts";
 import { PEPPERS } from "./root.ts";
+import { type TestService, jwtKeysFile } from "./service.ts";
 
 /** Who signed in, and what the client got. */
 export interface SignedIn {
@@ -39,13 +40,12 @@ export const plantUser = async ({ pool }: TestService, tenantId: string): Promis
   return userId;
 };
 
-/** Signs users in past every proof: the session is opened as a login opens it. */
-export const signInBy = async (service: TestService, peppers = PEPPERS) => {
+const openSignIn = async (service: TestService, peppers: readonly Pepper[]) => {
   const log = createLog("silent");
   const { config } = service;
   const db = openDatabase({ url: service.databaseUrl, settings: config.database, log });
   const keys = await watchSigningKeys({ file: jwtKeysFile(config), pollMs: config.accessTokens.pollMs, log });
-  onTestFinished(async () => {
+  onFileFinished(async () => {
     keys.close();
     await db.end();
   });
@@ -70,3 +70,9 @@ export const signInBy = async (service: TestService, peppers = PEPPERS) => {
     return { tenantId, userId, sessionId: session.sessionId, accessToken, refreshToken: session.refreshToken };
   };
 };
+
+const shared = oncePerFile((service: TestService) => openSignIn(service, PEPPERS));
+
+/** Signs users in past every proof: the session is opened as a login opens it. */
+export const signInBy = (service: TestService, peppers?: readonly Pepper[]) =>
+  peppers ? openSignIn(service, peppers) : shared(service);
