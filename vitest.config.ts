@@ -7,7 +7,7 @@ process.env["NODE_COMPILE_CACHE"] ??= fileURLToPath(new URL("node_modules/.cache
 
 /** What watches its whole process: faults that nothing handles, timers, processor time, or OpenTelemetry's globals. */
 const ALONE = [
-  "test/auth/logins.test.ts",
+  "test/auth/login-times.test.ts",
   "test/db/outages.test.ts",
   "test/delivery/retries.test.ts",
   "test/rpc/tls.test.ts",

@@ -4,8 +4,8 @@ import { hashSync as bcryptSync } from "bcryptjs";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { UserState } from "../../src/gen/auth/v1/auth_pb.ts";
+import { noOnes, someone } from "../support/logins.ts";
 import {
-  CHEAP_HASHES,
   CHEAP_PREFIX,
   OTHER_PASSWORD,
   PASSWORD,
@@ -15,8 +15,8 @@ import {
   startCheapService,
   storedHash,
 } from "../support/passwords.ts";
-import { expectRefusal, refused } from "../support/refusals.ts";
-import { type TestService, launchService, transports } from "../support/service.ts";
+import { expectRefusal } from "../support/refusals.ts";
+import { launchService, transports } from "../support/service.ts";
 import { actionsOf, addUser, eventsOf, uniqueEmail, uniquePhone } from "../support/users.ts";
 
 const SALT = Buffer.from("0123456789abcdef");
@@ -36,41 +36,6 @@ const FOREIGN: Readonly<Record<string, (password: string) => string>> = {
     `$pbkdf2-sha256$1000$${ab64(SALT)}$${ab64(pbkdf2Sync(password, SALT, 1_000, 32, "sha256"))}`,
   "pbkdf2-sha512 of PHC": (password) =>
     `$pbkdf2-sha512$i=1000,l=64$${b64(SALT)}$${b64(pbkdf2Sync(password, SALT, 1_000, 64, "sha512"))}`,
-};
-
-/** A user with a password, and what signs it in. */
-const someone = async (server: TestService) => {
-  const { userId, tenantId, email = "" } = await addUser(server, { password: PASSWORD });
-  return { userId, tenantId, email, login: { tenantId, identifier: { case: "email", value: email } as const } };
-};
-
-/** Those who get one answer, each with the identifier that names it. */
-const noOnes = async (server: TestService) => {
-  const tenantId = await server.addTenant();
-  const add = async (password?: string) => addUser(server, { tenantId, ...(password && { password }) });
-  const [known, inactive, passwordless, erased, hashless, unreadable] = await Promise.all([
-    add(PASSWORD),
-    add(PASSWORD),
-    add(),
-    add(PASSWORD),
-    add(),
-    add(),
-  ]);
-  await server.auth.deactivateUser({ tenantId, userId: inactive.userId });
-  await server.auth.eraseUser({ tenantId, userId: erased.userId });
-  await plantHash(server, hashless.userId, null);
-  await plantHash(server, unreadable.userId, "{SSHA}AAAA");
-  const email = (value = "") => ({ tenantId, identifier: { case: "email", value } as const });
-  return {
-    known: email(known.email),
-    unknown: email(uniqueEmail()),
-    "unknown phone": { tenantId, identifier: { case: "phone", value: uniquePhone() } as const },
-    inactive: email(inactive.email),
-    passwordless: email(passwordless.email),
-    erased: email(erased.email),
-    "with an empty identity": email(hashless.email),
-    "with a hash of no kind": email(unreadable.email),
-  };
 };
 
 describe.each(transports)("%s", (transport) => {
@@ -213,49 +178,6 @@ describe.each(transports)("%s", (transport) => {
 });
 
 describe("with real parameters", () => {
-  test("each of those who get one answer takes the work of one hash", async () => {
-    const server = await launchService("grpc", { env: { THROTTLES: "off" } });
-    const logins = Object.entries(await noOnes(server));
-    const work = new Map<string, number[]>(logins.map(([who]) => [who, []]));
-    // Processor time, not the clock: a busy machine does not change it. In turn, so that nothing else does.
-    for (let round = 0; round < 9; round++) {
-      for (const [who, login] of logins) {
-        const before = process.cpuUsage();
-        await expectRefusal(
-          server.auth.loginWithPassword({ ...login, password: OTHER_PASSWORD }),
-          "INVALID_CREDENTIALS",
-        );
-        const { user, system } = process.cpuUsage(before);
-        work.get(who)!.push(user + system);
-      }
-    }
-    const median = (values: readonly number[]) => [...values].sort((a, b) => a - b)[values.length >> 1]!;
-    const known = median(work.get("known")!);
-    for (const [who, values] of work) {
-      const ratio = median(values) / known;
-      expect(ratio, who).toBeGreaterThan(0.6);
-      expect(ratio, who).toBeLessThan(1.5);
-    }
-    await server.stop();
-  });
-
-  test("a flood fills the queue, is told OVERLOADED, and neither delays others nor counts as tries", async () => {
-    const env = { PASSWORD_HASH_THREADS: "1", PASSWORD_HASH_QUEUE: "2", THROTTLE_IDENTIFIER: "100" };
-    const server = await launchService("grpc", { env });
-    const { login, userId } = await someone(server);
-    const flood = Array.from({ length: 60 }, () => server.auth.loginWithPassword({ ...login, password: PASSWORD }));
-    const settled = Promise.allSettled(flood);
-    await Promise.all(Array.from({ length: 20 }, () => server.auth.getJwks({})));
-    await server.auth.getUser({ tenantId: login.tenantId, key: { case: "userId", value: userId } });
-    const refusals = (await settled).flatMap((one) => (one.status === "rejected" ? [one.reason as Error] : []));
-    expect(refusals.length).toBeGreaterThan(0);
-    for (const error of refusals) await expectRefusal(Promise.reject(error), "OVERLOADED");
-    await server.auth.loginWithPassword({ ...login, password: PASSWORD });
-    const counted = await server.pool.any(sql.unsafe`SELECT throttle_key_hash FROM throttles WHERE hit_count > 0`);
-    expect(counted).toEqual([]);
-    await server.stop();
-  });
-
   test("a cancelled login opens no session", async () => {
     const server = await launchService("grpc", { env: { PASSWORD_HASH_THREADS: "1", PASSWORD_HASH_PASSES: "20" } });
     const { login, userId } = await someone(server);
@@ -271,46 +193,6 @@ describe("with real parameters", () => {
     const { tokens } = await first;
     const last = await server.auth.loginWithPassword({ ...login, password: PASSWORD });
     expect(await liveSessionIds(server, userId)).toEqual([tokens!.sessionId, last.tokens!.sessionId].sort());
-    await server.stop();
-  });
-});
-
-describe("where tries are counted", () => {
-  const from = (ip: string) => ({ client: { ip } });
-
-  test("wrong passwords are refused after a while, right ones never count, and a known network is not shut out", async () => {
-    const env = { ...CHEAP_HASHES, THROTTLE_IDENTIFIER_ADDRESS: "3", THROTTLE_IDENTIFIER: "5" };
-    const server = await launchService("grpc", { env });
-    const { login } = await someone(server);
-    const right = { ...login, password: PASSWORD };
-    const wrong = { ...login, password: OTHER_PASSWORD };
-    const home = from("192.0.2.1");
-    for (let n = 0; n < 10; n++) await server.auth.loginWithPassword({ ...right, ...home });
-    for (let n = 0; n < 5; n++) {
-      const away = from(`198.51.${100 + n}.1`);
-      await expectRefusal(server.auth.loginWithPassword({ ...wrong, ...away }), "INVALID_CREDENTIALS");
-    }
-    await expectRefusal(server.auth.loginWithPassword({ ...right, ...from("203.0.113.1") }), "RATE_LIMITED");
-    await server.auth.loginWithPassword({ ...right, ...from("192.0.2.200") });
-    for (let n = 0; n < 3; n++) {
-      await expectRefusal(server.auth.loginWithPassword({ ...wrong, ...home }), "INVALID_CREDENTIALS");
-    }
-    await expectRefusal(server.auth.loginWithPassword({ ...right, ...home }), "RATE_LIMITED");
-    await server.stop();
-  });
-
-  test("those who are nobody are refused after as many tries as those who are somebody", async () => {
-    const env = { ...CHEAP_HASHES, THROTTLE_IDENTIFIER_ADDRESS: "3" };
-    const server = await launchService("grpc", { env });
-    const request = { ...from("192.0.2.1"), password: OTHER_PASSWORD };
-    for (const [who, login] of Object.entries(await noOnes(server))) {
-      if (who === "erased") continue;
-      const tries = [];
-      for (let n = 0; n < 4; n++) {
-        tries.push((await refused(server.auth.loginWithPassword({ ...login, ...request }))).reason);
-      }
-      expect(tries, who).toEqual([...Array<string>(3).fill("INVALID_CREDENTIALS"), "RATE_LIMITED"]);
-    }
     await server.stop();
   });
 });
