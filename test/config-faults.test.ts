@@ -1,0 +1,139 @@
+import { execFile } from "node:child_process";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ConfigError } from "../src/config.ts";
+import { CHILD_ENV } from "./support/child-env.ts";
+import { PEPPER, faultsOf, faultyNames } from "./support/config.ts";
+
+const MAIN = fileURLToPath(new URL("../src/main.ts", import.meta.url));
+
+describe("faults", () => {
+  test("are told all at once, each by its variable's name", () => {
+    const broken = {
+      NODE_ENV: "prod",
+      GRPC_PORT: "65536",
+      HTTP_PORT: "-1",
+      GRPC_REFLECTION: "yes",
+      MESSAGE_MAX_BYTES: "4MB",
+      CALL_TIMEOUT: "30",
+      DATABASE_URL: "mysql://db/auth",
+      DATABASE_POOL_MAX: "0",
+      DATABASE_TLS: "full",
+      SECRET_PEPPERS: "pepper",
+      SERVICE_TOKEN_TTL: "25h",
+      LOG_LEVEL: "loud",
+    };
+    expect(faultyNames(broken).toSorted()).toEqual(Object.keys(broken).toSorted());
+  });
+
+  test.each([
+    ["SECRET_PEPPERS", "1:hunter2hunter2hunter2"],
+    ["SECRET_PEPPERS", `hunter2${PEPPER}`],
+    ["SECRET_PEPPERS", `1:${PEPPER},1:hunter2${PEPPER}`],
+    ["DATABASE_URL", "app:hunter2@db.internal/auth"],
+    ["DATABASE_URL", "postgresql://app:hunter2@[db/auth"],
+    ["DATABASE_URL", "postgresql://app:hunter2@db.internal/auth?sslmode=hunter2"],
+    ["TLS_KEY_FILE", "-----BEGIN PRIVATE KEY-----hunter2"],
+    ["DATABASE_TLS_CA_FILE", "hunter2"],
+    ["NODE_ENV", "hunter2"],
+    ["DATABASE_POOL_MAX", "hunter2"],
+    ["DATABASE_STATEMENT_TIMEOUT", "hunter2"],
+  ])("%s: a secret in a wrong place is never repeated: %s", (name, value) => {
+    const faults = faultsOf({ [name]: value });
+    expect(faults.join("\n")).toContain(name);
+    expect(new ConfigError(faults).message).not.toContain("hunter2");
+  });
+
+  test.each([
+    [{ TLS_CERT_FILE: "tls.crt" }, "TLS_CERT_FILE, TLS_KEY_FILE"],
+    [{ TLS_KEY_FILE: "tls.key" }, "TLS_CERT_FILE, TLS_KEY_FILE"],
+    [{ TLS_CLIENT_CA_FILE: "ca.crt" }, "TLS_CLIENT_CA_FILE"],
+    [{ DATABASE_TLS_CA_FILE: "ca.crt" }, "DATABASE_TLS_CA_FILE"],
+    [{ DATABASE_URL: "postgresql://db/auth?sslmode=verify-full" }, "DATABASE_URL"],
+    [{ GRPC_PORT: "9000", HTTP_PORT: "9000" }, "HTTP_PORT"],
+    [{ PASSWORD_HASH_MEMORY_KIB: "16", PASSWORD_HASH_PARALLELISM: "4" }, "PASSWORD_HASH_MEMORY_KIB"],
+    [
+      { PASSWORD_HASH_MEMORY_KIB: "65536", PASSWORD_HASH_PASSES: "17" },
+      "PASSWORD_HASH_MEMORY_KIB, PASSWORD_HASH_PASSES",
+    ],
+    [{ SESSION_IDLE_TTL: "91d" }, "SESSION_IDLE_TTL"],
+    [{ SMTP_URL: "smtp://mail.example" }, "SMTP_URL, MAIL_FROM"],
+    [{ TWILIO_ACCOUNT_SID: "AC0", TWILIO_FROM: "+15005550006" }, "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN"],
+  ])("variables that do not go together: %o", (variables, name) => {
+    expect(faultyNames(variables as Record<string, string>)).toEqual([name]);
+  });
+
+  test("of rules between variables are told together too", () => {
+    const faults = faultyNames({ NODE_ENV: "production", TLS_CERT_FILE: "tls.crt", GRPC_PORT: "1", HTTP_PORT: "1" });
+    expect(faults).toEqual([
+      "TLS_CERT_FILE, TLS_KEY_FILE",
+      "DATABASE_URL",
+      "SECRET_PEPPERS",
+      "JWT_KEYS_FILE",
+      "HTTP_PORT",
+    ]);
+  });
+});
+
+test("what is broken and what does not go together are told at once, each once", () => {
+  const faults = faultyNames({
+    NODE_ENV: "production",
+    GRPC_PORT: "fifty",
+    HTTP_PORT: "50051",
+    DATABASE_URL: "mysql://db/auth",
+    TLS_CERT_FILE: "tls.crt",
+  });
+  expect(faults).toEqual([
+    "GRPC_PORT",
+    "DATABASE_URL",
+    "TLS_CERT_FILE, TLS_KEY_FILE",
+    "SECRET_PEPPERS",
+    "JWT_KEYS_FILE",
+  ]);
+});
+
+describe("the process", () => {
+  let folder: string;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "auth-service-config-"));
+  });
+  afterAll(() => rm(folder, { recursive: true }));
+
+  const start = (variables: Record<string, string>) =>
+    new Promise<{ code: unknown; stdout: string; stderr: string }>((resolve) => {
+      const env = { ...CHILD_ENV, ...variables };
+      execFile(process.execPath, [MAIN], { cwd: folder, env, timeout: 20_000 }, (error, stdout, stderr) => {
+        resolve({ code: error?.code, stdout, stderr });
+      });
+    });
+
+  test("ends with 78 and every fault on stderr, the `.env` file's too", async () => {
+    await writeFile(join(folder, ".env"), "GRPC_PORT=fifty\nLOG_LEVEL=loud\n");
+    const { code, stdout, stderr } = await start({ DATABASE_URL: "app:hunter2@db/auth", LOG_LEVEL: "info" });
+    expect(code).toBe(78);
+    expect(stdout).toBe("");
+    expect(stderr).toMatch(/^the configuration is not usable:\n/);
+    expect(stderr).toContain("  GRPC_PORT: ");
+    expect(stderr).toContain("  DATABASE_URL: ");
+    expect(stderr, "the environment wins over .env").not.toContain("LOG_LEVEL");
+    expect(stderr).not.toContain("hunter2");
+    expect(stderr, "no stack").not.toMatch(/^\s+at /m);
+  });
+
+  test.each([
+    [{ TLS_CERT_FILE: "no-such", TLS_KEY_FILE: "no-such" }, "TLS_CERT_FILE (no-such) cannot be read: ENOENT"],
+    [
+      { DATABASE_TLS: "verify", DATABASE_TLS_CA_FILE: "no-such" },
+      "DATABASE_TLS_CA_FILE (no-such) cannot be read: ENOENT",
+    ],
+    [{ JWT_KEYS_FILE: "no-such" }, "JWT_KEYS_FILE (no-such) cannot be read: ENOENT"],
+    [{ DATA_DIR: MAIN }, `DATA_DIR (${MAIN}) cannot be written to: EEXIST`],
+  ])("ends with 78 where a file is of no use, by its variable's name: %o", async (variables, fault) => {
+    await writeFile(join(folder, ".env"), "DATABASE_URL=postgresql://127.0.0.1:1/auth\n");
+    const { code, stderr } = await start(variables);
+    expect({ code, stderr }).toEqual({ code: 78, stderr: `the configuration is not usable:\n  ${fault}\n` });
+  });
+});
