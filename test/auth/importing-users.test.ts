@@ -1,29 +1,20 @@
 import { pbkdf2Sync, randomUUID, scryptSync } from "node:crypto";
-import type { MessageInitShape } from "@bufbuild/protobuf";
-import { timestampFromDate, timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { hashSync as argon2Sync } from "@node-rs/argon2";
-import { hashSync as bcryptSync } from "bcryptjs";
 import { sql } from "slonik";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
-import {
-  IdentityProvider,
-  ImportStatus,
-  type ImportUsersRequest_UserSchema,
-  UserState,
-} from "../../src/gen/auth/v1/auth_pb.ts";
+import { IdentityProvider, UserState } from "../../src/gen/auth/v1/auth_pb.ts";
 import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { createDatabase } from "../support/database.ts";
+import { BCRYPT, FULL, type Row, countUsers, importRows, importedIds, outcomesOf } from "../support/imports.ts";
+import { PASSWORD } from "../support/passwords.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, launchService, startService, transports } from "../support/service.ts";
 
-type Row = MessageInitShape<typeof ImportUsersRequest_UserSchema>;
-
-const PASSWORD = "correct horse bättery";
 const SALT = Buffer.from("0123456789abcdef");
 const b64 = (bytes: Buffer) => bytes.toString("base64").replace(/=+$/, "");
 const CHEAP = { memoryCost: 64, timeCost: 1, parallelism: 1 };
-const BCRYPT = bcryptSync(PASSWORD, 4);
 
 const HASHES: Readonly<Record<string, string>> = {
   argon2id: argon2Sync(PASSWORD, { ...CHEAP, timeCost: 2 }),
@@ -34,49 +25,11 @@ const HASHES: Readonly<Record<string, string>> = {
   "pbkdf2-sha512": `$pbkdf2-sha512$1000$${b64(SALT)}$${b64(pbkdf2Sync(PASSWORD, SALT, 1_000, 64, "sha512"))}`,
 };
 
-const STATUSES = new Map<number, string>(Object.entries(ImportStatus).map(([name, status]) => [status, name]));
-
-/** What became of each row, in short: `CREATED`, `UNCHANGED` or the reason of its refusal. */
-const importRows = async ({ auth }: Pick<TestService, "auth">, tenantId: string, users: readonly Row[]) => {
-  const { results } = await auth.importUsers({ tenantId, users: [...users] });
-  for (const { status, reason } of results) expect(reason === undefined).toBe(status !== ImportStatus.REFUSED);
-  return {
-    ids: results.map(({ userId }) => userId),
-    outcomes: results.map(({ status, reason }) => reason ?? STATUSES.get(status)),
-  };
-};
-
-const outcomesOf = async (server: Pick<TestService, "auth">, tenantId: string, users: readonly Row[]) =>
-  (await importRows(server, tenantId, users)).outcomes;
-
-const countUsers = ({ pool }: TestService, tenantId: string) =>
-  pool.oneFirst(sql.type(z.object({ count: z.number() }))`
-    SELECT count(*)::int4 AS count FROM users WHERE tenant_id = ${tenantId}::uuid`);
-
-/** The users that events say were imported, and how many events there are. */
-const importedIds = async ({ org }: TestService, tenantId: string) => {
-  const { events } = await org.listAuditEvents({ tenantId, action: "auth.user.import", pageSize: 1_000 });
-  for (const event of events) expect(event).toMatchObject({ entityKind: "user", tenantId, payload: {} });
-  return events.map(({ entityId }) => entityId);
-};
-
 const shuffled = <T>(values: readonly T[]): T[] =>
   values
     .map((value) => ({ value, place: Math.random() }))
     .sort((a, b) => a.place - b.place)
     .map(({ value }) => value);
-
-const FULL = {
-  email: " Ann@Example.COM ",
-  phone: "+1 415 555 2671",
-  displayName: "Ann",
-  passwordHash: BCRYPT,
-  googleSubject: "108204268033311374519",
-  emailVerified: true,
-  phoneVerified: true,
-  state: UserState.INACTIVE,
-  createTime: timestampFromDate(new Date("2014-05-06T07:08:09.123Z")),
-} satisfies Row;
 
 describe.each(transports)("%s", (transport) => {
   test("a person moves with all that is known of it", async () => {
@@ -176,111 +129,6 @@ describe.each(transports)("%s", (transport) => {
     expect(await outcomesOf(server, tenantId, [chosen])).toEqual(["USER_ID_TAKEN"]);
   });
 
-  test.each<readonly [string, string, Row]>([
-    ["INVALID_REQUEST", "nothing", {}],
-    ["INVALID_REQUEST", "a name alone", { displayName: "Nobody" }],
-    ["INVALID_REQUEST", "no e-mail address", { email: "no address" }],
-    ["INVALID_REQUEST", "an empty e-mail address", { email: "" }],
-    ["INVALID_REQUEST", "no phone number", { phone: "5551234" }],
-    ["INVALID_REQUEST", "no phone number beside an e-mail address", { email: "new@example.com", phone: "none" }],
-    ["INVALID_REQUEST", "no phone that could be verified", { email: "new@example.com", phoneVerified: true }],
-    ["INVALID_REQUEST", "no e-mail that could be verified", { phone: "+14155552679", emailVerified: true }],
-    ["INVALID_REQUEST", "an erased person", { email: "new@example.com", state: UserState.ERASED }],
-    [
-      "PASSWORD_HASH_UNSUPPORTED",
-      "MD5",
-      { email: "new@example.com", passwordHash: "5f4dcc3b5aa765d61d8327deb882cf99" },
-    ],
-    ["PASSWORD_HASH_UNSUPPORTED", "days", { email: "new@example.com", passwordHash: BCRYPT.replace("$04$", "$31$") }],
-    ["EMAIL_TAKEN", "another name", { email: "ann@example.com", displayName: "Other" }],
-    ["EMAIL_TAKEN", "another id", { userId: randomUUID(), email: "ANN@example.com" }],
-    ["EMAIL_TAKEN", "another phone", { email: "ann@example.com", phone: "+14155552679" }],
-    ["EMAIL_TAKEN", "less verified", { email: "ann@example.com", emailVerified: false }],
-    ["EMAIL_TAKEN", "another state", { email: "ann@example.com", state: UserState.ACTIVE }],
-    ["EMAIL_TAKEN", "another account", { email: "ann@example.com", googleSubject: "another" }],
-    ["EMAIL_TAKEN", "another time", { email: "ann@example.com", createTime: timestampFromMs(0) }],
-    ["PHONE_TAKEN", "another e-mail", { email: "new@example.com", phone: "+14155552671" }],
-    ["PHONE_TAKEN", "another id", { userId: randomUUID(), phone: "+1 (415) 555-2671" }],
-    ["IDENTITY_TAKEN", "another e-mail", { email: "new@example.com", googleSubject: FULL.googleSubject }],
-  ])("a row is %s (%s) and keeps back no other", async (reason, _, row) => {
-    const server = await startService(transport);
-    const tenantId = await server.addTenant();
-    await importRows(server, tenantId, [FULL]);
-    const around = [{ email: "before@example.com" }, row, { email: "after@example.com" }];
-    const { ids, outcomes } = await importRows(server, tenantId, around);
-    expect(outcomes).toEqual(["CREATED", reason, "CREATED"]);
-    expect(ids[1]).toBe(row.userId ?? "");
-    expect(await countUsers(server, tenantId)).toBe(3);
-    expect(await importedIds(server, tenantId)).toHaveLength(3);
-  });
-
-  test("an id stands for one user of one tenant; contacts and accounts are each tenant's own", async () => {
-    const server = await startService(transport);
-    const [tenantId, other] = [await server.addTenant(), await server.addTenant()];
-    const userId = randomUUID();
-    await importRows(server, tenantId, [{ ...FULL, userId }]);
-    expect(await outcomesOf(server, other, [{ ...FULL, userId }, FULL])).toEqual(["USER_ID_TAKEN", "CREATED"]);
-    expect(await countUsers(server, tenantId)).toBe(1);
-  });
-
-  test("rows of one call meet each other: the first stands", async () => {
-    const server = await startService(transport);
-    const tenantId = await server.addTenant();
-    const [ann, bob] = [randomUUID(), randomUUID()];
-    const { ids, outcomes } = await importRows(server, tenantId, [
-      { userId: ann, email: "zoe@example.com", displayName: "Zoe" },
-      { userId: ann, email: "Zoe@example.com" },
-      { email: "zoe@example.com", displayName: "Zoe" },
-      { userId: ann, email: "ann@example.com" },
-      { userId: bob, email: "zoe@example.com" },
-      { email: "no address" },
-      { phone: "+14155552671", googleSubject: "1" },
-      { email: "bob@example.com", googleSubject: "1" },
-      { email: "bob@example.com" },
-    ]);
-    expect(outcomes).toEqual([
-      "CREATED",
-      "UNCHANGED",
-      "UNCHANGED",
-      "USER_ID_TAKEN",
-      "EMAIL_TAKEN",
-      "INVALID_REQUEST",
-      "CREATED",
-      "IDENTITY_TAKEN",
-      "CREATED",
-    ]);
-    expect(ids.slice(0, 6)).toEqual([ann, ann, ann, ann, bob, ""]);
-    expect(await countUsers(server, tenantId)).toBe(3);
-  });
-
-  test.each<readonly [string, readonly Row[]]>([
-    ["users", []],
-    ["users", Array.from({ length: 1_001 }, () => ({ email: "a@example.com" }))],
-    ["users[1].user_id", [{ email: "a@example.com" }, { userId: "ann" }]],
-    ["users[0].email", [{ email: "a".repeat(255) }]],
-    ["users[0].display_name", [{ email: "a@example.com", displayName: "" }]],
-    ["users[0].state", [{ email: "a@example.com", state: UserState.UNSPECIFIED }]],
-  ])("a call whose %s breaks its rule is refused whole", async (field, users) => {
-    const server = await startService(transport);
-    const tenantId = await server.addTenant();
-    const refused = await expectRefusal(server.auth.importUsers({ tenantId, users: [...users] }), "INVALID_REQUEST");
-    expect(refused.fields).toEqual([field]);
-    expect(await countUsers(server, tenantId)).toBe(0);
-  });
-
-  test("an unknown tenant takes nobody; a suspended one does", async () => {
-    const server = await startService(transport);
-    const unknown = randomUUID();
-    const refused = await expectRefusal(
-      server.auth.importUsers({ tenantId: unknown, users: [FULL] }),
-      "TENANT_NOT_FOUND",
-    );
-    expect(refused.metadata).toMatchObject({ tenant_id: unknown });
-    const tenantId = await server.addTenant();
-    await server.org.suspendTenant({ tenantId });
-    expect(await outcomesOf(server, tenantId, [FULL])).toEqual(["CREATED"]);
-  });
-
   test("of 20 imports of the same people at once, in any order, each person is created once", async () => {
     const server = await startService(transport);
     const tenantId = await server.addTenant();
@@ -300,20 +148,6 @@ describe.each(transports)("%s", (transport) => {
     }
     expect((await importedIds(server, tenantId)).toSorted()).toEqual(created.toSorted());
     expect(await countUsers(server, tenantId)).toBe(rows.length);
-  });
-
-  test("of 20 people with one Google account, imported at once, one stands and nothing is left of the others", async () => {
-    const server = await startService(transport);
-    const tenantId = await server.addTenant();
-    const people = Array.from({ length: 20 }, (_, n) => ({
-      email: `person${n}@example.com`,
-      googleSubject: "one",
-      passwordHash: BCRYPT,
-    }));
-    const answers = await Promise.all(people.map((row) => outcomesOf(server, tenantId, [row])));
-    expect(answers.flat().toSorted()).toEqual(["CREATED", ...Array<string>(19).fill("IDENTITY_TAKEN")]);
-    expect(await countUsers(server, tenantId)).toBe(1);
-    expect(await importedIds(server, tenantId)).toHaveLength(1);
   });
 });
 

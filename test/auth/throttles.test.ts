@@ -1,87 +1,31 @@
-import fc from "fast-check";
 import { type DatabasePool, sql } from "slonik";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { z } from "zod";
-import { readClient } from "../../src/auth/clients.ts";
-import { type Throttles, type Try, createThrottles } from "../../src/auth/throttles.ts";
-import { type Config, parseConfig } from "../../src/config.ts";
-import { type Database, openDatabase } from "../../src/db/pool.ts";
-import { createLog } from "../../src/log.ts";
-import { createMacs } from "../../src/macs.ts";
+import { createThrottles } from "../../src/auth/throttles.ts";
 import { detached } from "../../src/rpc/call.ts";
-import { Refusal } from "../../src/rpc/refusal.ts";
-import { openPool } from "../support/admin.ts";
-import { type TestDatabase, createDatabase } from "../support/database.ts";
+import {
+  LOWERED,
+  type Replicas,
+  configOf,
+  count,
+  countedOf,
+  macs,
+  newTenant,
+  openReplicas,
+  tryOf,
+} from "../support/throttles.ts";
 
 const MINUTE_MS = 60_000;
-const LOWERED = {
-  THROTTLE_IDENTIFIER_ADDRESS: "3",
-  THROTTLE_IDENTIFIER: "5",
-  THROTTLE_ADDRESS: "7",
-  THROTTLE_TENANT: "9",
-};
 
-let database: TestDatabase;
 let pool: DatabasePool;
-/** Two replicas: each has connections of its own. */
-let replicas: readonly Database[];
-
+let replicas: Replicas["replicas"];
+let throttlesOf: Replicas["throttlesOf"];
 beforeAll(async () => {
-  database = await createDatabase();
-  pool = await openPool(database.url, 10);
-  const settings = parseConfig({ NODE_ENV: "test" }).database;
-  replicas = [1, 2].map(() => openDatabase({ url: database.url, settings, log: createLog("silent") }));
+  ({ pool, replicas, throttlesOf } = await openReplicas());
 });
-afterAll(async () => {
-  await Promise.all(replicas.map((db) => db.end()));
-  await pool.end();
-  await database.drop();
-});
-
-const macs = createMacs([{ version: 1, key: Buffer.alloc(32, 7) }]);
-const configOf = (env: Readonly<Record<string, string>>): Config["throttles"] =>
-  parseConfig({ NODE_ENV: "test", ...env }).throttles;
-
-const throttlesOf = (env: Readonly<Record<string, string>> = {}, replica = 0): Throttles =>
-  createThrottles({ db: replicas[replica]!, macs, config: configOf(env) });
-
-let tenants = 0;
-/** Each test has a tenant of its own: buckets are of a tenant. */
-const newTenant = () => `0190aaaa-0000-7000-8000-${String(++tenants).padStart(12, "0")}`;
-
-const tryOf = (tenantId: string, identifier?: string, ip?: string, known = false): Try => ({
-  act: "login",
-  tenantId,
-  identifier,
-  client: readClient(ip === undefined ? undefined : { $typeName: "auth.v1.ClientInfo", ip }),
-  networkIsKnown: known,
-});
-
-/** Milliseconds until a retry, or undefined where the try was counted. */
-const count = async (throttles: Throttles, attempt: Try): Promise<number | undefined> => {
-  try {
-    await throttles.count(detached(), attempt);
-    return undefined;
-  } catch (error) {
-    if (error instanceof Refusal && error.reason === "RATE_LIMITED") return error.retryAfterMs;
-    throw error;
-  }
-};
-
-/** How many of so many tries, one after the other, are counted. */
-const countedOf = async (throttles: Throttles, tries: number, attempt: (n: number) => Try) => {
-  let counted = 0;
-  for (let n = 0; n < tries; n++) if ((await count(throttles, attempt(n))) === undefined) counted++;
-  return counted;
-};
 
 const totalHits = async () =>
   Number(await pool.oneFirst(sql.type(z.object({ sum: z.bigint().nullable() }))`SELECT sum(hit_count) FROM throttles`));
-
-const passTime = (ms: number) =>
-  pool.query(
-    sql.unsafe`UPDATE throttles SET window_end_utc = window_end_utc - ${ms}::float8 * interval '1 millisecond'`,
-  );
 
 test("one identifier from one address has 10 tries in 10 minutes, from all 30, an address 100", async () => {
   const throttles = throttlesOf();
@@ -184,55 +128,6 @@ test("what is given back was never counted", async () => {
   expect(await countedOf(throttles, 9, () => attempt)).toBe(1);
 });
 
-test("what is given back late takes nothing from another window", async () => {
-  const throttles = throttlesOf(LOWERED);
-  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
-  const giveBack = await throttles.count(detached(), attempt);
-  await passTime(11 * MINUTE_MS);
-  expect(await countedOf(throttles, 3, () => attempt)).toBe(3);
-  await giveBack();
-  expect(await count(throttles, attempt)).toBeDefined();
-});
-
-test("a full bucket says when its window ends, and then takes as many again", async () => {
-  const throttles = throttlesOf(LOWERED);
-  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
-  expect(await countedOf(throttles, 3, () => attempt)).toBe(3);
-  await passTime(4 * MINUTE_MS);
-  const retryAfterMs = await count(throttles, attempt);
-  expect(retryAfterMs).toBeGreaterThan(5.9 * MINUTE_MS);
-  expect(retryAfterMs).toBeLessThanOrEqual(6 * MINUTE_MS);
-  await passTime(retryAfterMs!);
-  expect(await countedOf(throttles, 5, () => attempt)).toBe(3);
-});
-
-test("who fills a bucket in every window waits longer each time, and as short as at first after a quiet window", async () => {
-  const throttles = throttlesOf(LOWERED);
-  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
-  const waits: number[] = [];
-  const fill = async () => {
-    expect(await countedOf(throttles, 3, () => attempt)).toBe(3);
-    const wait = await count(throttles, attempt);
-    waits.push(Math.round(wait! / MINUTE_MS));
-    await passTime(wait!);
-  };
-  for (let n = 0; n < 5; n++) await fill();
-  await passTime(11 * MINUTE_MS);
-  await fill();
-  expect(waits).toEqual([10, 20, 40, 60, 60, 10]);
-});
-
-test("what is filled from many networks refuses for no longer than its window, however often", async () => {
-  const throttles = throttlesOf(LOWERED);
-  const tenantId = newTenant();
-  for (let n = 0; n < 4; n++) {
-    expect(await countedOf(throttles, 5, (i) => tryOf(tenantId, "ann@example.com", `198.51.${i}.1`))).toBe(5);
-    const wait = await count(throttles, tryOf(tenantId, "ann@example.com", "192.0.2.1"));
-    expect(wait).toBeLessThanOrEqual(10 * MINUTE_MS);
-    await passTime(wait!);
-  }
-});
-
 test("of 60 tries at once over two replicas exactly as many are counted as the bucket takes", async () => {
   const both = [throttlesOf(LOWERED, 0), throttlesOf(LOWERED, 1)] as const;
   for (const known of [true, false]) {
@@ -279,38 +174,4 @@ test("counters say nothing of whom they count", async () => {
   const rows = await pool.any(sql.type(z.object({ throttle_key_hash: z.string() }))`
     SELECT throttle_key_hash FROM throttles`);
   for (const row of rows) expect(row.throttle_key_hash).toMatch(/^1:[\w-]{43}$/);
-});
-
-test("counts, gifts back and passing time do as a model does", async () => {
-  const MAX = 3;
-  const step = fc.oneof(
-    { weight: 5, arbitrary: fc.constant("count" as const) },
-    { weight: 2, arbitrary: fc.constant("give back" as const) },
-    { weight: 1, arbitrary: fc.constant("next window" as const) },
-  );
-  const throttles = throttlesOf(LOWERED);
-  const run = async (steps: readonly ("count" | "give back" | "next window")[]) => {
-    const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1", true);
-    let model = 0;
-    let mine: (() => Promise<void>)[] = [];
-    for (const one of steps) {
-      if (one === "count") {
-        const refused = await throttles.count(detached(), attempt).then(
-          (giveBack) => void mine.push(giveBack),
-          (error: unknown) => error,
-        );
-        expect(refused === undefined).toBe(model < MAX);
-        if (model < MAX) model++;
-      } else if (one === "give back") {
-        const giveBack = mine.pop();
-        await giveBack?.();
-        if (giveBack) model--;
-      } else {
-        await passTime(200 * MINUTE_MS);
-        model = 0;
-        mine = [];
-      }
-    }
-  };
-  await fc.assert(fc.asyncProperty(fc.array(step, { maxLength: 15 }), run), { numRuns: 25 });
 });

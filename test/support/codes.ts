@@ -14,10 +14,11 @@ import { OtpChannel, OtpPurpose } from "../../src/gen/auth/v1/auth_pb.ts";
 import { createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
 import { Call } from "../../src/rpc/call.ts";
-import { CHEAP_HASHES } from "./passwords.ts";
+import { CHEAP_HASHES, PASSWORD } from "./passwords.ts";
 import { oncePerFile, onFileFinished } from "./per-file.ts";
 import { type TestService, type TransportName, launchForFile } from "./service.ts";
 import { PEPPERS } from "./root.ts";
+import { addUser, uniqueEmail } from "./users.ts";
 
 const macs = createMacs(PEPPERS);
 
@@ -93,6 +94,28 @@ export const requestCode = async (server: TestService, request: CodeRequest): Pr
     ...request,
   });
   return { tenantId: request.tenantId, otpId, code: await codeOf(server, otpId) };
+};
+
+/** A user with an e-mail, and a code for it. */
+export const someone = async (server: TestService, purpose: OtpPurpose = OtpPurpose.LOGIN) => {
+  const user = await addUser(server, { password: PASSWORD });
+  const { tenantId, userId, email = "" } = user;
+  return { user, tenantId, userId, email, sent: await requestCode(server, { tenantId, destination: email, purpose }) };
+};
+
+/** A tenant's destinations that no code is sent to, and one that has a user. */
+export const destinationsOf = async (server: TestService, tenantId: string) => {
+  const add = async () => addUser(server, { tenantId });
+  const [user, inactive, erased] = [await add(), await add(), await add()];
+  await server.auth.deactivateUser({ tenantId, userId: inactive.userId });
+  await server.auth.eraseUser({ tenantId, userId: erased.userId });
+  return {
+    user: user.email!,
+    inactive: inactive.email!,
+    erased: erased.email!,
+    nobody: uniqueEmail(),
+    "of another tenant": (await addUser(server)).email!,
+  };
 };
 
 /** The n-th of the codes that are not this one. */
