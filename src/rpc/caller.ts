@@ -12,12 +12,10 @@ export type HeaderReader = (name: string) => string | undefined;
 export type ActorVerifier = (token: string, call: Call) => Promise<Actor | undefined>;
 
 const TOKEN_MAX = 4_096;
-const SCHEME = "bearer ";
 
-/** What stands behind the scheme, which is of any case (RFC 9110, 11.1). */
 const bearerToken = (header: string | undefined) => {
   if (header === undefined || header.length > TOKEN_MAX) return undefined;
-  return header.slice(0, SCHEME.length).toLowerCase() === SCHEME ? header.slice(SCHEME.length).trimStart() : undefined;
+  return /^Bearer +([^\s]+)$/i.exec(header)?.[1];
 };
 
 const admitted = (caller: Caller | undefined): Caller => {
