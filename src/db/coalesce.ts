@@ -19,8 +19,8 @@ interface Waiter<Key, Value> {
 /**
  * Gathers what is asked for in one turn of the event loop, and while loads are under way, and sends it as one load. There
  * is no timer: who comes alone leaves with his turn, and nobody joins a load that has been sent, so that no answer is older
- * than its question. Sent within the turn, the loads of 128 callers had 20 keys, each load at the cost of a statement; so they
- * have 40.
+ * than its question. Sent within the turn, the loads of 128 callers had half as many keys, each load at the
+ * cost of a statement.
  *
  * Who gives up ends his own wait alone. An error of a load is that of everybody in it.
  * @param load answers with one value for each key, in their order; it runs by limits of its own, since it serves many.

@@ -61,11 +61,17 @@ export interface ServiceTokens {
   forget(): void;
 }
 
+/** The token that was found to be a session's, as bytes beside room for one to compare, with what it stands for. */
+interface Proven {
+  readonly bytes: Buffer;
+  readonly other: Buffer;
+  readonly token: ServiceToken;
+}
+
 /** What one session's query answered. */
 interface Remembered {
   readonly row: Promise<TokenRow | undefined>;
-  /** The token that was found to be the session's, as bytes beside room for one to compare, with what it stands for. */
-  proven: { readonly bytes: Buffer; readonly other: Buffer; readonly token: ServiceToken } | undefined;
+  proven: Proven | undefined;
   /** By the monotonic clock: one second after the query was sent, or the token's own end; without end until it is sent. */
   goodUntil: number;
 }
@@ -84,7 +90,12 @@ const serviceToken = (row: TokenRow): ServiceToken => ({
 const ID_START = 4;
 const ID_END = ID_START + 36;
 
-const isSame = ({ bytes, other }: NonNullable<Remembered["proven"]>, token: string) => {
+const provenBy = (token: string, row: TokenRow): Proven => {
+  const bytes = Buffer.from(token);
+  return { bytes, other: Buffer.alloc(bytes.length), token: serviceToken(row) };
+};
+
+const isSame = ({ bytes, other }: Proven, token: string) => {
   if (token.length !== bytes.length) return false;
   other.write(token);
   return timingSafeEqual(bytes, other);
@@ -140,8 +151,7 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
     const entry = known && known.goodUntil > now ? known : ask(sessionId, now);
     const row = await entry.row;
     if (!row || !hasher.matches(token, row.token_hash_text)) return undefined;
-    const bytes = Buffer.from(token);
-    entry.proven ??= { bytes, other: Buffer.alloc(bytes.length), token: serviceToken(row) };
+    entry.proven ??= provenBy(token, row);
     return entry.proven.token;
   };
 
