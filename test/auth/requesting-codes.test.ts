@@ -25,6 +25,7 @@ import { ARRIVAL } from "../support/deliveries.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, transports } from "../support/service.ts";
 import { addUser, uniqueEmail, uniquePhone } from "../support/users.ts";
+import { SECRET_PEPPERS } from "../support/root.ts";
 
 const { EMAIL, SMS, WHATSAPP } = OtpChannel;
 const { LOGIN, RESET_PASSWORD, VERIFY_EMAIL, VERIFY_PHONE } = OtpPurpose;
@@ -146,7 +147,7 @@ test("where no provider is configured a request is refused before anything is as
   const server = await launchForCodes("grpc", {
     NODE_ENV: "production",
     DATABASE_URL: "postgres://localhost/unused",
-    SECRET_PEPPERS: `1:${Buffer.alloc(32, 7).toString("base64")}`,
+    SECRET_PEPPERS,
     JWT_KEYS_FILE: inject("jwtKeysFile"),
     SHUTDOWN_DELAY: "0s",
     TWILIO_ACCOUNT_SID: "AC00000000000000000000000000000000",

@@ -40,7 +40,7 @@ const tables = async (url: string) => [...(await definitions(url)).keys()].filte
 test("data is there again after a restart, and the password is for its owner alone", async () => {
   const dataDir = await closedFolder();
   const first = await start(dataDir);
-  await administer(first.url, () => sql.unsafe`CREATE TABLE kept (kept_id INT)`);
+  await administer(first.url, sql.unsafe`CREATE TABLE kept (kept_id INT)`);
   await first.stop();
   await first.stop();
   const second = await start(dataDir);
@@ -61,7 +61,7 @@ test("a folder in use is refused, and its user is not disturbed", async () => {
 test("PostgreSQL ends when the process that started it is killed, and starts again on what it left", async () => {
   const dataDir = await closedFolder();
   const { child, url } = await hold(dataDir);
-  await administer(url, () => sql.unsafe`CREATE TABLE kept (kept_id INT)`);
+  await administer(url, sql.unsafe`CREATE TABLE kept (kept_id INT)`);
   const pid = await postgresPid(dataDir);
   child.kill("SIGKILL");
   // Waits for the lock, which is let go only once PostgreSQL has ended.

@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vite
 import { z } from "zod";
 import { migrate } from "../../src/commands/migrate.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
-import { openPool } from "../support/admin.ts";
+import { withPool } from "../support/admin.ts";
 import { type DatabaseProxy, startDatabaseProxy } from "../support/database-proxy.ts";
 import { refused } from "../support/refusals.ts";
 import { serve } from "../support/serve.ts";
@@ -49,14 +49,8 @@ afterEach(() => {
   expect(faults.splice(0)).toEqual([]);
 });
 
-const look = async <T>(query: (pool: DatabasePool) => Promise<T>): Promise<T> => {
-  const pool = await openPool(postgres.url, 1);
-  try {
-    return await query(pool);
-  } finally {
-    await pool.end();
-  }
-};
+/** Past the proxy. */
+const look = <T>(query: (pool: DatabasePool) => Promise<T>): Promise<T> => withPool(postgres.url, query);
 
 /** Of the service, as PostgreSQL sees them. */
 const connections = () =>

@@ -15,7 +15,7 @@ beforeAll(async () => {
   database = await createEmptyDatabase();
   await administer(
     database.url,
-    (tag) => tag.unsafe`CREATE TABLE counters (id text PRIMARY KEY, count int NOT NULL CHECK (count < 100))`,
+    sql.unsafe`CREATE TABLE counters (id text PRIMARY KEY, count int NOT NULL CHECK (count < 100))`,
   );
 });
 afterAll(() => database.drop());

@@ -19,9 +19,10 @@ import { type RawCaller, rawConnect, rawGrpc } from "../support/raw-calls.ts";
 import { type Rpc, bearer, rpcs } from "../support/rpcs.ts";
 import { gatherSecrets, secretsAmong } from "../support/secrets.ts";
 import { launchService } from "../support/service.ts";
+import { PEPPERS, SECRET_PEPPERS } from "../support/root.ts";
 
 // The pepper of every test server.
-const PEPPER = Buffer.alloc(32, 7);
+const [PEPPER] = PEPPERS;
 
 const RUNS = 2;
 
@@ -100,7 +101,7 @@ const startProcess = async (databaseUrl: string, more: Record<string, string>): 
     NODE_ENV: "production",
     JWT_KEYS_FILE: inject("jwtKeysFile"),
     DATABASE_URL: databaseUrl,
-    SECRET_PEPPERS: `1:${PEPPER.toString("base64")}`,
+    SECRET_PEPPERS,
     LOG_LEVEL: "trace",
     GRPC_HOST: "127.0.0.1",
     GRPC_PORT: "0",
@@ -136,7 +137,7 @@ beforeAll(async () => {
   callers = [rawGrpc(server), rawConnect(server), rawGrpc({ ...server, grpcPort })];
   const { keys } = JSON.parse(await readFile(inject("jwtKeysFile"), "utf8")) as { keys: { d: string }[] };
   secrets.keep(server.rootSecret, server.rootToken, new URL(database.url).password, ...keys.map(({ d }) => d));
-  for (const encoding of ["base64", "base64url", "hex"] as const) secrets.keep(PEPPER.toString(encoding));
+  for (const encoding of ["base64", "base64url", "hex"] as const) secrets.keep(PEPPER!.key.toString(encoding));
 });
 
 afterAll(async () => {

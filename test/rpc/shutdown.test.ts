@@ -14,14 +14,15 @@ import { makeAuthority, makeIdentity } from "../support/certificates.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { probe, watchHealth } from "../support/health-client.ts";
 import { serve } from "../support/serve.ts";
-import { bootstrapSecret, clientsOf, startProcess } from "../support/server-process.ts";
+import { makeRoot } from "../support/root.ts";
+import { clientsOf, startProcess } from "../support/server-process.ts";
 
 let database: TestDatabase;
 let secret: string;
 
 beforeAll(async () => {
   database = await createDatabase();
-  secret = await bootstrapSecret(database.url);
+  secret = (await makeRoot(database.url)) ?? "";
 });
 afterAll(() => database.drop());
 

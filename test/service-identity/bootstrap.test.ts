@@ -8,8 +8,8 @@ import { createMacs } from "../../src/macs.ts";
 import { createCredentialHasher, makeCredential } from "../../src/service-identity/credentials.ts";
 import { createDatabase } from "../support/database.ts";
 import { type TestService, launchService } from "../support/service.ts";
+import { SECRET_PEPPERS } from "../support/root.ts";
 
-const PEPPER = `1:${Buffer.alloc(32, 7).toString("base64")}`;
 const COMMAND = new URL("../../src/commands/bootstrap.ts", import.meta.url).pathname;
 
 let database: Awaited<ReturnType<typeof createDatabase>>;
@@ -29,7 +29,7 @@ const bootstrap = async (...args: readonly string[]) => {
       ...process.env,
       NODE_ENV: "production",
       DATABASE_URL: database.url,
-      SECRET_PEPPERS: PEPPER,
+      SECRET_PEPPERS,
       JWT_KEYS_FILE: "not-read-by-commands.json",
     },
     stdio: ["ignore", "pipe", "pipe"],

@@ -1,4 +1,4 @@
-import { type DatabasePool, type QuerySqlToken, createPool, sql } from "slonik";
+import { type DatabasePool, type QuerySqlToken, createPool } from "slonik";
 import { createDriver } from "../../src/db/driver.ts";
 
 /** The migrated database that tests copy. Nobody connects to it: a database in use cannot be copied. */
@@ -27,12 +27,15 @@ export const openPool = (url: string, maxPoolSize: number): Promise<DatabasePool
     resetConnection: () => Promise.resolve(),
   });
 
-/** Runs one statement on a connection of its own. */
-export const administer = async (url: string, statement: (tag: typeof sql) => QuerySqlToken): Promise<void> => {
+/** Works on a connection of its own, which then ends. */
+export const withPool = async <T>(url: string, work: (pool: DatabasePool) => Promise<T>): Promise<T> => {
   const pool = await openPool(url, 1);
   try {
-    await pool.query(statement(sql));
+    return await work(pool);
   } finally {
     await pool.end();
   }
 };
+
+/** Runs one statement on a connection of its own. */
+export const administer = (url: string, statement: QuerySqlToken) => withPool(url, (pool) => pool.query(statement));

@@ -1,15 +1,6 @@
-import { type DatabasePool, type QuerySqlToken, sql } from "slonik";
+import { type QuerySqlToken, sql } from "slonik";
 import { type ZodType, z } from "zod";
-import { openPool } from "./admin.ts";
-
-const withPool = async <T>(url: string, work: (pool: DatabasePool) => Promise<T>) => {
-  const pool = await openPool(url, 1);
-  try {
-    return await work(pool);
-  } finally {
-    await pool.end();
-  }
-};
+import { withPool } from "./admin.ts";
 
 const rowsOf = <T extends ZodType>(url: string, query: QuerySqlToken<T>) =>
   withPool(url, async (pool) => (await pool.any(query)) as z.output<T>[]);

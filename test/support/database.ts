@@ -17,7 +17,7 @@ const administrator = oncePerFile(async (postgresUrl: string) => {
   return pool;
 });
 
-const administer = async (statement: QuerySqlToken) => {
+const run = async (statement: QuerySqlToken) => {
   const pool = await administrator(inject("postgresUrl"));
   await pool.query(statement);
 };
@@ -25,12 +25,12 @@ const administer = async (statement: QuerySqlToken) => {
 const create = async (template: string): Promise<TestDatabase> => {
   const name = `test_${randomUUID()}`;
   // Without syncing, a copy of the files takes 20 ms in memory; by WAL it is 50.
-  await administer(
+  await run(
     sql.unsafe`CREATE DATABASE ${sql.identifier([name])} TEMPLATE ${sql.identifier([template])} STRATEGY = FILE_COPY`,
   );
   return {
     url: databaseUrl(inject("postgresUrl"), name),
-    drop: () => administer(sql.unsafe`DROP DATABASE ${sql.identifier([name])} WITH (FORCE)`),
+    drop: () => run(sql.unsafe`DROP DATABASE ${sql.identifier([name])} WITH (FORCE)`),
   };
 };
 

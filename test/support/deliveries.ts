@@ -12,12 +12,12 @@ import { createMacs } from "../../src/macs.ts";
 import { openPool } from "./admin.ts";
 import { createDatabase } from "./database.ts";
 import { type TestService, launchService } from "./service.ts";
+import { PEPPERS } from "./root.ts";
 
 /** What SMTP_URL is set with. */
 export const MAIL_FROM = "Example <no-reply@example.org>";
 
-/** Of every test server. */
-const macs = createMacs([{ version: 1, key: Buffer.alloc(32, 7) }]);
+const macs = createMacs(PEPPERS);
 
 const jobRow = z.object({
   attempts: z.number(),

@@ -2,7 +2,7 @@ import { existsSync, statfsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { sql as slonik } from "slonik";
+import { sql } from "slonik";
 import type { TestProject } from "vitest/node";
 import { migrate } from "../../src/commands/migrate.ts";
 import { parseConfig } from "../../src/config.ts";
@@ -38,10 +38,9 @@ const folderOfRun = (): string => {
 
 const makeTemplates = async (postgresUrl: string): Promise<string> => {
   const [migrated, rooted] = [TEMPLATE, ROOTED].map((name) => databaseUrl(postgresUrl, name)) as [string, string];
-  await administer(postgresUrl, (sql) => sql.unsafe`CREATE DATABASE ${sql.identifier([TEMPLATE])}`);
+  await administer(postgresUrl, sql.unsafe`CREATE DATABASE ${sql.identifier([TEMPLATE])}`);
   await migrate(migrated);
-  const copy = (sql: typeof slonik) =>
-    sql.unsafe`CREATE DATABASE ${sql.identifier([ROOTED])} TEMPLATE ${sql.identifier([TEMPLATE])}`;
+  const copy = sql.unsafe`CREATE DATABASE ${sql.identifier([ROOTED])} TEMPLATE ${sql.identifier([TEMPLATE])}`;
   await administer(postgresUrl, copy);
   const secret = await makeRoot(rooted);
   if (secret === undefined) throw new Error("a fresh database has a root already");

@@ -6,7 +6,13 @@ import { createMacs } from "../../src/macs.ts";
 import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
 import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
 
-export const PEPPERS: readonly Pepper[] = [{ version: 1, key: Buffer.alloc(32, 7) }];
+const KEY = Buffer.alloc(32, 7);
+
+/** Of every test server. */
+export const PEPPERS: readonly Pepper[] = [{ version: 1, key: KEY }];
+
+/** The same, as they stand in the environment. */
+export const SECRET_PEPPERS = `1:${KEY.toString("base64")}`;
 
 /** Makes `root` in a migrated database: its secret, or undefined where it is there already. */
 export const makeRoot = async (url: string, peppers = PEPPERS): Promise<string | undefined> => {

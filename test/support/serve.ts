@@ -2,6 +2,7 @@ import { inject } from "vitest";
 import { parseConfig } from "../../src/config.ts";
 import { type Log, createLog } from "../../src/log.ts";
 import { type RunningServer, startServer } from "../../src/server.ts";
+import { PEPPERS } from "./root.ts";
 
 /** A server on free ports and a database in whatever state: nothing is bootstrapped, nobody signed in. */
 export const serve = (
@@ -13,7 +14,7 @@ export const serve = (
   return startServer({
     config: { ...parsed, http: { ...parsed.http, enabled: true, host: "127.0.0.1", port: 0 } },
     databaseUrl,
-    peppers: [{ version: 1, key: Buffer.alloc(32, 7) }],
+    peppers: PEPPERS,
     jwtKeysFile: inject("jwtKeysFile"),
     log,
   });

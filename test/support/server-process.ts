@@ -5,17 +5,10 @@ import { createServer } from "node:net";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { inject, onTestFinished } from "vitest";
-import { parseConfig } from "../../src/config.ts";
-import { openDatabase } from "../../src/db/pool.ts";
 import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
-import { createLog } from "../../src/log.ts";
-import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
-import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
-import { createMacs } from "../../src/macs.ts";
 import { CHILD_ENV } from "./child-env.ts";
-
-const PEPPER = Buffer.alloc(32, 7);
+import { SECRET_PEPPERS } from "./root.ts";
 
 const isFree = async (port: number): Promise<boolean> => {
   const server = createServer().listen(port, "127.0.0.1");
@@ -46,16 +39,6 @@ export interface ServerProcess {
   readonly exit: Promise<number | string>;
 }
 
-/** Makes the root service, and answers with its secret. */
-export const bootstrapSecret = async (url: string): Promise<string> => {
-  const db = openDatabase({ url, settings: parseConfig({}).database, log: createLog("silent") });
-  try {
-    return (await bootstrapRoot(db, createCredentialHasher(createMacs([{ version: 1, key: PEPPER }])))) ?? "";
-  } finally {
-    await db.end();
-  }
-};
-
 export const startProcess = async (
   databaseUrl: string,
   env: Readonly<Record<string, string>>,
@@ -67,7 +50,7 @@ export const startProcess = async (
       NODE_ENV: "test",
       DATABASE_URL: databaseUrl,
       JWT_KEYS_FILE: inject("jwtKeysFile"),
-      SECRET_PEPPERS: `1:${PEPPER.toString("base64")}`,
+      SECRET_PEPPERS,
       GRPC_HOST: "127.0.0.1",
       GRPC_PORT: "0",
       HTTP_HOST: "127.0.0.1",
