@@ -7,7 +7,7 @@ import { migrate } from "../../src/commands/migrate.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import type { RunningServer } from "../../src/server.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
-import { type DatabaseProxy, startDatabaseProxy } from "../support/database-proxy.ts";
+import { type DatabaseProxy, poolStartups, startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { healthClient, probe, watchHealth } from "../support/health-client.ts";
 import { expectRefusal } from "../support/refusals.ts";
@@ -61,10 +61,10 @@ test("one ping that fails does not fall, two do, and one that passes rises", asy
   const unknown = watchHealth(server.grpcPort, "nobody");
   await expect.poll(() => watch.heard).toEqual(["SERVING"]);
 
-  const opened = proxy.startups.length;
+  const opened = poolStartups(proxy);
   proxy.swallowExisting();
   // The ping after the one that failed opens a connection of its own; the one after that uses it.
-  await expect.poll(() => proxy.startups.length, { timeout: FALL_MS }).toBeGreaterThan(opened);
+  await expect.poll(() => poolStartups(proxy), { timeout: FALL_MS }).toBe(opened + 1);
   const sent = proxy.sent().length;
   await expect.poll(() => proxy.sent().length, { timeout: FALL_MS }).toBeGreaterThan(sent);
   expect(watch.heard).toEqual(["SERVING"]);

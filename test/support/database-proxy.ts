@@ -30,6 +30,10 @@ const listen = async (server: Server, port: number) => {
   return (server.address() as AddressInfo).port;
 };
 
+/** How many connections of the service's own pool were begun: those of the delivery queue come and go beside them. */
+export const poolStartups = ({ startups }: DatabaseProxy): number =>
+  startups.filter((startup) => !startup.includes("delivery")).length;
+
 export const startDatabaseProxy = async (databaseUrl: string): Promise<DatabaseProxy> => {
   const links = new Set<{ readonly client: Socket; readonly upstream: Socket | undefined; swallowed: boolean }>();
   const startups: string[] = [];
