@@ -6,6 +6,7 @@ import { OtpChannel, OtpPurpose, type User, UserState } from "../../src/gen/auth
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
 import { actionsOf, addUser, eventsOf, plantCode, uniqueEmail, uniquePhone } from "../support/users.ts";
+import { plantUnchecked } from "../support/admin.ts";
 
 const PASSWORD = "correct horse battery";
 
@@ -260,9 +261,7 @@ test("a user with 6,000 sessions and 20,000 assignments is erased by statements 
   const server = await startService("grpc");
   const user = await addUser(server);
   const { nodeId, roleId } = await plantPlace(server, user.tenantId);
-  await server.pool.transaction(async (tx) => {
-    // Without the checks of foreign keys, which are most of the time.
-    await tx.query(sql.unsafe`SET LOCAL session_replication_role = replica`);
+  await plantUnchecked(server, async (tx) => {
     await tx.query(sql.unsafe`
       INSERT INTO refresh_sessions (session_id, user_id, tenant_id, refresh_token_hash_text, client_ip_text, expiry_utc,
         revoked_utc)

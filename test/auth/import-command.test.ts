@@ -7,12 +7,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { sql } from "slonik";
 import { expect, onTestFinished, test, vi } from "vitest";
-import { z } from "zod";
 import { type DatabaseProxy, startDatabaseProxy } from "../support/database-proxy.ts";
 import { createDatabase } from "../support/database.ts";
 import { type TestService, launchService, startService } from "../support/service.ts";
+import { countUsers } from "../support/users.ts";
 
 const COMMAND = fileURLToPath(new URL("../../src/commands/import.ts", import.meta.url));
 const NOBODY_LISTENS = 1;
@@ -58,10 +57,6 @@ const reportOf = async (file: string) => {
         JSON.parse(line) as { line: number; user_id?: string; status: string; reason?: string; detail?: string },
     );
 };
-
-const countUsers = ({ pool }: TestService, tenantId: string) =>
-  pool.oneFirst(sql.type(z.object({ count: z.number() }))`
-    SELECT count(*)::int4 AS count FROM users WHERE tenant_id = ${tenantId}::uuid`);
 
 const people = (count: number) =>
   Array.from({ length: count }, (_, n) => ({ email: `person${n}@example.com`, display_name: `Person ${n}` }));

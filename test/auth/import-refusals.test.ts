@@ -2,9 +2,10 @@ import { randomUUID } from "node:crypto";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { describe, expect, test } from "vitest";
 import { UserState } from "../../src/gen/auth/v1/auth_pb.ts";
-import { BCRYPT, FULL, type Row, countUsers, importRows, importedIds, outcomesOf } from "../support/imports.ts";
+import { BCRYPT, FULL, type Row, importRows, importedIds, outcomesOf } from "../support/imports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { startService, transports } from "../support/service.ts";
+import { countUsers } from "../support/users.ts";
 
 describe.each(transports)("%s", (transport) => {
   test.each<readonly [string, string, Row]>([

@@ -7,10 +7,11 @@ import { z } from "zod";
 import { IdentityProvider, UserState } from "../../src/gen/auth/v1/auth_pb.ts";
 import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { createDatabase } from "../support/database.ts";
-import { BCRYPT, FULL, type Row, countUsers, importRows, importedIds, outcomesOf } from "../support/imports.ts";
+import { BCRYPT, FULL, type Row, importRows, importedIds, outcomesOf } from "../support/imports.ts";
 import { PASSWORD } from "../support/passwords.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, launchService, startService, transports } from "../support/service.ts";
+import { countUsers } from "../support/users.ts";
 
 const SALT = Buffer.from("0123456789abcdef");
 const b64 = (bytes: Buffer) => bytes.toString("base64").replace(/=+$/, "");

@@ -2,7 +2,7 @@ import { hashSync as argon2Sync } from "@node-rs/argon2";
 import { sql } from "slonik";
 import { expect, test } from "vitest";
 import { z } from "zod";
-import { overBoth } from "../support/both-transports.ts";
+import { overBoth, raceFor } from "../support/both-transports.ts";
 import { OTHER_PASSWORD, PASSWORD, liveSessionIds, startCheapService, storedHash } from "../support/passwords.ts";
 import type { TestService } from "../support/service.ts";
 import { addUser, plantUsers, uniqueEmail } from "../support/users.ts";
@@ -68,9 +68,7 @@ test.each(Object.entries(ENDS))("a login leaves no live session beside %s", asyn
     expect(ended.status).toBe("fulfilled");
     lost += settled.filter(({ status }) => status === "rejected").length;
   };
-  for (let begun = 0; begun < ROUNDS; begun += AT_ONCE) {
-    await Promise.all(people.slice(begun, begun + AT_ONCE).map(race));
-  }
+  await raceFor(people, AT_ONCE, race);
   expect(await liveSessionsIn(server, people[0]!.tenantId)).toEqual([]);
   // Both outcomes were met, or the race was none.
   expect(lost).toBeGreaterThan(0);

@@ -1,18 +1,19 @@
-import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
-import { z } from "zod";
 import { UserState } from "../../src/gen/auth/v1/auth_pb.ts";
 import { InvitationState } from "../../src/gen/org/v1/org_pb.ts";
 import { actingFor, addTarget, expireIn, invite } from "../support/invitations.ts";
 import { PASSWORD, startCheapService, storedHash } from "../support/passwords.ts";
 import { expectRefusal } from "../support/refusals.ts";
-import { type TestService, transports } from "../support/service.ts";
-import { actionsOf, addUser, eventsOf, uniqueEmail, uniquePhone, verifyContacts } from "../support/users.ts";
-
-const countRow = z.object({ count: z.bigint() });
-
-const usersOf = ({ pool }: TestService, tenantId: string) =>
-  pool.oneFirst(sql.type(countRow)`SELECT count(*) AS count FROM users WHERE tenant_id = ${tenantId}::uuid`);
+import { transports } from "../support/service.ts";
+import {
+  actionsOf,
+  addUser,
+  countUsers,
+  eventsOf,
+  uniqueEmail,
+  uniquePhone,
+  verifyContacts,
+} from "../support/users.ts";
 
 describe.each(transports)("%s", (transport) => {
   test.each(["email", "phone"] as const)("a newcomer becomes a user of the invited %s, unverified", async (kind) => {
@@ -73,13 +74,13 @@ describe.each(transports)("%s", (transport) => {
     const { tenantId, userId, email = "" } = user;
     const target = await addTarget(server, tenantId);
     const { token, invitation } = await invite(server, { tenantId, email, ...target });
-    const before = await usersOf(server, tenantId);
+    const before = await countUsers(server, tenantId);
     const { org } = await actingFor(server, user);
     const answer = await org.acceptInvitation({ inviteToken: token, displayName: "Eve" });
     expect(answer).toMatchObject({ userId, assignment: { userId, ...target } });
     const found = await server.auth.getUser({ tenantId, key: { case: "userId", value: userId } });
     expect(found.user).toEqual(user);
-    expect(await usersOf(server, tenantId)).toBe(before);
+    expect(await countUsers(server, tenantId)).toBe(before);
     expect(await actionsOf(server, userId)).toEqual(["auth.user.create"]);
     expect((await eventsOf(server, invitation.invitationId))[0]?.actorUserId).toBe(userId);
   });
@@ -157,9 +158,9 @@ describe.each(transports)("%s", (transport) => {
     const server = await startCheapService(transport);
     const { token, invitation, tenantId } = await invite(server);
     await expireIn(server, invitation, 0);
-    const before = await usersOf(server, tenantId);
+    const before = await countUsers(server, tenantId);
     await expectRefusal(server.org.acceptInvitation({ inviteToken: token }), "INVITATION_EXPIRED");
-    expect(await usersOf(server, tenantId)).toBe(before);
+    expect(await countUsers(server, tenantId)).toBe(before);
     await expireIn(server, invitation, 30);
     await server.org.acceptInvitation({ inviteToken: token });
   });
@@ -183,9 +184,9 @@ describe.each(transports)("%s", (transport) => {
     await server.org.deleteRole({ tenantId, roleId: target.roleId });
     await expectRefusal(server.org.acceptInvitation({ inviteToken: token }), "INVITATION_EXPIRED");
     await expireIn(server, invitation, 60);
-    const before = await usersOf(server, tenantId);
+    const before = await countUsers(server, tenantId);
     await expectRefusal(server.org.acceptInvitation({ inviteToken: token }), "ROLE_NOT_FOUND");
-    expect(await usersOf(server, tenantId)).toBe(before);
+    expect(await countUsers(server, tenantId)).toBe(before);
   });
 
   test("erasing the user of the contact ends what it was invited to", async () => {

@@ -1,12 +1,12 @@
 import { randomUUID } from "node:crypto";
 import fc from "fast-check";
-import { sql } from "slonik";
 import { expect, test } from "vitest";
 import { AccessScope, DecisionReason } from "../../src/gen/org/v1/org_pb.ts";
 import { type Access, createOracle } from "../support/access-oracle.ts";
 import { type OrgWorld, type PlantedWindow, plantWorld } from "../support/org-world.ts";
 import { printedSeed } from "../support/random.ts";
 import { type TestService, startService } from "../support/service.ts";
+import { plantUnchecked } from "../support/admin.ts";
 
 const WORLDS = 1_000;
 const KEYS = ["a", "b", "c"];
@@ -173,9 +173,7 @@ const compare = async ({ org }: TestService, world: OrgWorld, stranger: OrgWorld
 test("all decisions, lists and explanations of a tenant agree with the oracle", { timeout: 120_000 }, async () => {
   const server = await startService("grpc");
   const parts = fc.sample(worlds, { numRuns: WORLDS, seed: printedSeed() });
-  await server.pool.transaction(async (tx) => {
-    // Without the checks of foreign keys, which would be most of the time.
-    await tx.query(sql.unsafe`SET LOCAL session_replication_role = replica`);
+  await plantUnchecked(server, async (tx) => {
     await plantWorld(tx, merged(parts));
   });
   // The batch alone is compared in every world, the costlier calls in some of them.

@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { describe, expect, test } from "vitest";
-import { overBoth } from "../support/both-transports.ts";
+import { startBoth } from "../support/both-transports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { addCapabilities, addRole, uniqueCapability } from "../support/roles.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
@@ -167,8 +167,6 @@ describe.each(transports)("%s", (transport) => {
     expect(event).toMatchObject({ action: "org.role.delete", payload: { capability_keys: [edit, view] } });
   });
 });
-
-const startBoth = async () => overBoth(await startService("grpc"));
 
 test("of 20 creates with one key at once exactly one wins", async () => {
   const server = await startBoth();

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
-import { overBoth } from "../support/both-transports.ts";
+import { startBoth } from "../support/both-transports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { addCapabilities, addRole, uniqueCapability } from "../support/roles.ts";
 import { startService, transports } from "../support/service.ts";
@@ -95,8 +95,6 @@ describe.each(transports)("%s", (transport) => {
     expect((await server.org.removeRoleCapabilities(others)).role?.capabilityKeys).toEqual([]);
   });
 });
-
-const startBoth = async () => overBoth(await startService("grpc"));
 
 test("two roles that want each other's label at once are refused or answered, never stuck", async () => {
   const server = await startBoth();

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
-import { overBoth } from "../support/both-transports.ts";
+import { raceFor, startBoth } from "../support/both-transports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import {
   type Place,
@@ -146,8 +146,6 @@ describe.each(transports)("%s", (transport) => {
   });
 });
 
-const startBoth = async () => overBoth(await startService("grpc"));
-
 test("of 20 deletions of one role at once exactly one wins", async () => {
   const server = await startBoth();
   const { tenantId, roleId } = await addRole(server);
@@ -171,9 +169,7 @@ test("while a role is assigned or offered it is deleted, or named, and never bot
     );
     expected.set(roleId, wasThere ? 1 : 0);
   };
-  for (let begun = 0; begun < roleIds.length; begun += 20) {
-    await Promise.all(roleIds.slice(begun, begun + 20).map(race));
-  }
+  await raceFor(roleIds, 20, race);
   expect(await named(server, roleIds)).toEqual(expected);
 });
 

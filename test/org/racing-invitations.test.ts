@@ -1,7 +1,7 @@
 import { sql } from "slonik";
 import { expect, test } from "vitest";
 import { z } from "zod";
-import { overBoth } from "../support/both-transports.ts";
+import { overBoth, raceFor } from "../support/both-transports.ts";
 import { type Invited, actingBy, actingFor, addTarget, invite } from "../support/invitations.ts";
 import { PASSWORD, startCheapService } from "../support/passwords.ts";
 import { addRole } from "../support/roles.ts";
@@ -45,11 +45,8 @@ const start = async () => overBoth(await startCheapService("grpc"));
 const ROUNDS = 40;
 
 /** Rounds of a race, 20 at once. */
-const inRounds = async (rounds: number, race: (round: number) => Promise<void>) => {
-  for (let begun = 0; begun < rounds; begun += 20) {
-    await Promise.all(Array.from({ length: Math.min(20, rounds - begun) }, (_, n) => race(begun + n)));
-  }
-};
+const inRounds = (rounds: number, race: (round: number) => Promise<void>) =>
+  raceFor([...Array(rounds).keys()], 20, race);
 
 /** Calls made at once, whose first is another one each round. */
 const atOnce = async <Call extends readonly (() => Promise<unknown>)[]>(round: number, ...calls: Call) => {

@@ -5,13 +5,12 @@ import { selectCapabilities, selectRoleWith } from "../../src/org/capabilities.t
 import { selectRoles, selectUse } from "../../src/org/roles.ts";
 import { indexesOf, planOf, scannedOf } from "../support/plans.ts";
 import { type TestService, startService } from "../support/service.ts";
+import { plantUnchecked } from "../support/admin.ts";
 
 /** A tenant with 1,001 of 2,001 roles, one of which a quarter of 20,000 assignments and of 20,000 invitations names. */
 const plant = async (server: TestService) => {
   const [tenantId, roleId, capabilityId] = [await server.addTenant(), randomUUID(), randomUUID()];
-  await server.pool.transaction(async (tx) => {
-    // Without the checks of foreign keys, which would be most of the time.
-    await tx.query(sql.unsafe`SET LOCAL session_replication_role = replica`);
+  await plantUnchecked(server, async (tx) => {
     await tx.query(sql.unsafe`
       INSERT INTO capabilities (cap_id, cap_key)
       SELECT ${capabilityId}::uuid, 'plan' UNION ALL

@@ -1,12 +1,13 @@
 import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
-import { overBoth } from "../support/both-transports.ts";
+import { startBoth } from "../support/both-transports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { addCapabilities, addRole, uniqueCapability, uniqueLabel } from "../support/roles.ts";
 import { bearer } from "../support/rpcs.ts";
 import { clientsOf, startService, transports } from "../support/service.ts";
 import { actionsOf, eventsOf, outcomes } from "../support/users.ts";
+import { plantUnchecked } from "../support/admin.ts";
 
 const mask = (...paths: string[]) => ({ updateMask: { paths } });
 
@@ -148,15 +149,11 @@ describe.each(transports)("%s", (transport) => {
   });
 });
 
-const startBoth = async () => overBoth(await startService("grpc"));
-
 test("a page of roles with very many capabilities is short, and its size is one that clients take", async () => {
   const server = await startService("grpc");
   const tenantId = await server.addTenant();
   const space = uniqueCapability("x".repeat(100));
-  await server.pool.transaction(async (tx) => {
-    // Without the checks of foreign keys, which are most of the time.
-    await tx.query(sql.unsafe`SET LOCAL session_replication_role = replica`);
+  await plantUnchecked(server, async (tx) => {
     await tx.query(sql.unsafe`
       WITH capability AS (
         INSERT INTO capabilities (cap_id, cap_key)

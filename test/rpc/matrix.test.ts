@@ -97,13 +97,8 @@ const wrongCallers = async (server: TestService): Promise<readonly (readonly [st
 };
 
 const onceForEach = <T>(make: (permissions: readonly string[]) => Promise<T>) => {
-  const made = new Map<string, Promise<T>>();
-  return (...permissions: readonly string[]): Promise<T> => {
-    const key = permissions.join();
-    const one = made.get(key) ?? make(permissions);
-    made.set(key, one);
-    return one;
-  };
+  const once = oncePerFile((key: string) => make(key.split(",")));
+  return (...permissions: readonly string[]): Promise<T> => once(permissions.join());
 };
 
 /** Everything except what is asked for, however near it comes. */

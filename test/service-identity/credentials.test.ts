@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { crc32 } from "node:zlib";
-import { overBoth } from "../support/both-transports.ts";
+import { raceFor, startBoth } from "../support/both-transports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { bearer } from "../support/rpcs.ts";
 import { type SignedInService, type TestService, startService, transports, uniqueKey } from "../support/service.ts";
@@ -186,7 +186,7 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
 });
 
 test("no session survives a revocation that races its sign-in", async () => {
-  const { services, addService, as } = overBoth(await startService("grpc"));
+  const { services, addService, as } = await startBoth();
   const { services: bearing } = as(undefined);
   const race = async ({ serviceId, key, secret, secretId }: SignedInService, round: number) => {
     const signIn = () => services.authenticateService({ key, secret });
@@ -206,7 +206,5 @@ test("no session survives a revocation that races its sign-in", async () => {
     }
   };
   const racers = await Promise.all(Array.from({ length: 20 }, () => addService(["service.read"])));
-  for (let begun = 0; begun < racers.length; begun += 5) {
-    await Promise.all(racers.slice(begun, begun + 5).map(race));
-  }
+  await raceFor(racers, 5, race);
 });

@@ -1,5 +1,6 @@
-import { type DatabasePool, type QuerySqlToken, createPool } from "slonik";
+import { type DatabasePool, type QuerySqlToken, createPool, sql } from "slonik";
 import { createDriver } from "../../src/db/driver.ts";
+import type { Tx } from "../../src/db/transact.ts";
 
 /** The migrated database that tests copy. Nobody connects to it: a database in use cannot be copied. */
 export const TEMPLATE = "template_auth";
@@ -39,3 +40,10 @@ export const withPool = async <T>(url: string, work: (pool: DatabasePool) => Pro
 
 /** Runs one statement on a connection of its own. */
 export const administer = (url: string, statement: QuerySqlToken) => withPool(url, (pool) => pool.query(statement));
+
+/** One transaction that plants rows without the checks of foreign keys, which would be most of the time. */
+export const plantUnchecked = ({ pool }: { readonly pool: DatabasePool }, plant: (tx: Tx) => Promise<unknown>) =>
+  pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`SET LOCAL session_replication_role = replica`);
+    await plant(tx);
+  });

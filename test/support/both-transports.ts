@@ -1,5 +1,5 @@
 import { randomNumbers } from "./random.ts";
-import { type Clients, type TestService, clientsOf } from "./service.ts";
+import { type Clients, type TestService, clientsOf, startService } from "./service.ts";
 
 /** A client each of whose calls goes over one of two. */
 const byTurns = <Client extends object>(one: Client, other: Client): Client => {
@@ -32,4 +32,18 @@ export const overBoth = (server: TestService): TestService => {
       return { ...added, ...as(added.token) };
     },
   };
+};
+
+/** The file's server, with such clients. */
+export const startBoth = async (): Promise<TestService> => overBoth(await startService("grpc"));
+
+/** Races for each subject, so many at once. */
+export const raceFor = async <T>(
+  subjects: readonly T[],
+  atOnce: number,
+  race: (subject: T, round: number) => Promise<void>,
+): Promise<void> => {
+  for (let begun = 0; begun < subjects.length; begun += atOnce) {
+    await Promise.all(subjects.slice(begun, begun + atOnce).map((subject, n) => race(subject, begun + n)));
+  }
 };

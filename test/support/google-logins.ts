@@ -1,5 +1,3 @@
-import { sql } from "slonik";
-import { z } from "zod";
 import { startGoogleIssuer } from "./google-issuer.ts";
 import { onFileFinished } from "./per-file.ts";
 import { type TransportName, launchForFile } from "./service.ts";
@@ -22,14 +20,7 @@ export const launchForGoogle = async (transport: TransportName) => {
   const create = (claims: object, options: LoginOptions = {}) => login(claims, { createUser: true, ...options });
   const identitiesOf = async (userId: string, tenant = tenantId) =>
     (await service.auth.listIdentities({ tenantId: tenant, userId })).identities;
-  const countUsers = async (tenant: string) =>
-    Number(
-      (
-        await service.pool.one(sql.type(z.object({ users: z.bigint() }))`
-          SELECT count(*) AS users FROM users WHERE tenant_id = ${tenant}::uuid`)
-      ).users,
-    );
-  return { issuer, service, tenantId, login, create, identitiesOf, countUsers };
+  return { issuer, service, tenantId, login, create, identitiesOf };
 };
 
 export type GoogleLogins = Awaited<ReturnType<typeof launchForGoogle>>;

@@ -1,9 +1,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { hashSync as bcryptSync } from "bcryptjs";
-import { sql } from "slonik";
 import { expect } from "vitest";
-import { z } from "zod";
 import { ImportStatus, type ImportUsersRequest_UserSchema, UserState } from "../../src/gen/auth/v1/auth_pb.ts";
 import { PASSWORD } from "./passwords.ts";
 import type { TestService } from "./service.ts";
@@ -42,11 +40,6 @@ export const importRows = async ({ auth }: Pick<TestService, "auth">, tenantId: 
 /** The same without the ids. */
 export const outcomesOf = async (server: Pick<TestService, "auth">, tenantId: string, users: readonly Row[]) =>
   (await importRows(server, tenantId, users)).outcomes;
-
-/** How many users the tenant has. */
-export const countUsers = ({ pool }: TestService, tenantId: string) =>
-  pool.oneFirst(sql.type(z.object({ count: z.number() }))`
-    SELECT count(*)::int4 AS count FROM users WHERE tenant_id = ${tenantId}::uuid`);
 
 /** The users that events say were imported, and how many events there are. */
 export const importedIds = async ({ org }: TestService, tenantId: string) => {

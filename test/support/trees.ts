@@ -3,6 +3,7 @@ import { sql } from "slonik";
 import { z } from "zod";
 import type { Node } from "../../src/gen/org/v1/org_pb.ts";
 import type { TestService } from "./service.ts";
+import { plantUnchecked } from "./admin.ts";
 
 type Server = Pick<TestService, "org" | "pool">;
 
@@ -30,9 +31,8 @@ export const addChain = async ({ org }: Server, tenantId: string, length: number
 };
 
 /** Puts `count` nodes below a node, ten below each, past the API and past the foreign keys, which take most of the time. */
-export const plantSubtree = ({ pool }: Server, tenantId: string, rootId: string, count: number) =>
-  pool.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SET LOCAL session_replication_role = replica`);
+export const plantSubtree = (server: Server, tenantId: string, rootId: string, count: number) =>
+  plantUnchecked(server, async (tx) => {
     await tx.query(sql.unsafe`
       INSERT INTO org_nodes (org_node_id, tenant_id, node_type_code, node_label, parent_org_node_id)
       SELECT md5(${rootId} || n)::uuid, ${tenantId}::uuid, 'place', 'Place',

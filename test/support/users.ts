@@ -100,3 +100,8 @@ export const plantUsers = async (
       ${column(({ name }) => name)}, ${column(({ state = "active" }) => state)}) AS r (user_id, email, phone, label, state)`);
   return ids;
 };
+
+/** How many users the tenant has. */
+export const countUsers = ({ pool }: Pick<TestService, "pool">, tenantId: string): Promise<number> =>
+  pool.oneFirst(sql.type(z.object({ count: z.number() }))`
+    SELECT count(*)::int4 AS count FROM users WHERE tenant_id = ${tenantId}::uuid`);

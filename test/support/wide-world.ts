@@ -4,6 +4,7 @@ import { type OrgWorld, type PlantedWindow, plantWorld } from "./org-world.ts";
 import { addCapabilities, addRole } from "./roles.ts";
 import type { TestService } from "./service.ts";
 import { addNode, plantSubtree } from "./trees.ts";
+import { plantUnchecked } from "./admin.ts";
 
 /** A tenant whose tree has ten nodes below each, and many users. */
 export interface WideWorld {
@@ -23,16 +24,15 @@ export interface Holding extends PlantedWindow {
 const TABLES = ["users", "org_nodes", "org_node_paths", "org_assignments", "visibility_grants"];
 
 /**
- * Without the checks of foreign keys, which would be most of the time. Committed to the disk: VACUUM finds no row visible
- * to all whose commit is not there yet, and without that a covering index is worth nothing to the planner.
+ * Committed to the disk: VACUUM finds no row visible to all whose commit is not there yet, and without that a covering
+ * index is worth nothing to the planner.
  */
-const plant = async ({ pool }: TestService, world: Partial<OrgWorld>) => {
-  await pool.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SET LOCAL session_replication_role = replica`);
+const plant = async (server: TestService, world: Partial<OrgWorld>) => {
+  await plantUnchecked(server, async (tx) => {
     await tx.query(sql.unsafe`SET LOCAL synchronous_commit = on`);
     await plantWorld(tx, world);
   });
-  for (const table of TABLES) await pool.query(sql.unsafe`VACUUM (ANALYZE) ${sql.identifier([table])}`);
+  for (const table of TABLES) await server.pool.query(sql.unsafe`VACUUM (ANALYZE) ${sql.identifier([table])}`);
 };
 
 /** As many nodes and users, and what they have, each as an assignment and as a grant. */

@@ -5,6 +5,7 @@ import { timeText } from "../../src/org/windows.ts";
 import type { TestService } from "./service.ts";
 import { plantUsers } from "./users.ts";
 import type { at } from "./windows.ts";
+import { plantUnchecked } from "./admin.ts";
 
 /** The microsecond that planted windows are around. */
 export const NOW_US = 1_700_000_000_123_456n;
@@ -75,8 +76,7 @@ export const insertRows = ({ pool }: TestService, tenantId: string, rows: readon
       cancelled_utc)
     SELECT r.a, ${tenantId}::uuid, r.b, r.c, r.d, r.e::timestamptz, r.f::timestamptz, r.g::timestamptz
     FROM unnest(${sql.join([...columns, scopes, ...windows], sql.fragment`, `)}) AS r (a, b, c, d, e, f, g)`;
-  return pool.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SET LOCAL session_replication_role = replica`);
+  return plantUnchecked({ pool }, async (tx) => {
     await tx.query(asAssignments);
     await tx.query(asGrants);
   });
