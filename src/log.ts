@@ -47,8 +47,8 @@ const millisecondClock = () => {
   };
 };
 
-/** How many characters are written at once, and how long a line may wait for others, in milliseconds. */
-const GATHER = { characters: 16_000, ms: 200 } as const;
+/** How many characters are written at once, a pipe's whole room, and how long a line may wait for others, in milliseconds. */
+const GATHER = { characters: 64_000, ms: 200 } as const;
 
 /**
  * Stdout for lines that are gathered before they are written, since one write a call is a third of a call's cost. They are

@@ -166,7 +166,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     }),
   ];
   const services = implementations.map(({ service }) => service);
-  const methods = bindMethods(implementations, metrics.meter);
+  const methods = bindMethods(implementations, metrics.meter, log);
   const pipeline = createPipeline({
     tokens,
     async verifyActor(token, call) {

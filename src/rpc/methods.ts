@@ -12,6 +12,7 @@ import {
 import { pathToString } from "@bufbuild/protobuf/reflect";
 import { createValidator } from "@bufbuild/protovalidate";
 import { type CallerRule, caller_rule } from "../gen/caller/v1/caller_pb.ts";
+import type { Log } from "../log.ts";
 import type { Call } from "./call.ts";
 import type { CallMeter, CallType } from "./metrics.ts";
 import { invalid } from "./refusal.ts";
@@ -51,6 +52,8 @@ export interface MethodOf<Answered> {
   readonly rule: CallerRule["rule"];
   readonly handle: (request: Message, call: Call) => Promise<Answered>;
   readonly meter: CallMeter;
+  /** Says the method's name on every line. */
+  readonly log: Log;
   /** The tenant that a request names: "" where it names none, undefined where its message has no such field. */
   tenantOf(request: Message): string | undefined;
   /**
@@ -115,6 +118,7 @@ const validateOf = (desc: DescMethod): MethodOf<unknown>["validate"] => {
 export const bindMethods = (
   implementations: readonly Implementation[],
   meter: (type: CallType, service: string, method: string) => CallMeter,
+  log: Log,
 ): readonly Method[] =>
   implementations.flatMap(({ service, handlers }) =>
     service.methods.map((desc): Method => {
@@ -130,6 +134,7 @@ export const bindMethods = (
         rule: ruleOf(desc, name),
         handle: handle as never,
         meter: meter(type, service.typeName, desc.name),
+        log: log.child({ rpc: name }),
         validate: validateOf(desc),
         tenantOf: (request) =>
           namesTenant ? ((request as Message & { tenantId?: string }).tenantId ?? "") : undefined,

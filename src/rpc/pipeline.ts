@@ -105,7 +105,6 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     method.meter(code, milliseconds / 1_000);
     const line = {
       request_id: call.requestId,
-      rpc: method.name,
       code: codeName(code),
       reason: failure?.reason,
       service: call.callerIfAny?.key,
@@ -114,10 +113,10 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
       ms: Math.round(milliseconds * 100) / 100,
     };
     if (more) Object.assign(line, more);
-    if (code === Code.Internal) log.error({ ...line, err: error }, "call failed");
+    if (code === Code.Internal) method.log.error({ ...line, err: error }, "call failed");
     else if (code === Code.Unavailable && failure?.reason !== "STREAM_ENDED")
-      log.warn({ ...line, err: (error as Error).cause }, "call unavailable");
-    else log.info(line, "call");
+      method.log.warn({ ...line, err: (error as Error).cause }, "call unavailable");
+    else method.log.info(line, "call");
   };
 
   const answer: Pipeline["answer"] = async (method, call, exchange) => {
