@@ -1,7 +1,7 @@
 import { v7 as uuidv7 } from "uuid";
 import { sql } from "slonik";
 import { z } from "zod";
-import type { Tx } from "../db/transact.ts";
+import { type Tx, queryAtEnd } from "../db/transact.ts";
 import type { Call } from "../rpc/call.ts";
 
 const auditIdRow = z.object({ audit_id: z.string() });
@@ -66,7 +66,7 @@ const insertEvents = (actor: Actor, rows: readonly AuditRow[]) => sql.type(audit
 export const recordEvents = async (tx: Tx, call: Actors, events: readonly AuditEvent[]): Promise<void> => {
   const actor = { userId: call.actor?.userId ?? null, serviceId: call.callerIfAny?.serviceId ?? null };
   const rows = events.map((event) => rowOf(event, call.requestId));
-  await tx.any(insertEvents(actor, rows));
+  await queryAtEnd(tx, insertEvents(actor, rows));
 };
 
 /**

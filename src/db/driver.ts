@@ -9,6 +9,7 @@ import {
   parseDsn,
 } from "slonik";
 import { DatabaseSilent } from "./faults.ts";
+import { type Company, createSender } from "./sending.ts";
 
 /** How long a connection may take to say good-bye. */
 const FAREWELL_MS = 500;
@@ -86,11 +87,22 @@ const within = async <T>(limitMs: number, work: Promise<T>): Promise<T> => {
   }
 };
 
-// Slonik hands a query nothing of who sent it.
-const silence = new AsyncLocalStorage<number>();
+/** What whoever sends a statement asks for with it. */
+interface Asked extends Company {
+  /** How long an answer may be left out, instead of what the driver was made with, in milliseconds. */
+  readonly silenceMs?: number | undefined;
+}
 
-/** Runs `work`, whose statements may each leave their answer out for this long instead of what the driver was made with. */
-export const withSilence = <T>(silenceMs: number, work: () => Promise<T>): Promise<T> => silence.run(silenceMs, work);
+// Slonik hands a query nothing of who sent it.
+const asked = new AsyncLocalStorage<Asked>();
+
+/** Runs a transaction within these limits. */
+export const withLimits = <T>(limits: Pick<Asked, "silenceMs" | "timeoutMs">, work: () => Promise<T>): Promise<T> =>
+  asked.run(limits, work);
+
+/** Runs `work`, which is its transaction's last statement: the end goes with it. */
+export const withCommit = <T>(work: () => Promise<T>): Promise<T> =>
+  asked.run({ ...asked.getStore(), commits: true }, work);
 
 export interface DriverOptions {
   /** How long each statement's answer may take, in milliseconds; the connection is then given up. */
@@ -109,8 +121,9 @@ export const createDriver = ({ silenceMs, prepares }: DriverOptions): DriverFact
     return Promise.resolve({
       createPoolClient: ({ clientEventEmitter }) => {
         const socket = new Socket();
-        const client = new Client({ ...config, stream: () => socket });
+        const client = new Client({ ...config, pipeline: true, stream: () => socket });
         let broken: BackendTerminatedError | undefined;
+        const send = createSender(client);
 
         const breakOff = (cause: Error) => {
           broken ??= new BackendTerminatedError(cause);
@@ -128,11 +141,10 @@ export const createDriver = ({ silenceMs, prepares }: DriverOptions): DriverFact
         const query = async (text: string, values: unknown[] = [], name?: string) => {
           // Also what a transaction's end is told: a ROLLBACK on a silent connection would be silence once more.
           if (broken) throw broken;
+          const { silenceMs: allowedMs = silenceMs, ...company } = asked.getStore() ?? {};
           try {
-            return await within(
-              silence.getStore() ?? silenceMs,
-              client.query({ text, values, ...(prepares && name !== undefined && { name }) }),
-            );
+            const statement = { text, values, ...(prepares && name !== undefined && { name }) };
+            return await within(allowedMs, send(statement, company));
           } catch (error) {
             throw error instanceof DatabaseSilent ? breakOff(error) : whatBroke(error);
           }

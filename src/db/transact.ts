@@ -1,11 +1,10 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import type { CommonQueryMethods, DatabasePoolConnection, DatabaseTransactionConnection } from "slonik";
-import { sql } from "slonik";
-import { z } from "zod";
+import type { CommonQueryMethods, DatabasePoolConnection, DatabaseTransactionConnection, QuerySqlToken } from "slonik";
+import { TIMER_MAX_MS } from "../config-values.ts";
 import type { Waiting } from "../rpc/call.ts";
 import { Refusal } from "../rpc/refusal.ts";
 import { SILENCE_MS } from "./connections.ts";
-import { withSilence } from "./driver.ts";
+import { withCommit, withLimits } from "./driver.ts";
 import { isConflict } from "./faults.ts";
 import type { Database, ThrowIfAbandoned, Work } from "./pool.ts";
 
@@ -14,11 +13,6 @@ export type Tx = DatabaseTransactionConnection;
 
 const ATTEMPTS = 5;
 const BACKOFF_MS = 10;
-
-const settingRow = z.object({ set_config: z.string() });
-
-const setStatementTimeout = (ms: number) => sql.type(settingRow)`
-  SELECT set_config('statement_timeout', ${String(Math.ceil(ms))}, true)`;
 
 export interface TransactOptions {
   /**
@@ -34,19 +28,36 @@ export interface TransactOptions {
 const ownTimeout = (db: Database, waiting: Waiting, limitMs: number | undefined) => {
   const { statementTimeoutMs = Infinity, timeoutByTransaction } = db;
   const ms = Math.min(limitMs ?? statementTimeoutMs, waiting.remainingMs() + 1);
-  return Number.isFinite(ms) && (timeoutByTransaction || ms !== statementTimeoutMs) ? ms : undefined;
+  const isOwn = Number.isFinite(ms) && (timeoutByTransaction || ms !== statementTimeoutMs);
+  return isOwn ? Math.min(ms, TIMER_MAX_MS) : undefined;
+};
+
+/** Of each transaction under way the statement that goes with its end. */
+const lastStatements = new WeakMap<Tx, { statement: QuerySqlToken | undefined }>();
+
+/**
+ * Sends a statement whose answer nobody needs together with the transaction's end, which is one round trip less: a body's
+ * later statements come before it. Where another comes to be the last, or `tx` is a savepoint, it is sent at once.
+ */
+export const queryAtEnd = async (tx: Tx, statement: QuerySqlToken): Promise<void> => {
+  const last = lastStatements.get(tx);
+  const earlier = last ? last.statement : statement;
+  if (last) last.statement = statement;
+  if (earlier) await tx.query(earlier);
 };
 
 const attempt = <T>(
-  timeoutMs: number | undefined,
   body: (tx: Tx) => Promise<T>,
   connection: DatabasePoolConnection,
   throwIfAbandoned: ThrowIfAbandoned,
 ) =>
   connection.transaction(async (tx) => {
-    if (timeoutMs !== undefined) await tx.one(setStatementTimeout(timeoutMs));
+    const last: { statement: QuerySqlToken | undefined } = { statement: undefined };
+    lastStatements.set(tx, last);
     const result = await body(tx);
     throwIfAbandoned();
+    const { statement } = last;
+    if (statement) await withCommit(() => tx.query(statement));
     return result;
   }, 0);
 
@@ -67,9 +78,11 @@ export const transact = async <T>(
   { settled = nothing, statementTimeoutMs }: TransactOptions = {},
 ): Promise<Exclude<T, Refusal>> => {
   const work: Work<T> = (connection, abandoned) => {
-    const timeoutMs = ownTimeout(db, waiting, statementTimeoutMs);
-    const run = () => attempt(timeoutMs, body, connection, abandoned).finally(settled);
-    return statementTimeoutMs === undefined ? run() : withSilence(statementTimeoutMs + SILENCE_MS, run);
+    const limits = {
+      timeoutMs: ownTimeout(db, waiting, statementTimeoutMs),
+      silenceMs: statementTimeoutMs === undefined ? undefined : statementTimeoutMs + SILENCE_MS,
+    };
+    return withLimits(limits, () => attempt(body, connection, abandoned).finally(settled));
   };
   for (let tries = 1; ; tries++) {
     try {

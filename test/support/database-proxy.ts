@@ -9,6 +9,8 @@ export interface DatabaseProxy {
   readonly startups: readonly string[];
   /** Everything that came from the server, as text. */
   readonly sent: () => string;
+  /** How often something was sent after an answer, on all connections. */
+  readonly roundTrips: () => number;
   /** Where new connections lead from now on. */
   target(url: string): void;
   /** Takes new connections and hands them on. */
@@ -38,6 +40,7 @@ export const startDatabaseProxy = async (databaseUrl: string): Promise<DatabaseP
   const links = new Set<{ readonly client: Socket; readonly upstream: Socket | undefined; swallowed: boolean }>();
   const startups: string[] = [];
   const texts: string[] = [];
+  let roundTrips = 0;
   let to = new URL(databaseUrl);
   let swallowing = false;
 
@@ -46,11 +49,17 @@ export const startDatabaseProxy = async (databaseUrl: string): Promise<DatabaseP
     const link = { client, upstream, swallowed: false };
     links.add(link);
     client.once("data", (bytes) => startups.push(bytes.toString("latin1")));
+    let isAnswered = true;
     client.on("data", (bytes) => {
+      if (isAnswered) roundTrips++;
+      isAnswered = false;
       texts.push(bytes.toString("latin1"));
       if (!link.swallowed) upstream?.write(bytes);
     });
-    upstream?.on("data", (bytes) => !link.swallowed && client.write(bytes));
+    upstream?.on("data", (bytes) => {
+      isAnswered = true;
+      if (!link.swallowed) client.write(bytes);
+    });
     // What the network swallowed hears of no end either.
     client.on("close", () => upstream?.destroy());
     upstream?.on("close", () => !link.swallowed && client.destroy());
@@ -66,6 +75,7 @@ export const startDatabaseProxy = async (databaseUrl: string): Promise<DatabaseP
     url: url.toString(),
     startups,
     sent: () => texts.join(""),
+    roundTrips: () => roundTrips,
     target(other) {
       to = new URL(other);
     },

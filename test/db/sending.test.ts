@@ -1,0 +1,125 @@
+import { Client } from "pg";
+import { sql } from "slonik";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { z } from "zod";
+import { createSender } from "../../src/db/sending.ts";
+import { type Tx, queryAtEnd, read, transact } from "../../src/db/transact.ts";
+import { Call, detached } from "../../src/rpc/call.ts";
+import { refusal } from "../../src/rpc/refusal.ts";
+import { administer } from "../support/admin.ts";
+import { startDatabaseProxy } from "../support/database-proxy.ts";
+import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
+import { openFor, reasonOf } from "../support/open-database.ts";
+
+let database: TestDatabase;
+
+beforeAll(async () => {
+  database = await createEmptyDatabase();
+  await administer(
+    database.url,
+    sql.unsafe`CREATE TABLE notes (note text PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, CHECK (note <> 'bad'))`,
+  );
+});
+afterAll(() => database.drop());
+
+const insert = (note: string) => sql.unsafe`INSERT INTO notes (note) VALUES (${note})`;
+const selectOne = sql.type(z.object({ one: z.number() }))`SELECT 1 AS one`;
+const selectNotes = sql.type(z.object({ notes: z.string() }))`
+  SELECT coalesce(string_agg(note, ',' ORDER BY note), '') AS notes FROM notes`;
+
+/** The database by one connection, and what stands between. */
+const open = async (env: Readonly<Record<string, string>> = {}) => {
+  const proxy = await startDatabaseProxy(database.url);
+  const db = openFor(proxy.url, { DATABASE_POOL_MAX: "1", ...env });
+  onTestFinished(() => proxy.close());
+  await administer(database.url, sql.unsafe`DELETE FROM notes`);
+  const notes = () => read(db, detached(), (connection) => connection.oneFirst(selectNotes));
+  await notes();
+  const roundTripsOf = async (work: () => Promise<unknown>) => {
+    const before = proxy.roundTrips();
+    await work();
+    return proxy.roundTrips() - before;
+  };
+  return { db, notes, roundTripsOf };
+};
+
+test("a transaction costs its statements' round trips: none for its beginning, its time limit and its end", async () => {
+  const { db, notes, roundTripsOf } = await open();
+  const body = async (tx: Tx) => {
+    await tx.one(selectOne);
+    await queryAtEnd(tx, insert("a"));
+  };
+  expect(await roundTripsOf(() => transact(db, detached(), body))).toBe(2);
+  expect(await notes()).toBe("a");
+  const withDeadline = () => transact(db, new Call("deadline", 1_000), (tx) => queryAtEnd(tx, insert("b")));
+  expect(await roundTripsOf(withDeadline)).toBe(1);
+  expect(await notes()).toBe("a,b");
+});
+
+test("a transaction without a statement sends nothing, however it ends", async () => {
+  const { db, roundTripsOf } = await open();
+  expect(await roundTripsOf(() => transact(db, detached(), () => Promise.resolve()))).toBe(0);
+  const failing = () => reasonOf(transact(db, detached(), () => Promise.reject(refusal("CANCELLED"))));
+  expect(await roundTripsOf(failing)).toBe(0);
+});
+
+test("what is sent at the end comes after all else, in its order", async () => {
+  const { db, notes } = await open();
+  const seen = await transact(db, detached(), async (tx) => {
+    await queryAtEnd(tx, insert("first"));
+    const before = await tx.oneFirst(selectNotes);
+    await queryAtEnd(tx, insert("second"));
+    return [before, await tx.oneFirst(selectNotes)];
+  });
+  expect(seen).toEqual(["", "first"]);
+  expect(await notes()).toBe("first,second");
+});
+
+test.each([
+  ["the last statement", "bad"],
+  ["the commit itself", "twice"],
+])("where %s fails nothing stands, and the connection goes on", async (_what, last) => {
+  const { db, notes, roundTripsOf } = await open();
+  const work = () =>
+    transact(db, detached(), async (tx) => {
+      await tx.query(insert("twice"));
+      await queryAtEnd(tx, insert(last));
+    });
+  await expect(work()).rejects.toThrow();
+  expect(await notes()).toBe("");
+  // On the same connection: a new one would say who it is first.
+  expect(await roundTripsOf(notes)).toBe(1);
+});
+
+test("a statement at the end of a savepoint is sent at once, and goes with it", async () => {
+  const { db, notes } = await open();
+  await transact(db, detached(), async (tx) => {
+    await tx
+      .transaction(async (savepoint) => {
+        await queryAtEnd(savepoint, insert("gone"));
+        throw new Error("back");
+      })
+      .catch(() => undefined);
+    await queryAtEnd(tx, insert("kept"));
+  });
+  expect(await notes()).toBe("kept");
+});
+
+test("where its beginning fails a statement is not run", async () => {
+  const { notes } = await open();
+  const client = new Client({ connectionString: database.url, pipeline: true });
+  await client.connect();
+  onTestFinished(() => client.end());
+  const send = createSender(client);
+  await send({ text: "START TRANSACTION" }, { timeoutMs: 1e12 });
+  await expect(send({ text: "INSERT INTO notes (note) VALUES ('alone')" }, {})).rejects.toThrow("statement_timeout");
+  await send({ text: "ROLLBACK" }, {});
+  expect(await notes()).toBe("");
+});
+
+test("a deadline in the far future is no error, where nothing else bounds a statement", async () => {
+  const { db } = await open({ DATABASE_STATEMENT_TIMEOUT: "off" });
+  const far = new Call("far", 1e12);
+  onTestFinished(() => far.close());
+  expect(await reasonOf(transact(db, far, (tx) => tx.one(selectOne)))).toBe("answered");
+});
