@@ -12,9 +12,9 @@ type Encodings = Readonly<Record<"v1" | "v1Alpha", { fileEncodings: Map<{ readon
 
 /** Serves reflection v1 and v1alpha for the services and health, so that `buf curl` and grpcurl need no proto files. */
 export const addReflection = (server: Server, services: readonly DescService[]): void => {
-  const files = [file_grpc_health_v1_health, ...services.map(({ file }) => file)].flatMap(withImports);
+  const files = new Set([file_grpc_health_v1_health, ...services.map(({ file }) => file)].flatMap(withImports));
   const bytes = new Map(
-    files.map(({ proto }) => [proto.name, Buffer.from(toBinary(FileDescriptorProtoSchema, proto))]),
+    Array.from(files, ({ proto }) => [proto.name, Buffer.from(toBinary(FileDescriptorProtoSchema, proto))]),
   );
   // @grpc/reflection reads nothing of a definition but these bytes.
   const reflection = new ReflectionService({ files: { fileDescriptorProtos: [...bytes.values()] } as never });
