@@ -129,7 +129,13 @@ export const createQueue = async (): Promise<Queue> => {
     async launch(env = {}, log = createLog("silent")) {
       const service = await launchService("grpc", {
         databaseUrl: database.url,
-        env: { DATA_DIR: dataDir, DELIVERY_TIMEOUT: "2s", ...(env["SMTP_URL"] && { MAIL_FROM }), ...env },
+        env: {
+          DATA_DIR: dataDir,
+          DELIVERY_CONCURRENCY: "5",
+          DELIVERY_TIMEOUT: "2s",
+          ...(env["SMTP_URL"] && { MAIL_FROM }),
+          ...env,
+        },
         log,
       });
       onTestFinished(() => service.stop().catch(() => undefined));

@@ -114,6 +114,8 @@ export const launchService = async (transport: TransportName, options: StartOpti
     GRPC_PORT: "0",
     // It reads all protos anew for each server, which is a fifth of a start.
     GRPC_REFLECTION: "off",
+    // Each that sends at once has a connection from the start, and most tests send nothing.
+    DELIVERY_CONCURRENCY: "1",
     ...options.env,
   });
   const config: Config = {
