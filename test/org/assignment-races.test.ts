@@ -39,7 +39,16 @@ const plantNodes = async ({ pool }: TestService, tenantId: string): Promise<read
   return ids;
 };
 
-/** Rounds of calls made at once, some rounds beside each other. What is refused otherwise than a race may be fails. */
+/** From its n-th on, and then those before. */
+const turned = <T>(list: readonly T[], n: number): readonly T[] => [
+  ...list.slice(n % list.length),
+  ...list.slice(0, n % list.length),
+];
+
+/**
+ * Rounds of calls made at once, some rounds beside each other; each call is the first in some. What is refused otherwise
+ * than a race may be fails.
+ */
 const race = async <T>(
   subjects: readonly T[],
   calls: (subject: T) => readonly (() => Promise<unknown>)[],
@@ -47,7 +56,7 @@ const race = async <T>(
 ) => {
   const seen = new Set<string>();
   for (let from = 0; from < subjects.length; from += AT_ONCE) {
-    const round = subjects.slice(from, from + AT_ONCE).flatMap((subject) => calls(subject));
+    const round = subjects.slice(from, from + AT_ONCE).flatMap((subject, n) => turned(calls(subject), from + n));
     const { reasons } = await outcomes(round.map((call) => call()));
     for (const reason of reasons) {
       expect(may).toContain(reason);

@@ -27,13 +27,17 @@ export interface Clients {
   readonly services: Client<typeof ServiceIdentityService>;
 }
 
-export interface TestService extends RunningServer, Clients {
+/** A server and its database, whoever speaks to it. */
+interface Launched extends RunningServer {
   readonly databaseUrl: string;
   readonly config: Config;
   /** A pool of the test's own, to look behind the API. */
   readonly pool: DatabasePool;
   readonly rootSecret: string;
   readonly rootToken: string;
+}
+
+export interface TestService extends Launched, Clients {
   /** Clients with another token, or none; `headers` go with every call. */
   as(token: string | undefined, headers?: Readonly<Record<string, string>>): Clients;
   /** A service with these permissions, signed in. Without `tenantId` it has no tenant. */
@@ -104,8 +108,7 @@ const rootedDatabase = async ({ databaseUrl, peppers }: StartOptions) => {
   return { ...database, rootSecret: (await makeRoot(database.url, peppers)) ?? "" };
 };
 
-/** A server of the test's own on a database of its own, on free ports. The test stops it. */
-export const launchService = async (transport: TransportName, options: StartOptions = {}): Promise<TestService> => {
+const launch = async (options: StartOptions): Promise<Launched> => {
   const { rootSecret, ...database } = await rootedDatabase(options);
   const parsed = parseConfig({
     NODE_ENV: "test",
@@ -135,22 +138,36 @@ export const launchService = async (transport: TransportName, options: StartOpti
   // On a busy machine the first ping may come too late; the next one comes in a second.
   await vi.waitUntil(() => server.readiness() === "ready", { timeout: 30_000, interval: 20 });
   const pool = await openPool(database.url, 2);
-  const connect = clientsOf(transport, server);
-  const as = (token: string | undefined, headers: Readonly<Record<string, string>> = {}) =>
-    connect(token === undefined ? headers : { authorization: `Bearer ${token}`, ...headers });
+  const { services } = clientsOf("grpc", server)({});
   const { serviceToken: rootToken } = rootSecret
-    ? await as(undefined).services.authenticateService({ key: "root", secret: rootSecret })
+    ? await services.authenticateService({ key: "root", secret: rootSecret })
     : { serviceToken: "" };
-  const root = as(rootToken);
 
   return {
     ...server,
-    ...root,
     databaseUrl: database.url,
     config,
     pool,
     rootSecret,
     rootToken,
+    async stop() {
+      await server.stop();
+      await pool.end();
+      await database.drop();
+    },
+  };
+};
+
+/** With clients of the port that speaks so. */
+const speaking = (transport: TransportName, launched: Launched): TestService => {
+  const connect = clientsOf(transport, launched);
+  const as = (token: string | undefined, headers: Readonly<Record<string, string>> = {}) =>
+    connect(token === undefined ? headers : { authorization: `Bearer ${token}`, ...headers });
+  const root = as(launched.rootToken);
+
+  return {
+    ...launched,
+    ...root,
     as,
     async addService(permissions, tenantId) {
       const key = uniqueKey();
@@ -163,13 +180,12 @@ export const launchService = async (transport: TransportName, options: StartOpti
       const { tenant } = await root.org.createTenant({ label });
       return tenant?.tenantId ?? "";
     },
-    async stop() {
-      await server.stop();
-      await pool.end();
-      await database.drop();
-    },
   };
 };
+
+/** A server of the test's own on a database of its own, on free ports. The test stops it. */
+export const launchService = async (transport: TransportName, options: StartOptions = {}): Promise<TestService> =>
+  speaking(transport, await launch(options));
 
 /** A server that ends with the running file. */
 export const launchForFile = async (transport: TransportName, options: StartOptions = {}): Promise<TestService> => {
@@ -178,5 +194,15 @@ export const launchForFile = async (transport: TransportName, options: StartOpti
   return service;
 };
 
-/** The server that a file's tests share, one for each transport; it ends with the file. */
-export const startService = oncePerFile((transport: TransportName) => launchForFile(transport));
+const launchOnce = oncePerFile(async (options: StartOptions) => {
+  const launched = await launch(options);
+  onFileFinished(launched.stop);
+  return launched;
+});
+
+const ORDINARY: StartOptions = {};
+
+/** The server that a file's tests share, by either of its transports; it ends with the file. */
+export const startService = oncePerFile(async (transport: TransportName) =>
+  speaking(transport, await launchOnce(ORDINARY)),
+);
