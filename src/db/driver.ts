@@ -144,7 +144,8 @@ export const createDriver = ({ silenceMs, prepares }: DriverOptions): DriverFact
           const { silenceMs: allowedMs = silenceMs, ...company } = asked.getStore() ?? {};
           try {
             const statement = { text, values, ...(prepares && name !== undefined && { name }) };
-            return await within(allowedMs, send(statement, company));
+            // A statement and the commit behind it are two for which PostgreSQL may take its time.
+            return await within(company.commits ? 2 * allowedMs : allowedMs, send(statement, company));
           } catch (error) {
             throw error instanceof DatabaseSilent ? breakOff(error) : whatBroke(error);
           }

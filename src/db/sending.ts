@@ -2,7 +2,8 @@ import { type Client, type Connection, Query, type QueryConfig, type QueryResult
 
 // As slonik begins and ends a transaction.
 const BEGIN = "START TRANSACTION";
-const ENDS: ReadonlySet<string> = new Set(["COMMIT", "ROLLBACK"]);
+const COMMIT = "COMMIT";
+const ROLLBACK = "ROLLBACK";
 
 /** What is answered where nothing was sent. */
 const NOTHING = { command: "", fields: [], rowCount: null, rows: [] } as const;
@@ -18,45 +19,62 @@ export interface Company {
 
 export type Send = (statement: QueryConfig, company: Company) => Promise<Answer>;
 
+/** A statement that was handed to a connection. */
+interface Sent {
+  readonly answer: Promise<QueryResult>;
+  /** It failed before it left, such as over a value that cannot be written: PostgreSQL knows nothing of that. */
+  readonly hasFailed: () => boolean;
+}
+
 /**
- * A transaction's beginning and its first statement as one message. Between them stands no Sync: where the beginning fails,
- * PostgreSQL skips the statement, which would be committed by itself (PostgreSQL, 55.2.3 Extended Query).
+ * Sends a statement, with these before it as one message. Between them stands no Sync: where the beginning of a transaction
+ * fails, PostgreSQL skips the statement, which would be committed by itself (PostgreSQL, 55.2.3 Extended Query).
  */
-const queryWithBeginning = (
-  client: Client,
-  beginning: readonly string[],
-  statement: QueryConfig,
-): Promise<QueryResult> => {
+const submit = (client: Client, before: readonly string[], { text, values, name }: QueryConfig): Sent => {
   const { promise, resolve, reject } = Promise.withResolvers<QueryResult>();
+  let failed = false;
   // By itself node-postgres sends a statement without values by the simple protocol, whose statements are never skipped.
-  const config = { ...statement, queryMode: "extended" };
+  // Behind another it has no name: node-postgres would take the other's parsing for its own, and never parse it again.
+  const config = { text, values: values ?? [], queryMode: "extended", name: before.length > 0 ? undefined : name };
   const query = new Query(config, (error: Error | null | undefined, results: unknown) => {
+    failed = Boolean(error);
     if (error) reject(error);
-    else resolve((results as readonly QueryResult[])[beginning.length] as QueryResult);
+    else resolve([results].flat()[before.length] as QueryResult);
   });
-  const { submit } = query;
+  const submitAlone = query.submit;
   query.submit = (connection: Connection) => {
-    for (const text of beginning) {
-      connection.parse({ name: "", text, types: [] }, true);
+    for (const earlier of before) {
+      connection.parse({ name: "", text: earlier, types: [] }, true);
       connection.bind({}, true);
       connection.execute({}, true);
     }
-    submit.call(query, connection);
+    return submitAlone.call(query, connection);
   };
   client.query(query);
-  return promise;
+  return { answer: promise, hasFailed: () => failed };
 };
 
-const queryAlone = (client: Client, { text, values, name }: QueryConfig): Promise<QueryResult> =>
-  // A configuration is copied property by property, which costs more than all else of the sending.
-  name === undefined ? client.query(text, values as unknown[]) : client.query({ text, values: values ?? [], name });
+/** @throws where PostgreSQL answers that it has rolled back, since a statement of the transaction had failed. */
+const commit = async (client: Client): Promise<QueryResult> => {
+  const answer = await client.query(COMMIT);
+  if (answer.command !== COMMIT) throw new Error("the transaction had failed, and was rolled back");
+  return answer;
+};
 
-/** The end is sent before the statement is answered: of a transaction that failed, COMMIT is a rollback. */
-const withCommit = async (client: Client, answer: Promise<QueryResult>): Promise<QueryResult> => {
-  const [statement, end] = await Promise.allSettled([answer, client.query("COMMIT")]);
-  if (statement.status === "rejected") throw statement.reason;
-  if (end.status === "rejected") throw end.reason;
-  return statement.value;
+/** Both have been sent; what is wrong with the statement says more than what then becomes of the commit. */
+const both = async (statement: Promise<QueryResult>, end: Promise<QueryResult>): Promise<QueryResult> => {
+  const [answered, ended] = await Promise.allSettled([statement, end]);
+  if (answered.status === "rejected") throw answered.reason;
+  if (ended.status === "rejected") throw ended.reason;
+  return answered.value;
+};
+
+const queryAlone = (client: Client, { text, values, name }: QueryConfig): Promise<QueryResult> => {
+  if (text === COMMIT) return commit(client);
+  // A configuration is copied property by property, which costs more than all else of the sending.
+  return name === undefined
+    ? client.query(text, values as unknown[])
+    : client.query({ text, values: values ?? [], name });
 };
 
 /** What `send` writes at once leaves in one piece. */
@@ -78,8 +96,24 @@ const asOne = <T>({ connection: { stream } }: Client, send: () => T): T => {
 export const createSender = (client: Client): Send => {
   /** Of a transaction that was asked for, what is to be sent with its first statement. */
   let beginning: readonly string[] | undefined;
+  /** Why the transaction can only be rolled back: nothing of it may run by itself. */
+  let dead: Error | undefined;
   /** The transaction's end was sent with its last statement. */
   let ended = false;
+
+  const begin = async (before: readonly string[], statement: QueryConfig, commits: boolean) => {
+    try {
+      return await asOne(client, () => {
+        const { answer, hasFailed } = submit(client, before, statement);
+        // Of a transaction that PostgreSQL knows to have failed, COMMIT is a rollback; of another it must not be sent.
+        ended = commits && !hasFailed();
+        return ended ? both(answer, commit(client)) : answer;
+      });
+    } catch (error) {
+      if (!ended) dead = new Error("the transaction has failed", { cause: error });
+      throw error;
+    }
+  };
 
   return async (statement, { timeoutMs, commits = false }) => {
     const { text } = statement;
@@ -87,18 +121,18 @@ export const createSender = (client: Client): Send => {
       beginning = timeoutMs === undefined ? [BEGIN] : [BEGIN, `SET LOCAL statement_timeout = ${Math.ceil(timeoutMs)}`];
       return NOTHING;
     }
-    if (ENDS.has(text) && (beginning || ended)) {
-      beginning = undefined;
-      ended = false;
-      return NOTHING;
-    }
-    if (ended) throw new Error("a statement after its transaction's end");
-    const first = beginning;
+    const [isUnsent, isEnded] = [beginning !== undefined, ended];
+    const before = beginning ?? [];
     beginning = undefined;
-    ended = commits;
-    return await asOne(client, () => {
-      const answer = first ? queryWithBeginning(client, first, statement) : queryAlone(client, statement);
-      return commits ? withCommit(client, answer) : answer;
-    });
+    if (text === COMMIT || text === ROLLBACK) {
+      ended = false;
+      if (isUnsent || isEnded) return NOTHING;
+      if (dead && text === COMMIT) throw dead;
+      dead = undefined;
+      return await queryAlone(client, statement);
+    }
+    if (isEnded) throw new Error("a statement after its transaction's end");
+    if (dead) throw dead;
+    return isUnsent || commits ? await begin(before, statement, commits) : await queryAlone(client, statement);
   };
 };

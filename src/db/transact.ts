@@ -57,6 +57,8 @@ const attempt = <T>(
     const result = await body(tx);
     throwIfAbandoned();
     const { statement } = last;
+    // What a body has left running comes too late, and is told so.
+    lastStatements.delete(tx);
     if (statement) await withCommit(() => tx.query(statement));
     return result;
   }, 0);

@@ -1,6 +1,6 @@
 import { Client } from "pg";
 import { sql } from "slonik";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { createSender } from "../../src/db/sending.ts";
 import { type Tx, queryAtEnd, read, transact } from "../../src/db/transact.ts";
@@ -105,16 +105,70 @@ test("a statement at the end of a savepoint is sent at once, and goes with it", 
   expect(await notes()).toBe("kept");
 });
 
-test("where its beginning fails a statement is not run", async () => {
-  const { notes } = await open();
-  const client = new Client({ connectionString: database.url, pipeline: true });
-  await client.connect();
-  onTestFinished(() => client.end());
-  const send = createSender(client);
-  await send({ text: "START TRANSACTION" }, { timeoutMs: 1e12 });
-  await expect(send({ text: "INSERT INTO notes (note) VALUES ('alone')" }, {})).rejects.toThrow("statement_timeout");
-  await send({ text: "ROLLBACK" }, {});
+test("of a transaction whose failure its body overlooks nobody is told that it stands", async () => {
+  const { db, notes } = await open();
+  const overlooked = (texts: readonly string[]) =>
+    transact(db, detached(), async (tx) => {
+      for (const text of texts) await tx.query(insert(text)).catch(() => undefined);
+    });
+  await expect(overlooked(["bad"])).rejects.toThrow("the transaction has failed");
+  await expect(overlooked(["good", "bad"])).rejects.toThrow("the transaction had failed");
   expect(await notes()).toBe("");
+});
+
+describe("a sender", () => {
+  const connect = async () => {
+    const { notes } = await open();
+    const client = new Client({ connectionString: database.url, pipeline: true });
+    await client.connect();
+    onTestFinished(() => client.end());
+    return { send: createSender(client), notes };
+  };
+  const text = "INSERT INTO notes (note) VALUES ('alone')";
+
+  test("runs nothing of a transaction whose beginning failed, until it is rolled back", async () => {
+    const { send, notes } = await connect();
+    await send({ text: "START TRANSACTION" }, { timeoutMs: 1e12 });
+    await expect(send({ text }, {})).rejects.toThrow("statement_timeout");
+    await expect(send({ text }, {})).rejects.toThrow("the transaction has failed");
+    await expect(send({ text }, { commits: true })).rejects.toThrow("the transaction has failed");
+    await send({ text: "ROLLBACK" }, {});
+    expect(await notes()).toBe("");
+    await send({ text }, {});
+    expect(await notes()).toBe("alone");
+  });
+
+  test("commits nothing where the last statement's values cannot be written", async () => {
+    const { send, notes } = await connect();
+    const toPostgres = () => {
+      throw new Error("no such value");
+    };
+    await send({ text: "START TRANSACTION" }, {});
+    await send({ text }, {});
+    const last = send({ text: "INSERT INTO notes (note) VALUES ($1)", values: [{ toPostgres }] }, { commits: true });
+    await expect(last).rejects.toThrow("no such value");
+    await send({ text: "ROLLBACK" }, {});
+    expect(await notes()).toBe("");
+  });
+
+  test("prepares a statement with a name that failed as a transaction's first", async () => {
+    const { send } = await connect();
+    const named = { name: "late", text: "SELECT 1 FROM later" };
+    await send({ text: "START TRANSACTION" }, {});
+    await expect(send(named, {})).rejects.toThrow("later");
+    await send({ text: "ROLLBACK" }, {});
+    await send({ text: "CREATE TEMP TABLE later ()" }, {});
+    expect((await send(named, {})).rows).toEqual([]);
+  });
+
+  test("sends nothing after the end", async () => {
+    const { send, notes } = await connect();
+    await send({ text: "START TRANSACTION" }, {});
+    await send({ text }, { commits: true });
+    await expect(send({ text }, {})).rejects.toThrow("after its transaction's end");
+    await send({ text: "COMMIT" }, {});
+    expect(await notes()).toBe("alone");
+  });
 });
 
 test("a deadline in the far future is no error, where nothing else bounds a statement", async () => {
