@@ -76,10 +76,17 @@ export interface Metrics {
   setHealthy(healthy: boolean): void;
 }
 
+let processRegistry: Registry | undefined;
+
+/** Once, however many servers a process runs: their timers and observers never end, and each of them costs on. */
+const processMetrics = (): Registry => {
+  if (!processRegistry) collectDefaultMetrics({ register: (processRegistry = new Registry()) });
+  return processRegistry;
+};
+
 export const createMetrics = (version: string): Metrics => {
-  const registry = new Registry();
+  const registry = Registry.merge([processMetrics()]);
   const registers = [registry];
-  collectDefaultMetrics({ register: registry });
   const handling = createHandling(
     "grpc_server_handling_seconds",
     "Seconds from a call's arrival to its answer, or to a stream's end.",
