@@ -62,7 +62,7 @@ const insertEvents = (actor: Actor, rows: readonly AuditRow[]) => sql.type(audit
   )
   INSERT INTO audit_pending (audit_id) SELECT e.audit_id FROM event e RETURNING audit_id`;
 
-/** Records all that one mutation did, by one statement. */
+/** Records all that one mutation did, by one statement, which goes with the commit. */
 export const recordEvents = async (tx: Tx, call: Actors, events: readonly AuditEvent[]): Promise<void> => {
   const actor = { userId: call.actor?.userId ?? null, serviceId: call.callerIfAny?.serviceId ?? null };
   const rows = events.map((event) => rowOf(event, call.requestId));
