@@ -113,5 +113,7 @@ export const loadAccessWorlds = async (client: Client, worlds: readonly AccessWo
     for (const statement of worlds.flatMap(statements)) await client.query(statement);
   });
   await client.query("VACUUM (ANALYZE)");
+  // Otherwise what was loaded is written to the disk beside what is measured.
+  await client.query("CHECKPOINT");
   return (performance.now() - started) / 1_000;
 };
