@@ -1,5 +1,5 @@
 import { randomNumbers } from "./random.ts";
-import { type Clients, type TestService, clientsOf, startService } from "./service.ts";
+import { type TestService, clientsOf, speaking, startService } from "./service.ts";
 
 /** A client each of whose calls goes over one of two. */
 const byTurns = <Client extends object>(one: Client, other: Client): Client => {
@@ -14,24 +14,14 @@ const byTurns = <Client extends object>(one: Client, other: Client): Client => {
  */
 export const overBoth = (server: TestService): TestService => {
   const [grpc, connect] = [clientsOf("grpc", server), clientsOf("connect", server)];
-  const as = (token: string | undefined, headers: Readonly<Record<string, string>> = {}): Clients => {
-    const sent = { ...(token !== undefined && { authorization: `Bearer ${token}` }), ...headers };
-    const [one, other] = [grpc(sent), connect(sent)];
+  return speaking((headers) => {
+    const [one, other] = [grpc(headers), connect(headers)];
     return {
       auth: byTurns(one.auth, other.auth),
       org: byTurns(one.org, other.org),
       services: byTurns(one.services, other.services),
     };
-  };
-  return {
-    ...server,
-    ...as(server.rootToken),
-    as,
-    async addService(permissions, tenantId) {
-      const added = await server.addService(permissions, tenantId);
-      return { ...added, ...as(added.token) };
-    },
-  };
+  }, server);
 };
 
 /** The file's server, with such clients. */

@@ -77,12 +77,15 @@ const withHeaders =
 /** A key that no other test has. */
 export const uniqueKey = (): string => `svc-${randomBytes(8).toString("hex")}`;
 
-/** Clients of a server's port that send these headers. */
+/** How clients are made that send these headers. */
+type Connect = (headers: Readonly<Record<string, string>>) => Clients;
+
+/** Makes clients of a server's port. */
 export const clientsOf = (
   transport: TransportName,
   { grpcPort, httpPort }: Pick<RunningServer, "grpcPort" | "httpPort">,
-) => {
-  return (headers: Readonly<Record<string, string>>): Clients => {
+): Connect => {
+  return (headers) => {
     const interceptors = [withHeaders(headers)];
     const channel =
       transport === "grpc"
@@ -158,9 +161,8 @@ const launch = async (options: StartOptions): Promise<Launched> => {
   };
 };
 
-/** With clients of the port that speaks so. */
-const speaking = (transport: TransportName, launched: Launched): TestService => {
-  const connect = clientsOf(transport, launched);
+/** A server with clients that are made so. */
+export const speaking = (connect: Connect, launched: Launched): TestService => {
   const as = (token: string | undefined, headers: Readonly<Record<string, string>> = {}) =>
     connect(token === undefined ? headers : { authorization: `Bearer ${token}`, ...headers });
   const root = as(launched.rootToken);
@@ -183,26 +185,27 @@ const speaking = (transport: TransportName, launched: Launched): TestService => 
   };
 };
 
+const speakingOver = (transport: TransportName, launched: Launched): TestService =>
+  speaking(clientsOf(transport, launched), launched);
+
 /** A server of the test's own on a database of its own, on free ports. The test stops it. */
 export const launchService = async (transport: TransportName, options: StartOptions = {}): Promise<TestService> =>
-  speaking(transport, await launch(options));
+  speakingOver(transport, await launch(options));
 
-/** A server that ends with the running file. */
-export const launchForFile = async (transport: TransportName, options: StartOptions = {}): Promise<TestService> => {
-  const service = await launchService(transport, options);
-  onFileFinished(service.stop);
-  return service;
-};
-
-const launchOnce = oncePerFile(async (options: StartOptions) => {
+const launchUntilFileEnds = async (options: StartOptions): Promise<Launched> => {
   const launched = await launch(options);
   onFileFinished(launched.stop);
   return launched;
-});
+};
 
+/** A server that ends with the running file. */
+export const launchForFile = async (transport: TransportName, options: StartOptions = {}): Promise<TestService> =>
+  speakingOver(transport, await launchUntilFileEnds(options));
+
+const launchOnce = oncePerFile(launchUntilFileEnds);
 const ORDINARY: StartOptions = {};
 
 /** The server that a file's tests share, by either of its transports; it ends with the file. */
 export const startService = oncePerFile(async (transport: TransportName) =>
-  speaking(transport, await launchOnce(ORDINARY)),
+  speakingOver(transport, await launchOnce(ORDINARY)),
 );
