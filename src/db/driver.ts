@@ -8,6 +8,7 @@ import {
   createDriverFactory,
   parseDsn,
 } from "slonik";
+import { TIMER_MAX_MS } from "../config-values.ts";
 import { DatabaseSilent } from "./faults.ts";
 import { type Company, createSender } from "./sending.ts";
 
@@ -79,7 +80,8 @@ const clientConfigOf = (configuration: DriverConfiguration): ClientConfig => ({
 
 const within = async <T>(limitMs: number, work: Promise<T>): Promise<T> => {
   const { promise, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new DatabaseSilent("no answer from the database")), limitMs);
+  const giveUp = () => reject(new DatabaseSilent("no answer from the database"));
+  const timer = setTimeout(giveUp, Math.min(limitMs, TIMER_MAX_MS));
   try {
     return await Promise.race([work, promise]);
   } finally {

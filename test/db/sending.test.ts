@@ -177,3 +177,9 @@ test("a deadline in the far future is no error, where nothing else bounds a stat
   onTestFinished(() => far.close());
   expect(await reasonOf(transact(db, far, (tx) => tx.one(selectOne)))).toBe("answered");
 });
+
+test("a statement and its commit may take weeks, where the environment says so", async () => {
+  const { db, notes } = await open({ DATABASE_STATEMENT_TIMEOUT: "24d" });
+  await transact(db, detached(), (tx) => queryAtEnd(tx, insert("slow")));
+  expect(await notes()).toBe("slow");
+});
