@@ -101,7 +101,7 @@ export const createSender = (client: Client): Send => {
   /** The transaction's end was sent with its last statement. */
   let ended = false;
 
-  const begin = async (before: readonly string[], statement: QueryConfig, commits: boolean) => {
+  const sendTogether = async (before: readonly string[], statement: QueryConfig, commits: boolean) => {
     try {
       return await asOne(client, () => {
         const { answer, hasFailed } = submit(client, before, statement);
@@ -121,18 +121,20 @@ export const createSender = (client: Client): Send => {
       beginning = timeoutMs === undefined ? [BEGIN] : [BEGIN, `SET LOCAL statement_timeout = ${Math.ceil(timeoutMs)}`];
       return NOTHING;
     }
-    const [isUnsent, isEnded] = [beginning !== undefined, ended];
-    const before = beginning ?? [];
+    const before = beginning;
     beginning = undefined;
     if (text === COMMIT || text === ROLLBACK) {
+      const isSilent = before !== undefined || ended;
       ended = false;
-      if (isUnsent || isEnded) return NOTHING;
+      if (isSilent) return NOTHING;
       if (dead && text === COMMIT) throw dead;
       dead = undefined;
       return await queryAlone(client, statement);
     }
-    if (isEnded) throw new Error("a statement after its transaction's end");
+    if (ended) throw new Error("a statement after its transaction's end");
     if (dead) throw dead;
-    return isUnsent || commits ? await begin(before, statement, commits) : await queryAlone(client, statement);
+    return before || commits
+      ? await sendTogether(before ?? [], statement, commits)
+      : await queryAlone(client, statement);
   };
 };
