@@ -89,8 +89,7 @@ describe.each(transports)("%s: ending sessions", (transport) => {
         SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
     await expect.poll(isWaiting, { interval: 10 }).toBe(true);
     lock.resolve(undefined);
-    await holder;
-    await expectRefusal(signIn, "SERVICE_CREDENTIALS_INVALID");
+    await Promise.all([holder, expectRefusal(signIn, "SERVICE_CREDENTIALS_INVALID")]);
   });
 
   test("a service has at most a hundred permissions, however they are granted", async () => {
