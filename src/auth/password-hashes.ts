@@ -78,12 +78,16 @@ const bcrypt: Format = {
   },
 };
 
+/** What making and hashing a KiB by PBKDF2 costs, where mixing one once is 1. */
+const PBKDF2_PASSES = 32;
+
 const scryptOf = (N: number, r: number, p: number, salt: Buffer, expected: Buffer): ParsedHash | undefined => {
-  const memoryKib = (N * r) / 8;
+  const [memoryKib, blocksKib] = [(N * r) / 8, (r * p) / 8];
   // N < 2^(128 r / 8): RFC 7914, 2.
   const isScrypt = N >= 2 && r >= 1 && p >= 1 && N < 2 ** (16 * r);
-  if (!isScrypt || memoryKib > HASH_COST_MAX.memoryKib || memoryKib * p > HASH_COST_MAX.memoryPassesKib)
-    return undefined;
+  const isBounded =
+    memoryKib <= HASH_COST_MAX.memoryKib && Math.max(N, PBKDF2_PASSES) * blocksKib <= HASH_COST_MAX.memoryPassesKib;
+  if (!isScrypt || !isBounded) return undefined;
   const options = { N, r, p, maxmem: 2 * HASH_COST_MAX.memoryKib * 1_024 };
   return { expected, derive: (password) => scryptSync(password, salt, expected.length, options) };
 };

@@ -122,6 +122,9 @@ test.each([
   "$argon2d$v=19$m=64,t=1,p=1",
   "$scrypt$ln=19,r=8,p=1",
   "$scrypt$ln=14,r=8,p=65",
+  // Hardly any mixing, and half a GiB by PBKDF2.
+  "$scrypt$ln=1,r=41,p=99999",
+  "$scrypt$ln=1,r=8,p=32769",
   "$scrypt$ln=99,r=8,p=1",
   "$scrypt$ln=16,r=1,p=1",
   "$scrypt$ln=0,r=8,p=1",
@@ -199,3 +202,11 @@ test("what is supported can be verified", () => {
   });
   fc.assert(property, { numRuns: 50 });
 });
+
+test.each(["$scrypt$ln=18,r=8,p=1", "$scrypt$ln=1,r=8,p=32768"])(
+  "at the bound of what it may cost, %s can be verified",
+  (head) => {
+    expect(isSupportedHash(`${head}${SALTED}`)).toBe(true);
+    expect(verifyHash(PASSWORD, `${head}${SALTED}`)).toBe(false);
+  },
+);
