@@ -4,7 +4,7 @@ import { read } from "../db/transact.ts";
 import { type AuthService, type ListUsersRequest, ListUsersRequestSchema, UserState } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { type Page, cutPage, readPage } from "../rpc/page.ts";
+import { type Page, cutPage, keyText, readPage } from "../rpc/page.ts";
 import type { AuthParts } from "./parts.ts";
 import { userMessage, userRow } from "./users.ts";
 
@@ -18,7 +18,7 @@ const STAGES = ["email", "phone", "name"] as const;
 type Stage = (typeof STAGES)[number];
 
 /** The last user that was looked at: by what it was found, and its id. */
-const stageKey = z.tuple([z.enum(STAGES), z.string(), z.guid()]);
+const stageKey = z.tuple([z.enum(STAGES), keyText, z.guid()]);
 type StageKey = z.output<typeof stageKey>;
 
 const foundRow = userRow.extend({ matches: z.boolean(), position: z.bigint() });

@@ -8,7 +8,7 @@ import { type Tx, read, transact } from "../db/transact.ts";
 import { type CapabilitySchema, ListCapabilitiesRequestSchema, type OrgService } from "../gen/org/v1/org_pb.ts";
 import { requireTenantless } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { cutPage, readPage } from "../rpc/page.ts";
+import { cutPage, keyText, readPage } from "../rpc/page.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { OrgParts } from "./parts.ts";
 
@@ -17,9 +17,6 @@ const capIdRow = z.object({ cap_id: z.string() });
 
 const capabilityRow = z.object({ cap_id: z.string(), cap_key: z.string(), created_utc: z.number() });
 type CapabilityRow = z.output<typeof capabilityRow>;
-
-/** The last key of the page before: text that the database can hold. */
-const listKey = z.string().refine((key) => !key.includes("\0"));
 
 const insertCapability = (capabilityId: string, key: string) => sql.type(capabilityRow)`
   INSERT INTO capabilities (cap_id, cap_key) VALUES (${capabilityId}::uuid, ${key})
@@ -115,7 +112,7 @@ export const capabilityHandlers = ({ db }: OrgParts) =>
     },
 
     async listCapabilities(request, call) {
-      const page = readPage(ListCapabilitiesRequestSchema, request, listKey);
+      const page = readPage(ListCapabilitiesRequestSchema, request, keyText);
       const list = selectCapabilities(request.prefix ?? "", page.after ?? null, page.size + 1);
       const found = await read(db, call, (connection) => connection.any(list));
       const { rows, nextPageToken } = cutPage(page, found, (row) => row.cap_key);

@@ -76,6 +76,9 @@ export const cutPage = <Row, Key>(
   return { rows: rows.slice(0, page.size), nextPageToken: page.tokenAfter(keyOf(last)) };
 };
 
+/** Text as a part of a key: what the database can hold. */
+export const keyText = z.string().refine((text) => !text.includes("\0"));
+
 /** Microseconds since 1970 within the years 1 to 9999, as digits: JSON has no integers of that size. */
 export const microseconds = z
   .string()
