@@ -14,6 +14,7 @@ import { createValidator } from "@bufbuild/protovalidate";
 import { type CallerRule, caller_rule } from "../gen/caller/v1/caller_pb.ts";
 import type { Log } from "../log.ts";
 import type { Call } from "./call.ts";
+import { longLists } from "./list-bounds.ts";
 import type { CallMeter, CallType } from "./metrics.ts";
 import { invalid } from "./refusal.ts";
 import { brokenTimes } from "./times.ts";
@@ -102,8 +103,10 @@ const validator = createValidator({
 });
 
 const validateOf = (desc: DescMethod): MethodOf<unknown>["validate"] => {
-  const timesOf = brokenTimes(desc.input);
+  const [longListsOf, timesOf] = [longLists(desc.input), brokenTimes(desc.input)];
   return (request) => {
+    const long = longListsOf(request);
+    if (long.length > 0) throw invalid(...long);
     const result = validator.validate(desc.input, request);
     if (result.kind === "error") throw result.error;
     const times = timesOf(request);
