@@ -50,17 +50,36 @@ export const createTreeWriter = ({ db, config }: OrgParts): TreeWriter => {
   const { poolQueue: queueMax, poolWaitMs: waitMs } = config.database;
   const gates = new Map<string, Gate>();
 
-  return async ({ call, tenantId: named, unknown, statementTimeoutMs }, body) => {
-    const tenantId = named.toLowerCase();
+  const gateOf = (tenantId: string): Gate => {
     const gate = gates.get(tenantId) ?? createGate({ size: CONNECTED, queueMax, waitMs });
     gates.set(tenantId, gate);
-    const work = async (tx: Tx) => ((await lockTree(tx, tenantId)) ? body(tx) : unknown);
-    try {
-      return await gate.enter(() => transact(db, call, work, { statementTimeoutMs }), call);
-    } finally {
+    return gate;
+  };
+
+  return <T>({ call, tenantId: named, unknown, statementTimeoutMs }: TreeWrite, body: (tx: Tx) => Promise<T>) => {
+    const tenantId = named.toLowerCase();
+    const answer = Promise.withResolvers<Exclude<T, Refusal>>();
+    const last: { try?: PromiseWithResolvers<undefined> } = {};
+    const work = async (tx: Tx) => {
+      last.try = Promise.withResolvers();
+      if (!(await lockTree(tx, tenantId))) return unknown;
+      // Who gave up while it waited shall not keep the tree for a whole move, only to undo it.
+      call.throwIfOver();
+      return body(tx);
+    };
+    /** Answers the caller when it gives up, and keeps the place until its transaction has let the connection go. */
+    const write = async () => {
+      const options = { statementTimeoutMs, settled: () => last.try?.resolve(undefined) };
+      await transact(db, call, work, options).then(answer.resolve, answer.reject);
+      await last.try?.promise;
+    };
+    const gate = gateOf(tenantId);
+    const entered = gate.enter(write, call).catch(answer.reject);
+    void entered.then(() => {
       const { inside, waiting } = gate.load();
-      if (inside + waiting === 0) gates.delete(tenantId);
-    }
+      if (inside + waiting === 0 && gates.get(tenantId) === gate) gates.delete(tenantId);
+    });
+    return answer.promise;
   };
 };
 

@@ -125,3 +125,32 @@ test("while 20,000 nodes move, and fifty writers of their tenant wait, nobody el
   expect([...depths]).toEqual([1]);
   expect(await pathDifferences(server, tenantId)).toEqual([]);
 }, 90_000);
+
+test("writers who give up while they wait for the tree leave the connections to others", async () => {
+  const tenantId = await server.addTenant();
+  const [from, to] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
+  const { nodeId } = await addNode(server, tenantId, from);
+  await server.pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`SELECT FROM tenant_tree_locks WHERE tenant_id = ${tenantId}::uuid FOR UPDATE`);
+    const waiting = async () => {
+      // A transaction sees the activity of its first look, until it says otherwise.
+      await tx.query(sql.unsafe`SELECT pg_stat_clear_snapshot()`);
+      return tx.oneFirst(sql.type(z.object({ count: z.number() }))`
+        SELECT count(*)::int AS count FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'`);
+    };
+    for (let writer = 1; writer <= server.config.database.poolMax; writer++) {
+      const leaving = new AbortController();
+      const move = { tenantId, nodeId, newParentNodeId: to };
+      const moved = outcomeOf(server.org.moveNode(move, { signal: leaving.signal, timeoutMs: 60_000 }));
+      await expect.poll(waiting, { interval: 5 }).toBe(Math.min(writer, 2));
+      leaving.abort();
+      await moved.catch(() => undefined);
+    }
+    expect(await waiting()).toBe(2);
+    expect((await server.org.getTenant({ tenantId })).tenant?.tenantId).toBe(tenantId);
+  });
+  await addNode(server, tenantId, nodeId);
+  expect((await server.org.getNode({ tenantId, nodeId })).node?.parentNodeId).toBe(from);
+  expect(await pathDifferences(server, tenantId)).toEqual([]);
+});
