@@ -186,7 +186,8 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     onFailure: db.renew,
     onChange(readiness) {
       metrics.setHealthy(readiness === "ready");
-      db.setDown(readiness === "database unavailable" || readiness === "migrations pending");
+      // Who leaves looks no more: what was known of the database then is still the best that is known.
+      if (readiness !== "shutting down") db.setDown(readiness !== "ready");
     },
   });
   const grpc = createGrpcServer(config, pipeline, methods);

@@ -117,6 +117,21 @@ test("pending migrations are not ready and refuse calls, until they are applied"
   }
 });
 
+test("pending migrations still refuse calls by a reason while the server leaves", async () => {
+  const empty = await createEmptyDatabase();
+  const leaving = await serve(empty.url, { SHUTDOWN_DELAY: "1s" });
+  const transport = createGrpcTransport({ baseUrl: `http://127.0.0.1:${leaving.grpcPort}` });
+  const { authenticateService } = createClient(ServiceIdentityService, transport);
+  const stopped = leaving.stop();
+  expect(leaving.readiness()).toBe("shutting down");
+  await expectRefusal(
+    authenticateService({ key: "root", secret: makeCredential("sks", randomUUID()) }),
+    "DATABASE_UNAVAILABLE",
+  );
+  await stopped;
+  await empty.drop();
+});
+
 test("a Watch ends when the server stops", async () => {
   const other = await serve(database.url);
   const watch = watchHealth(other.grpcPort, "");
