@@ -17,6 +17,9 @@ import { type Page, microseconds, readPage } from "../rpc/page.ts";
 // however rare what it looks for is: it may be short, and only its token says whether there is more.
 const WINDOW = 2_000;
 
+// Of payloads on a page, as JSON; an event has 256 KiB at most. It stays below the 4 MiB that gRPC clients take.
+const PAGE_PAYLOAD_BYTES = 2 ** 21;
+
 /** What an event's message is made of. */
 export const auditEventRow = z.object({
   audit_id: z.string(),
@@ -29,7 +32,7 @@ export const auditEventRow = z.object({
   occurred_us: z.bigint(),
   payload_json: z.unknown(),
 });
-const eventRow = auditEventRow.extend({ matches: z.boolean(), position: z.bigint() });
+const eventRow = auditEventRow.extend({ matches: z.boolean(), position: z.bigint(), has_next: z.boolean() });
 type EventRow = z.output<typeof eventRow>;
 
 const eventKey = z.tuple([microseconds, z.guid()]);
@@ -45,7 +48,8 @@ interface Filter {
   readonly before: string | null;
 }
 
-const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null], limit: number) => sql.type(eventRow)`
+/** As many as have at most PAGE_PAYLOAD_BYTES together, and always the first. */
+const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null], size: number) => sql.type(eventRow)`
   WITH candidates AS (
     SELECT a.audit_id, a.tenant_id, a.actor_user_id, a.actor_svc_id, a.action_key, a.entity_kind_code, a.entity_id,
       a.occurred_utc, a.payload_json
@@ -71,13 +75,27 @@ const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null
         AS matches,
       row_number() OVER (ORDER BY c.occurred_utc DESC, c.audit_id DESC) AS position
     FROM candidates c
+  ), asked AS (
+    SELECT n.audit_id, n.tenant_id, n.actor_user_id, n.actor_svc_id, n.action_key, n.entity_kind_code, n.entity_id,
+      n.occurred_utc, n.payload_json, n.matches, n.position
+    FROM numbered n
+    WHERE n.matches OR n.position = ${WINDOW}
+    ORDER BY n.position
+    LIMIT ${size + 1}
+  ), weighed AS (
+    SELECT q.audit_id, q.tenant_id, q.actor_user_id, q.actor_svc_id, q.action_key, q.entity_kind_code, q.entity_id,
+      q.occurred_utc, q.payload_json, q.matches, q.position,
+      row_number() OVER (ORDER BY q.position) AS place,
+      sum(coalesce(octet_length(q.payload_json::text), 0)) OVER (ORDER BY q.position) AS payload_bytes,
+      coalesce(lead(true) OVER (ORDER BY q.position), false) AS has_next
+    FROM asked q
   )
-  SELECT n.audit_id, n.tenant_id, n.actor_user_id, n.actor_svc_id, n.action_key, n.entity_kind_code, n.entity_id,
-    (extract(epoch FROM n.occurred_utc) * 1000000)::bigint AS occurred_us, n.payload_json, n.matches, n.position
-  FROM numbered n
-  WHERE n.matches OR n.position = ${WINDOW}
-  ORDER BY n.position
-  LIMIT ${limit}`;
+  SELECT w.audit_id, w.tenant_id, w.actor_user_id, w.actor_svc_id, w.action_key, w.entity_kind_code, w.entity_id,
+    (extract(epoch FROM w.occurred_utc) * 1000000)::bigint AS occurred_us, w.payload_json, w.matches, w.position,
+    w.has_next
+  FROM weighed w
+  WHERE w.place <= ${size} AND (w.place = 1 OR w.payload_bytes <= ${PAGE_PAYLOAD_BYTES})
+  ORDER BY w.position`;
 
 /** Rounded up: to microseconds, which events have, both `>=` and `<` then mean what nanoseconds would. */
 const microsecondsOf = (time: Timestamp | undefined): string | null =>
@@ -120,17 +138,17 @@ const keyOf = (row: EventRow): EventKey => [String(row.occurred_us), row.audit_i
 
 /** A full page goes on after its last event, a short one after the last that it looked at. */
 const cutWindow = (page: Page<EventKey>, rows: readonly EventRow[]) => {
-  const found = rows.filter(({ matches }) => matches);
-  const last =
-    found.length > page.size ? found[page.size - 1] : rows.find(({ position }) => position === BigInt(WINDOW));
-  return { events: found.slice(0, page.size), nextPageToken: last ? page.tokenAfter(keyOf(last)) : "" };
+  const events = rows.filter(({ matches }) => matches);
+  const last = rows.at(-1);
+  if (last === undefined || (!last.has_next && last.position !== BigInt(WINDOW))) return { events, nextPageToken: "" };
+  return { events, nextPageToken: page.tokenAfter(keyOf(last)) };
 };
 
 export const auditEventHandlers = (db: Database) =>
   ({
     async listAuditEvents(request, call) {
       const page = readPage(ListAuditEventsRequestSchema, request, eventKey);
-      const list = selectEvents(filterOf(request), page.after ?? [null, null], page.size + 1);
+      const list = selectEvents(filterOf(request), page.after ?? [null, null], page.size);
       const { events, nextPageToken } = cutWindow(page, await read(db, call, (connection) => connection.any(list)));
       return { events: events.map(auditEventMessage), nextPageToken };
     },

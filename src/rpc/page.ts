@@ -62,6 +62,19 @@ const decode = (token: string): unknown => {
   }
 };
 
+/** What rows weigh, where a page of the largest would be more than the 4 MiB that gRPC clients take. */
+export interface Weight<Row> {
+  readonly of: (row: Row) => number;
+  readonly max: number;
+}
+
+/** How many of the first rows weigh no more than they may together, and always the first. */
+const fitting = <Row>(rows: readonly Row[], { of, max }: Weight<Row>): number => {
+  let total = 0;
+  const beyond = rows.findIndex((row, index) => (total += of(row)) > max && index > 0);
+  return beyond === -1 ? rows.length : beyond;
+};
+
 /**
  * Cuts the row that was asked for beyond the page: with it there is a next page, without it the list has ended.
  * Statements ask for `page.size + 1` rows.
@@ -70,10 +83,12 @@ export const cutPage = <Row, Key>(
   page: Page<Key>,
   rows: readonly Row[],
   keyOf: (row: Row) => Key,
+  weight?: Weight<Row>,
 ): { rows: readonly Row[]; nextPageToken: string } => {
-  const last = rows[page.size - 1];
-  if (rows.length <= page.size || last === undefined) return { rows, nextPageToken: "" };
-  return { rows: rows.slice(0, page.size), nextPageToken: page.tokenAfter(keyOf(last)) };
+  const size = weight ? Math.min(page.size, fitting(rows, weight)) : page.size;
+  const last = rows[size - 1];
+  if (rows.length <= size || last === undefined) return { rows, nextPageToken: "" };
+  return { rows: rows.slice(0, size), nextPageToken: page.tokenAfter(keyOf(last)) };
 };
 
 /** Text as a part of a key: what the database can hold. */

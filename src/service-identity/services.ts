@@ -15,7 +15,7 @@ import {
 } from "../gen/service_identity/v1/service_identity_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { cutPage, readPage } from "../rpc/page.ts";
+import { type Weight, cutPage, readPage } from "../rpc/page.ts";
 import { checkTenant } from "../rpc/caller.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
@@ -83,6 +83,9 @@ const updateServiceLabel = (serviceId: string, label: string) => sql.type(svcIdR
 
 export const updateServiceState = (serviceId: string, state: StateCode) => sql.type(svcIdRow)`
   UPDATE services SET svc_state_code = ${state} WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
+
+/** Permissions on a page, 128 bytes each at most. */
+const PAGE_WEIGHT: Weight<ServiceRow> = { of: ({ perm_keys }) => perm_keys.length, max: 20_000 };
 
 const STATES = { active: ServiceState.ACTIVE, disabled: ServiceState.DISABLED } as const;
 
@@ -222,7 +225,7 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =
         page.size + 1,
       );
       const found = await read(db, call, (connection) => connection.any(list));
-      const { rows, nextPageToken } = cutPage(page, found, (row) => row.svc_id);
+      const { rows, nextPageToken } = cutPage(page, found, (row) => row.svc_id, PAGE_WEIGHT);
       return { services: rows.map(serviceMessage), nextPageToken };
     },
 

@@ -1,0 +1,63 @@
+import { type DescMessage, type Message, toBinary } from "@bufbuild/protobuf";
+import { sql } from "slonik";
+import { describe, expect, test } from "vitest";
+import { ListAuditEventsResponseSchema } from "../../src/gen/org/v1/org_pb.ts";
+import { ListServicesResponseSchema } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
+import { startService, transports } from "../support/service.ts";
+
+/** What clients of gRPC take in one message unless they are told to take more. */
+const CLIENTS_TAKE = 4 * 2 ** 20;
+
+type Page = Message & { readonly nextPageToken: string };
+
+/** All pages of a list, none of which a client would refuse. */
+const pagesOf = async <P extends Page>(schema: DescMessage, ask: (pageToken: string) => Promise<P>) => {
+  const pages: P[] = [];
+  for (let pageToken = ""; pages.length === 0 || pageToken !== ""; pageToken = pages.at(-1)!.nextPageToken) {
+    const page = await ask(pageToken);
+    expect(toBinary(schema, page).length).toBeLessThan(CLIENTS_TAKE);
+    pages.push(page);
+  }
+  return pages;
+};
+
+describe.each(transports)("%s: a page is short where its rows are large", (transport) => {
+  test("of events, however large the first is", async () => {
+    const { pool, org, addTenant } = await startService(transport);
+    const tenantId = await addTenant();
+    const plant = (count: number, words: number) =>
+      pool.query(sql.unsafe`
+        INSERT INTO audit_events (audit_id, tenant_id, action_key, entity_kind_code, occurred_utc, payload_json)
+        SELECT gen_random_uuid(), ${tenantId}::uuid, 'large', 'role', now() + n * interval '1 second',
+          jsonb_build_object('keys', (SELECT jsonb_agg(repeat('k', 128)) FROM generate_series(1, ${words}::int)))
+        FROM generate_series(1, ${count}::int) n`);
+    await plant(45, 1_000);
+    await plant(1, 25_000);
+    const pages = await pagesOf(ListAuditEventsResponseSchema, (pageToken) =>
+      org.listAuditEvents({ tenantId, action: "large", pageToken }),
+    );
+    const ids = pages.flatMap(({ events }) => events.map(({ auditId }) => auditId));
+    expect(new Set(ids).size).toBe(46);
+    expect(ids).toHaveLength(46);
+  });
+
+  test("of services with many permissions", async () => {
+    const { pool, services, addTenant } = await startService(transport);
+    const tenantId = await addTenant();
+    await pool.query(sql.unsafe`
+      WITH service AS (
+        INSERT INTO services (svc_id, tenant_id, svc_key, svc_label, svc_state_code)
+        SELECT gen_random_uuid(), ${tenantId}::uuid, 'large-' || gen_random_uuid(), 'Large', 'active'
+        FROM generate_series(1, 500)
+        RETURNING svc_id
+      )
+      INSERT INTO service_permissions (svc_id, perm_key)
+      SELECT s.svc_id, rpad('p' || n, 128, 'x') FROM service s CROSS JOIN generate_series(1, 100) n`);
+    const pages = await pagesOf(ListServicesResponseSchema, (pageToken) =>
+      services.listServices({ tenantId, pageSize: 1_000, pageToken }),
+    );
+    const ids = pages.flatMap((page) => page.services.map(({ serviceId }) => serviceId));
+    expect(new Set(ids).size).toBe(500);
+    expect(ids).toHaveLength(500);
+  });
+});
