@@ -83,11 +83,8 @@ export const createTreeWriter = ({ db, config }: OrgParts): TreeWriter => {
   };
 };
 
-/**
- * Whether a node at this depth, a root being at 0, is below more nodes than a chain may have: `depthMax` with both its
- * ends.
- */
-export const isTooDeep = (depth: number, depthMax: number): boolean => depth >= depthMax;
+/** Whether no node may be at this depth, its distance from its root. */
+export const isTooDeep = (depth: number, depthMax: number): boolean => depth > depthMax;
 
 /** A leaf's rows. */
 export const deleteNodePaths = (nodeId: string) => sql.type(depthValRow)`

@@ -92,13 +92,13 @@ class Model {
     if (this.parents.get(nodeId) === parent) return "answered";
     const above = parent === undefined ? [] : this.chain(parent);
     if (above.includes(nodeId)) return "NODE_CYCLE";
-    if (above.length + this.height(nodeId) > depthMax) return "NODE_TOO_DEEP";
+    if (above.length + this.height(nodeId) - 1 > depthMax) return "NODE_TOO_DEEP";
     this.parents.set(nodeId, parent);
     return "answered";
   }
 
   add(nodeId: string, parent: string | undefined, depthMax: number): string {
-    if (parent !== undefined && this.chain(parent).length >= depthMax) return "NODE_TOO_DEEP";
+    if (parent !== undefined && this.chain(parent).length > depthMax) return "NODE_TOO_DEEP";
     this.parents.set(nodeId, parent);
     return "answered";
   }
@@ -111,7 +111,7 @@ class Model {
 }
 
 test("whatever is created, moved and deleted, the tree is that of a plain model and its closure table exact", async () => {
-  const depthMax = 4;
+  const depthMax = 3;
   const server = await launchService("grpc", { env: { TREE_DEPTH_MAX: `${depthMax}` } });
   const { org } = server;
   const outcomeOf = (call: Promise<unknown>) =>

@@ -6,7 +6,7 @@ import { refused } from "../support/refusals.ts";
 import { type TestService, launchService } from "../support/service.ts";
 import { addNode, pathDifferences, plantSubtree } from "../support/trees.ts";
 
-const DEPTH_MAX = 12;
+const DEPTH_MAX = 11;
 const WRITERS = 16;
 const OPERATIONS = 10_000;
 
@@ -66,7 +66,7 @@ test("16 writers with 10,000 random creates, moves, deactivations and deletes le
     SELECT coalesce(max(p.depth_val), 0) AS depth, (SELECT count(*) FROM org_nodes WHERE tenant_id = ${tenantId}::uuid) AS nodes
     FROM org_node_paths p WHERE p.tenant_id = ${tenantId}::uuid`;
   const { depth, nodes } = await server.pool.one(deepest);
-  expect(depth).toBe(DEPTH_MAX - 1);
+  expect(depth).toBe(DEPTH_MAX);
   expect(nodes).toBeGreaterThan(100n);
 }, 240_000);
 

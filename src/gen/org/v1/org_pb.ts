@@ -61,8 +61,7 @@ export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
   messageDesc(file_org_v1_org, 0);
 
 /**
- * A place in the organisation. Nodes of a tenant make a forest, in which at most `TREE_DEPTH_MAX` nodes
- * lie one above the other, so that the deepest have depth `TREE_DEPTH_MAX - 1`.
+ * A place in the organisation. Nodes of a tenant make a forest, in which none is deeper than `TREE_DEPTH_MAX`.
  *
  * @generated from message org.v1.Node
  */
