@@ -19,13 +19,20 @@ export const normalEmail = (text: string): string | undefined => email.safeParse
 
 const COUNTRY_CODE_IN_PARENTHESES = /^\(\s*(\+\d{1,3})\s*\)/;
 
+/** The plus sign and fifteen digits (ITU-T E.164, 6.2.1). */
+const E164_LENGTH_MAX = 16;
+
 /** In E.164, such as `+14155552671`, or undefined for what cannot be a number with its country code. */
 export const normalPhone = (text: string): string | undefined => {
   const written = text.trim().replace(COUNTRY_CODE_IN_PARENTHESES, "$1");
   // The whole text: otherwise the library looks for a number in it, and takes the first of two, or "call +1415…" for one.
   const phone = parsePhoneNumberFromString(written, { extract: false });
   // Possible, not valid: numbering plans grow faster than lists of them.
-  return phone?.isPossible() && phone.ext === undefined ? phone.number : undefined;
+  if (!phone?.isPossible() || phone.ext !== undefined || phone.number.length > E164_LENGTH_MAX) return undefined;
+  // Of two leading zeros the library takes one away, and the other when it reads what is left: no user would be found by it.
+  return parsePhoneNumberFromString(phone.number, { extract: false })?.number === phone.number
+    ? phone.number
+    : undefined;
 };
 
 const DESCRIPTIONS = {

@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { expect, test } from "vitest";
 import { normalEmail, normalPhone } from "../../src/auth/contacts.ts";
 
@@ -10,6 +11,25 @@ test.each([
   "+١٤١٥٥٥٥٢٦٧١",
 ])("%j is a phone number, and one way to write it is stored", (text) => {
   expect(normalPhone(text)).toBe("+14155552671");
+});
+
+test.each([
+  ["+49 (0) 151 23456789", "+4915123456789"],
+  ["+39 06 698 12345", "+390669812345"],
+])("%j is stored as %s, for not every zero goes", (text, stored) => {
+  expect(normalPhone(text)).toBe(stored);
+});
+
+test("what is stored of a phone number is what it is found by", () => {
+  const digits = fc.stringMatching(/^[0-9 ()/-]{6,18}$/);
+  const code = fc.constantFrom("1", "39", "44", "49", "54", "81", "800", "980");
+  const property = fc.property(code, digits, (country, rest) => {
+    const stored = normalPhone(`+${country}${rest}`);
+    if (stored === undefined) return;
+    expect(stored).toMatch(/^\+\d{2,15}$/);
+    expect(normalPhone(stored)).toBe(stored);
+  });
+  fc.assert(property, { numRuns: 2_000 });
 });
 
 test.each([
@@ -27,6 +47,10 @@ test.each([
   "+14155552671;ext=5",
   "+1 415 555 2671 x5",
   "+1 415 555 CODE",
+  // Read once, each still has a zero that is no part of it.
+  "+49 00 151 23456789",
+  "+49 (0) 0151 23456789",
+  "+813152338541055727",
 ])("%j is no phone number", (text) => {
   expect(normalPhone(text)).toBeUndefined();
 });
