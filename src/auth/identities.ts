@@ -84,7 +84,7 @@ export const identityMessage = (tenantId: string, row: IdentityRow): MessageInit
   createTime: timestampFromMs(row.created_utc),
 });
 
-export const identityHandlers = ({ db }: AuthParts) =>
+export const identityHandlers = ({ db, channels }: AuthParts) =>
   ({
     async listIdentities({ tenantId, userId }, call) {
       const rows = await read(db, call, async (connection) => {
@@ -103,7 +103,9 @@ export const identityHandlers = ({ db }: AuthParts) =>
         if (!identity) return refusal("IDENTITY_NOT_FOUND", { identity_id: identityId });
         // One who has no identity left gets in by a code. A later change of the contact leaves that way open: a code
         // also goes to a contact that is not verified, and the login proves it.
-        const hasCode = user.email_verified_utc !== null || user.phone_verified_utc !== null;
+        const hasCode =
+          (user.email_verified_utc !== null && channels.has("email")) ||
+          (user.phone_verified_utc !== null && (channels.has("sms") || channels.has("whatsapp")));
         if (!hasCode && !(await tx.maybeOne(selectOtherWayIn(userId, identityId)))) return refusal("LAST_IDENTITY");
         await tx.one(deleteIdentity(userId, identityId));
         await recordEvent(tx, call, {

@@ -2,8 +2,9 @@ import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { IdentityProvider, type User } from "../../src/gen/auth/v1/auth_pb.ts";
+import { productionEnv } from "../support/production.ts";
 import { expectRefusal } from "../support/refusals.ts";
-import { type TestService, startService, transports } from "../support/service.ts";
+import { type TestService, launchForFile, startService, transports } from "../support/service.ts";
 import { actionsOf, addUser, eventsOf, uniquePhone, verifyContacts } from "../support/users.ts";
 
 const PASSWORD = "correct horse battery";
@@ -88,6 +89,19 @@ describe.each(transports)("%s", (transport) => {
       expect(await identitiesOf(server, user)).toEqual([]);
     },
   );
+
+  test("it stays where nothing sends a code to what is verified", async () => {
+    const server = await launchForFile(transport, {
+      env: { ...productionEnv(), SMTP_URL: "smtp://127.0.0.1:1", MAIL_FROM: "auth@example.com" },
+    });
+    const user = await addUser(server, { email: `${randomUUID()}@a.example`, phone: uniquePhone() });
+    const google = await plantIdentity(server, user);
+    const unlink = () => server.auth.unlinkIdentity({ ...keyOf(user), identityId: google });
+    await verifyContacts(server, user, { phone: true });
+    await expectRefusal(unlink(), "LAST_IDENTITY");
+    await verifyContacts(server, user, { email: true });
+    await unlink();
+  });
 
   test("of two that unlink a user's two last identities at once exactly one wins, for ten users at once", async () => {
     const server = await startService(transport);

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { create } from "@bufbuild/protobuf";
 import { sql } from "slonik";
-import { describe, expect, inject, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { otpRequestHandlers } from "../../src/auth/otp-requests.ts";
 import { deriveCode, hashNewCode } from "../../src/auth/otp-codes.ts";
@@ -22,10 +22,10 @@ import {
   watchStatements,
 } from "../support/codes.ts";
 import { ARRIVAL } from "../support/deliveries.ts";
+import { productionEnv } from "../support/production.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, transports } from "../support/service.ts";
 import { addUser, uniqueEmail, uniquePhone } from "../support/users.ts";
-import { SECRET_PEPPERS } from "../support/root.ts";
 
 const { EMAIL, SMS, WHATSAPP } = OtpChannel;
 const { LOGIN, RESET_PASSWORD, VERIFY_EMAIL, VERIFY_PHONE } = OtpPurpose;
@@ -145,11 +145,7 @@ describe.each(transports)("%s", (transport) => {
 
 test("where no provider is configured a request is refused before anything is asked of users", async () => {
   const server = await launchForCodes("grpc", {
-    NODE_ENV: "production",
-    DATABASE_URL: "postgres://localhost/unused",
-    SECRET_PEPPERS,
-    JWT_KEYS_FILE: inject("jwtKeysFile"),
-    SHUTDOWN_DELAY: "0s",
+    ...productionEnv(),
     TWILIO_ACCOUNT_SID: "AC00000000000000000000000000000000",
     TWILIO_AUTH_TOKEN: "token",
     TWILIO_FROM: "+15005550006",
