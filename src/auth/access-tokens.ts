@@ -9,6 +9,7 @@ import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import { type AuthService, TokenReason } from "../gen/auth/v1/auth_pb.ts";
 import { type Waiting, detached } from "../rpc/call.ts";
+import { checkTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import type { AuthParts } from "./parts.ts";
 import { ALGORITHM, type SigningKeys } from "./signing-keys.ts";
@@ -180,6 +181,7 @@ export const accessTokenHandlers = ({ accessTokens }: Pick<AuthParts, "accessTok
       const verified = await accessTokens.verify(call, accessToken);
       if (isForeign(verified, call.caller.tenantId)) return { active: false, reason: TokenReason.SESSION_ENDED };
       if (verified.reason !== "OK") return { active: false, reason: TokenReason[verified.reason] };
+      checkTenant(call.caller, call.actor, verified.tenantId);
       return {
         active: true,
         userId: verified.userId,

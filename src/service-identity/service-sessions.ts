@@ -10,6 +10,7 @@ import {
   type ServiceIdentityService,
 } from "../gen/service_identity/v1/service_identity_pb.ts";
 import type { Call } from "../rpc/call.ts";
+import { checkTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, microseconds, readPage } from "../rpc/page.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
@@ -187,6 +188,7 @@ export const serviceSessionHandlers = ({ db, hasher, tokens }: ServiceHandlerOpt
       const token = await tokens.verify(serviceToken);
       const visible = token && (call.caller.tenantId === undefined || call.caller.tenantId === token.tenantId);
       if (!visible || token.suspended) return { active: false, allowed: false };
+      checkTenant(call.caller, call.actor, token.tenantId);
       const mayActThere =
         tenantId === undefined || token.tenantId === undefined || token.tenantId === tenantId.toLowerCase();
       return {

@@ -88,7 +88,7 @@ describe.each(transports)("%s", (transport) => {
     const service = await startService(transport);
     const signIn = await signInBy(service);
     const { accessToken } = await signIn();
-    const { refreshToken, sessionId, tenantId } = await signIn();
+    const { refreshToken, accessToken: theirs, sessionId, tenantId } = await signIn();
     const { serviceId, secretId, key, token } = await service.addService([], tenantId);
     const { auth, services } = service.as(service.rootToken, { "x-actor-token": accessToken });
     const permissions = ["org.node.read"];
@@ -106,6 +106,8 @@ describe.each(transports)("%s", (transport) => {
       services.revokeServicePermissions({ serviceId, permissions }),
       services.revokeServiceSession({ selector: { case: "serviceToken", value: token } }),
       services.listServiceSessions({ serviceId }),
+      services.verifyServiceToken({ serviceToken: token }),
+      auth.verifyAccessToken({ accessToken: theirs }),
       auth.refreshSession({ refreshToken }),
       auth.logout({ refreshToken }),
     ];
