@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
+import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import type { AuthService, LoginWithGoogleRequest } from "../gen/auth/v1/auth_pb.ts";
@@ -9,7 +10,9 @@ import { type Reason, Refusal, refusal } from "../rpc/refusal.ts";
 import { type Client, readClient } from "./clients.ts";
 import type { GoogleAccount } from "./google.ts";
 import { linkGoogle, selectGoogleIdentity } from "./google-identities.ts";
+import { subjectKey } from "./identities.ts";
 import type { AuthParts } from "./parts.ts";
+import { type Origin, originOf } from "./password-proofs.ts";
 import { activeTenant, selectTenant } from "./tenants.ts";
 import { type UserRow, shareUser, userEvent, userMessage, userRow } from "./users.ts";
 
@@ -30,6 +33,17 @@ const insertVerifiedUser = (tenantId: string, email: string, name: string | null
   ON CONFLICT DO NOTHING
   RETURNING user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code, email_verified_utc,
     phone_verified_utc, erased_utc, created_utc, updated_utc`;
+
+const knownRow = z.object({ network_is_known: z.boolean() });
+
+/** Whether the account's user logged in from there lately; the key begins with the tenant. */
+const selectNetworkIsKnown = (tenantId: string, subject: string, { tags, lifeMs }: Origin) => sql.type(knownRow)`
+  SELECT EXISTS (
+    SELECT FROM user_identities i JOIN login_networks n ON n.user_id = i.user_id
+    WHERE i.ident_provider_code = 'google' AND i.provider_subject_key = ${subjectKey(tenantId, subject)}
+      AND n.network_hash = ANY(${sql.array(tags, "text")})
+      AND n.last_login_utc > now() - ${lifeMs}::float8 * interval '1 millisecond'
+  ) AS network_is_known`;
 
 /** Who an account turned out to be, locked. */
 interface Found {
@@ -106,32 +120,49 @@ const find = async (...args: Parameters<typeof look>): Promise<Found | Refusal> 
   return refusal("CONFLICT");
 };
 
-/** What a try fails by that was wrong with what it showed: all else is no fault of who tried. */
-const FAILURES: ReadonlySet<Reason> = new Set(["ID_TOKEN_INVALID", "INVALID_CREDENTIALS", "LINK_REQUIRED"]);
+/** What a try fails by that was wrong with the account it showed: all else is no fault of who tried. */
+const FAILURES: ReadonlySet<Reason> = new Set(["INVALID_CREDENTIALS", "LINK_REQUIRED"]);
 
-export const googleLoginHandlers = ({ db, sessions, throttles, google }: AuthParts) => {
-  const signIn = async (request: LoginWithGoogleRequest, client: Client, call: Call) => {
-    const { tenantId, idToken, nonce, createUser = false } = request;
-    const account = await google.verify(call, idToken, nonce);
-    return transact(db, call, async (tx) => {
-      const found = await find(tx, call, tenantId, account, createUser);
+export const googleLoginHandlers = (parts: AuthParts) => {
+  const { db, sessions, throttles, google } = parts;
+
+  const verify = async ({ tenantId, idToken, nonce }: LoginWithGoogleRequest, client: Client, call: Call) => {
+    try {
+      return await google.verify(call, idToken, nonce);
+    } catch (error) {
+      if (error instanceof Refusal && error.reason === "ID_TOKEN_INVALID") {
+        // It names nobody: of where it comes from alone can be counted.
+        await throttles.count(call, { act: "login", tenantId, identifier: undefined, client, networkIsKnown: false });
+      }
+      throw error;
+    }
+  };
+
+  const count = async (tenantId: string, { subject }: GoogleAccount, client: Client, call: Call) => {
+    const select = selectNetworkIsKnown(tenantId, subject, originOf(parts, tenantId, client));
+    const { network_is_known: networkIsKnown } = await read(db, call, (connection) => connection.one(select));
+    return throttles.count(call, { act: "login", tenantId, identifier: `google:${subject}`, client, networkIsKnown });
+  };
+
+  const signIn = (request: LoginWithGoogleRequest, account: GoogleAccount, client: Client, call: Call) =>
+    transact(db, call, async (tx) => {
+      const found = await find(tx, call, request.tenantId, account, request.createUser ?? false);
       if (found instanceof Refusal) return found;
       const { tenant_id, user_id } = found.user;
       const session = await sessions.open(tx, call, { tenantId: tenant_id, userId: user_id, client, method: "google" });
       return { ...found, session };
     });
-  };
 
   return {
     async loginWithGoogle(request, call) {
       const { tenantId } = request;
       const client = readClient(request.client);
       activeTenant(tenantId, await read(db, call, (connection) => connection.maybeOne(selectTenant(tenantId))));
-      const attempt = { act: "login", tenantId, identifier: undefined, client, networkIsKnown: false } as const;
-      const giveBack = await throttles.count(call, attempt);
+      const account = await verify(request, client, call);
+      const giveBack = await count(tenantId, account, client, call);
       let hasFailed = false;
       try {
-        const { user, session, created } = await signIn(request, client, call);
+        const { user, session, created } = await signIn(request, account, client, call);
         return { user: userMessage(user), tokens: await sessions.tokens(session), created };
       } catch (error) {
         hasFailed = error instanceof Refusal && FAILURES.has(error.reason);

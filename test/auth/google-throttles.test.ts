@@ -5,6 +5,7 @@ import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, launchService, transports } from "../support/service.ts";
 import { addUser } from "../support/users.ts";
 
+const ACCOUNT_MAX = 2;
 const ADDRESS_MAX = 3;
 const TENANT_MAX = 8;
 
@@ -15,7 +16,11 @@ describe.each(transports)("%s: tries to sign in with Google", (transport) => {
   beforeAll(async () => {
     issuer = await startGoogleIssuer();
     issuer.publish({ "cache-control": "no-store" });
-    const limits = { THROTTLE_ADDRESS: String(ADDRESS_MAX), THROTTLE_TENANT: String(TENANT_MAX) };
+    const limits = {
+      THROTTLE_IDENTIFIER_ADDRESS: String(ACCOUNT_MAX),
+      THROTTLE_ADDRESS: String(ADDRESS_MAX),
+      THROTTLE_TENANT: String(TENANT_MAX),
+    };
     service = await launchService(transport, { env: { ...issuer.env, THROTTLES: "on", ...limits } });
   });
   beforeEach(async () => {
@@ -49,9 +54,29 @@ describe.each(transports)("%s: tries to sign in with Google", (transport) => {
       await times(2, () => expectRefusal(login(NOT_OURS, ip), "ID_TOKEN_INVALID"));
     }
     await expectRefusal(login(NOT_OURS, "198.51.101.1"), "ID_TOKEN_INVALID");
-    await expectRefusal(login(who, "192.0.3.1"), "RATE_LIMITED");
+    await expectRefusal(login(NOT_OURS, "198.51.102.1"), "RATE_LIMITED");
+    await expectRefusal(login(who, "192.0.4.1"), "RATE_LIMITED");
     await service.pool.query(sql.unsafe`UPDATE throttles SET window_end_utc = now() - interval '1 day'`);
     expect((await login(who)).created).toBe(false);
+  });
+
+  test("of others refuse nobody where he logged in from", async () => {
+    const who = person();
+    await login(who, "192.0.2.1");
+    await times(ADDRESS_MAX, () => expectRefusal(login(NOT_OURS), "ID_TOKEN_INVALID"));
+    await expectRefusal(login(person()), "RATE_LIMITED");
+    await login(who, "192.0.2.7");
+    const networks = Array.from({ length: TENANT_MAX - ADDRESS_MAX }, (_, n) => `198.51.${n}.1`);
+    for (const ip of networks) await expectRefusal(login(NOT_OURS, ip), "ID_TOKEN_INVALID");
+    await expectRefusal(login(person(), "203.0.113.1"), "RATE_LIMITED");
+    expect((await login(who)).created).toBe(false);
+  });
+
+  test("of one account are counted by it, wherever they come from", async () => {
+    const [who, other] = [person({ email_verified: false }), person()];
+    await times(ACCOUNT_MAX, () => expectRefusal(login(who), "INVALID_CREDENTIALS"));
+    await expectRefusal(login(who), "RATE_LIMITED");
+    expect((await login(other)).created).toBe(true);
   });
 
   test.each([
@@ -60,7 +85,7 @@ describe.each(transports)("%s: tries to sign in with Google", (transport) => {
   ] as const)("count where they are answered %s", async (reason, claims) => {
     const who = person(claims);
     await addUser(service, { tenantId, email: who.email });
-    await times(ADDRESS_MAX, () => expectRefusal(login(who), reason));
+    await times(ACCOUNT_MAX, () => expectRefusal(login(who), reason));
     await expectRefusal(login(who), "RATE_LIMITED");
   });
 
