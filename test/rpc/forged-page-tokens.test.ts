@@ -37,7 +37,7 @@ describe.each(transports)("%s", (transport) => {
       sampleMessages(input, { tenant_id: [tenantId], ...named }),
     ) as (Message & { pageSize: number; pageToken: string })[];
     const property = fc.asyncProperty(fc.constantFrom(...requests), keys, async (request, key) => {
-      const pageToken = readPage(input, { ...request, pageToken: "" } as never, z.unknown()).tokenAfter(key);
+      const pageToken = readPage(input, { ...request, pageToken: "" }, z.unknown()).tokenAfter(key);
       const outcome = await send(rpc, create(input, { ...request, pageToken }), root).then(
         () => "answered",
         async (error: unknown) => (await refused(Promise.reject(error as Error))).reason,
