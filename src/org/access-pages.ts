@@ -18,3 +18,12 @@ export const cutStreams = <Found extends object>(
   const after = found.length > page.size && last ? idOf(last) : (rows[0]?.cut_id ?? null);
   return { rows: found.slice(0, page.size), nextPageToken: after === null ? "" : page.tokenAfter(after) };
 };
+
+const HEX_DIGITS = 32;
+
+/** The least id after another one, the least of all where there is none, and null after the greatest. */
+export const leastAfter = (id: string | undefined): string | null => {
+  if (id === undefined) return "0".repeat(HEX_DIGITS);
+  const next = (BigInt(`0x${id.replaceAll("-", "")}`) + 1n).toString(16).padStart(HEX_DIGITS, "0");
+  return next.length > HEX_DIGITS ? null : next;
+};

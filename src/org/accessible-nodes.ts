@@ -4,7 +4,7 @@ import { read } from "../db/transact.ts";
 import { ListAccessibleNodesRequestSchema, type OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { readPage } from "../rpc/page.ts";
-import { cutStreams } from "./access-pages.ts";
+import { cutStreams, leastAfter } from "./access-pages.ts";
 import { nodeMessage, selectNodes } from "./nodes.ts";
 import type { OrgParts } from "./parts.ts";
 import { type ScopeCode, scopeCode } from "./visibility-checks.ts";
@@ -19,7 +19,8 @@ interface Asked<Access> {
   readonly tenantId: string;
   readonly userId: string;
   readonly access: Access;
-  readonly after: string | null;
+  /** The first id to look at; null where none is left. */
+  readonly from: string | null;
   readonly limit: number;
 }
 
@@ -31,11 +32,11 @@ interface Asked<Access> {
  * Where that window ends before the tenant's next 2,000 nodes do, since one stream is long beside many, or where the user
  * has more than 1,000 such nodes or 5,000 assignments, those 2,000 nodes are looked through, each decided as by a check.
  */
-export const selectNodesByCapability = ({ tenantId, userId, access, after, limit }: Asked<string>) =>
+export const selectNodesByCapability = ({ tenantId, userId, access, from, limit }: Asked<string>) =>
   sql.type(foundRow)`
   WITH asked AS MATERIALIZED (
     SELECT t.tenant_id, u.user_id, c.cap_id,
-      coalesce(${after}::uuid, '00000000-0000-0000-0000-000000000000') AS after_id
+      ${from}::uuid AS from_id
     FROM tenants t JOIN users u ON u.tenant_id = t.tenant_id CROSS JOIN capabilities c
     WHERE t.tenant_id = ${tenantId}::uuid AND t.tenant_state_code = 'active'
       AND u.user_id = ${userId}::uuid AND u.user_state_code = 'active' AND c.cap_key = ${access}
@@ -65,21 +66,21 @@ export const selectNodesByCapability = ({ tenantId, userId, access, after, limit
     ) o
     CROSS JOIN LATERAL (
       SELECT p.descendant_org_node_id AS org_node_id FROM org_node_paths p
-      WHERE p.ancestor_org_node_id = o.org_node_id AND p.descendant_org_node_id > (SELECT asked.after_id FROM asked)
+      WHERE p.ancestor_org_node_id = o.org_node_id AND p.descendant_org_node_id >= (SELECT asked.from_id FROM asked)
       ORDER BY p.descendant_org_node_id
       LIMIT (SELECT size.row_max FROM size)
     ) s
   ), ends AS MATERIALIZED (
-    SELECT asked.tenant_id, asked.cap_id, asked.after_id, size.few, (
+    SELECT asked.tenant_id, asked.cap_id, asked.from_id, size.few, (
       SELECT s.org_node_id FROM streams s WHERE s.position = size.row_max ORDER BY s.org_node_id LIMIT 1
     ) AS streams_id, (
       SELECT n.org_node_id FROM org_nodes n
-      WHERE n.tenant_id = asked.tenant_id AND n.org_node_id > asked.after_id
+      WHERE n.tenant_id = asked.tenant_id AND n.org_node_id >= asked.from_id
       ORDER BY n.org_node_id OFFSET 1999 LIMIT 1
     ) AS nodes_id
     FROM asked CROSS JOIN size
   ), cut AS MATERIALIZED (
-    SELECT e.tenant_id, e.cap_id, e.after_id, w.by_streams,
+    SELECT e.tenant_id, e.cap_id, e.from_id, w.by_streams,
       CASE WHEN w.by_streams THEN e.streams_id ELSE e.nodes_id END AS cut_id
     FROM ends e CROSS JOIN LATERAL (
       SELECT e.few AND (e.streams_id IS NULL OR coalesce(e.streams_id >= e.nodes_id, false)) AS by_streams
@@ -103,7 +104,7 @@ export const selectNodesByCapability = ({ tenantId, userId, access, after, limit
     (SELECT w.org_node_id
     FROM (
       SELECT n.org_node_id FROM org_nodes n
-      WHERE NOT cut.by_streams AND n.tenant_id = cut.tenant_id AND n.org_node_id > cut.after_id
+      WHERE NOT cut.by_streams AND n.tenant_id = cut.tenant_id AND n.org_node_id >= cut.from_id
       ORDER BY n.org_node_id
       LIMIT 2000
     ) w
@@ -126,10 +127,10 @@ export const selectNodesByCapability = ({ tenantId, userId, access, after, limit
   ORDER BY found.org_node_id`;
 
 /** Likewise by grants. */
-export const selectNodesByScope = ({ tenantId, userId, access, after, limit }: Asked<ScopeCode>) =>
+export const selectNodesByScope = ({ tenantId, userId, access, from, limit }: Asked<ScopeCode>) =>
   sql.type(foundRow)`
   WITH asked AS MATERIALIZED (
-    SELECT t.tenant_id, u.user_id, coalesce(${after}::uuid, '00000000-0000-0000-0000-000000000000') AS after_id
+    SELECT t.tenant_id, u.user_id, ${from}::uuid AS from_id
     FROM tenants t JOIN users u ON u.tenant_id = t.tenant_id
     WHERE t.tenant_id = ${tenantId}::uuid AND t.tenant_state_code = 'active'
       AND u.user_id = ${userId}::uuid AND u.user_state_code = 'active'
@@ -157,21 +158,21 @@ export const selectNodesByScope = ({ tenantId, userId, access, after, limit }: A
     ) o
     CROSS JOIN LATERAL (
       SELECT p.descendant_org_node_id AS org_node_id FROM org_node_paths p
-      WHERE p.ancestor_org_node_id = o.org_node_id AND p.descendant_org_node_id > (SELECT asked.after_id FROM asked)
+      WHERE p.ancestor_org_node_id = o.org_node_id AND p.descendant_org_node_id >= (SELECT asked.from_id FROM asked)
       ORDER BY p.descendant_org_node_id
       LIMIT (SELECT size.row_max FROM size)
     ) s
   ), ends AS MATERIALIZED (
-    SELECT asked.tenant_id, asked.after_id, size.few, (
+    SELECT asked.tenant_id, asked.from_id, size.few, (
       SELECT s.org_node_id FROM streams s WHERE s.position = size.row_max ORDER BY s.org_node_id LIMIT 1
     ) AS streams_id, (
       SELECT n.org_node_id FROM org_nodes n
-      WHERE n.tenant_id = asked.tenant_id AND n.org_node_id > asked.after_id
+      WHERE n.tenant_id = asked.tenant_id AND n.org_node_id >= asked.from_id
       ORDER BY n.org_node_id OFFSET 1999 LIMIT 1
     ) AS nodes_id
     FROM asked CROSS JOIN size
   ), cut AS MATERIALIZED (
-    SELECT e.tenant_id, e.after_id, w.by_streams,
+    SELECT e.tenant_id, e.from_id, w.by_streams,
       CASE WHEN w.by_streams THEN e.streams_id ELSE e.nodes_id END AS cut_id
     FROM ends e CROSS JOIN LATERAL (
       SELECT e.few AND (e.streams_id IS NULL OR coalesce(e.streams_id >= e.nodes_id, false)) AS by_streams
@@ -195,7 +196,7 @@ export const selectNodesByScope = ({ tenantId, userId, access, after, limit }: A
     (SELECT w.org_node_id
     FROM (
       SELECT n.org_node_id FROM org_nodes n
-      WHERE NOT cut.by_streams AND n.tenant_id = cut.tenant_id AND n.org_node_id > cut.after_id
+      WHERE NOT cut.by_streams AND n.tenant_id = cut.tenant_id AND n.org_node_id >= cut.from_id
       ORDER BY n.org_node_id
       LIMIT 2000
     ) w
@@ -222,7 +223,7 @@ export const accessibleNodeHandlers = ({ db }: OrgParts) =>
     async listAccessibleNodes(request, call) {
       const page = readPage(ListAccessibleNodesRequestSchema, request, z.guid());
       const { tenantId, userId, access } = request;
-      const asked = { tenantId, userId, after: page.after ?? null, limit: page.size + 1 };
+      const asked = { tenantId, userId, from: leastAfter(page.after), limit: page.size + 1 };
       const select =
         access.case === "scope"
           ? selectNodesByScope({ ...asked, access: scopeCode(access.value) })

@@ -4,7 +4,7 @@ import { read } from "../db/transact.ts";
 import { ListUsersWithAccessRequestSchema, type OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { readPage } from "../rpc/page.ts";
-import { cutStreams } from "./access-pages.ts";
+import { cutStreams, leastAfter } from "./access-pages.ts";
 import type { OrgParts } from "./parts.ts";
 import { type ScopeCode, scopeCode } from "./visibility-checks.ts";
 
@@ -20,7 +20,8 @@ interface Asked<Access> {
   readonly tenantId: string;
   readonly nodeId: string;
   readonly access: Access;
-  readonly after: string | null;
+  /** The first id to look at; null where none is left. */
+  readonly from: string | null;
   readonly limit: number;
 }
 
@@ -28,7 +29,7 @@ interface Asked<Access> {
  * The node and each ancestor give the users with assignments there in the order of their ids, streams of bounded length;
  * what all streams were read up to is the window, and each user of it is decided as a check would be.
  */
-export const selectUsersByCapability = ({ tenantId, nodeId, access, after, limit }: Asked<string>) =>
+export const selectUsersByCapability = ({ tenantId, nodeId, access, from, limit }: Asked<string>) =>
   sql.type(foundRow)`
   WITH places AS MATERIALIZED (
     SELECT p.ancestor_org_node_id AS org_node_id, c.cap_id
@@ -50,7 +51,7 @@ export const selectUsersByCapability = ({ tenantId, nodeId, access, after, limit
     CROSS JOIN LATERAL (
       SELECT a.user_id FROM org_assignments a
       WHERE a.org_node_id = r.org_node_id
-        AND a.user_id > coalesce(${after}::uuid, '00000000-0000-0000-0000-000000000000')
+        AND a.user_id >= ${from}::uuid
       ORDER BY a.user_id
       LIMIT (SELECT d.row_max FROM depth d)
     ) s
@@ -86,7 +87,7 @@ export const selectUsersByCapability = ({ tenantId, nodeId, access, after, limit
   ORDER BY found.user_id`;
 
 /** Likewise by grants. */
-export const selectUsersByScope = ({ tenantId, nodeId, access, after, limit }: Asked<ScopeCode>) =>
+export const selectUsersByScope = ({ tenantId, nodeId, access, from, limit }: Asked<ScopeCode>) =>
   sql.type(foundRow)`
   WITH places AS MATERIALIZED (
     SELECT p.ancestor_org_node_id AS org_node_id
@@ -106,7 +107,7 @@ export const selectUsersByScope = ({ tenantId, nodeId, access, after, limit }: A
     CROSS JOIN LATERAL (
       SELECT g.user_id FROM visibility_grants g
       WHERE g.org_node_id = r.org_node_id
-        AND g.user_id > coalesce(${after}::uuid, '00000000-0000-0000-0000-000000000000')
+        AND g.user_id >= ${from}::uuid
       ORDER BY g.user_id
       LIMIT (SELECT d.row_max FROM depth d)
     ) s
@@ -146,7 +147,7 @@ export const usersWithAccessHandlers = ({ db }: OrgParts) =>
     async listUsersWithAccess(request, call) {
       const page = readPage(ListUsersWithAccessRequestSchema, request, z.guid());
       const { tenantId, nodeId, access } = request;
-      const asked = { tenantId, nodeId, after: page.after ?? null, limit: page.size + 1 };
+      const asked = { tenantId, nodeId, from: leastAfter(page.after), limit: page.size + 1 };
       const byScope = access.case === "scope";
       const select = byScope
         ? selectUsersByScope({ ...asked, access: scopeCode(access.value) })

@@ -4,6 +4,7 @@ import { describe, expect, test } from "vitest";
 import { transact } from "../../src/db/transact.ts";
 import { AccessScope, DecisionReason } from "../../src/gen/org/v1/org_pb.ts";
 import { selectDecisions } from "../../src/org/access.ts";
+import { leastAfter } from "../../src/org/access-pages.ts";
 import { selectNodesByCapability, selectNodesByScope } from "../../src/org/accessible-nodes.ts";
 import { selectEffectiveCapabilities, selectExplanation } from "../../src/org/explanations.ts";
 import { selectUsersByCapability, selectUsersByScope } from "../../src/org/users-with-access.ts";
@@ -124,7 +125,7 @@ test.each([
   const { world, check } = simpleWorld();
   await plantWorld(server.pool, world);
   const { tenantId, userId, nodeId, capability } = check;
-  const by = { tenantId, after: null, limit: 2 };
+  const by = { tenantId, from: leastAfter(undefined), limit: 2 };
   const found = await transact(openFor(server.databaseUrl), detached(), async (tx) => {
     for (const table of ["org_assignments", "visibility_grants"]) {
       await tx.query(sql.unsafe`

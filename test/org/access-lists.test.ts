@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { describe, expect, test } from "vitest";
 import { AccessScope, DecisionReason } from "../../src/gen/org/v1/org_pb.ts";
+import { leastAfter } from "../../src/org/access-pages.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { addCapabilities, addRole } from "../support/roles.ts";
 import { startService, transports } from "../support/service.ts";
@@ -120,4 +121,47 @@ describe.each(transports)("%s", (transport) => {
     const users = { tenantId, nodeId: node.nodeId, access: byCapability, pageToken };
     expect((await expectRefusal(org.listUsersWithAccess(users), "INVALID_REQUEST")).fields).toEqual(["page_token"]);
   });
+});
+
+test("the least and the greatest id that there can be are listed as every other, on pages of one", async () => {
+  const server = await startService("grpc");
+  const { org, auth } = server;
+  const tenantId = await server.addTenant();
+  const ids = ["0", "f"].map((digit) => "00000000-0000-0000-0000-000000000000".replaceAll("0", digit));
+  expect(ids.map(leastAfter)).toEqual([`${"0".repeat(31)}1`, null]);
+  const [capability = ""] = await addCapabilities(server, "a");
+  const { roleId } = await addRole(server, { tenantId, capabilityKeys: [capability] });
+  for (const id of ids) {
+    await org.createNode({ tenantId, nodeId: id, nodeType: "shop", label: "Shop" });
+    await auth.createUser({ tenantId, userId: id, email: `${randomUUID()}@example.com` });
+  }
+  for (const userId of ids) {
+    for (const nodeId of ids) {
+      await org.assignRole({ tenantId, userId, nodeId, roleId });
+      await org.grantVisibility({ tenantId, userId, nodeId, scope: READ });
+    }
+  }
+  const walk = async (page: (pageToken: string) => Promise<{ found: string[]; nextPageToken: string }>) => {
+    const all: string[] = [];
+    for (let pageToken = "", pages = 0; pages === 0 || pageToken !== ""; pages++) {
+      const { found, nextPageToken } = await page(pageToken);
+      all.push(...found);
+      pageToken = nextPageToken;
+    }
+    return all;
+  };
+  for (const access of [
+    { case: "capability" as const, value: capability },
+    { case: "scope" as const, value: READ },
+  ]) {
+    const nodes = await walk(async (pageToken) => {
+      const list = await org.listAccessibleNodes({ tenantId, userId: ids[0]!, access, pageSize: 1, pageToken });
+      return { found: list.nodes.map(({ nodeId }) => nodeId), nextPageToken: list.nextPageToken };
+    });
+    const users = await walk(async (pageToken) => {
+      const list = await org.listUsersWithAccess({ tenantId, nodeId: ids[0]!, access, pageSize: 1, pageToken });
+      return { found: list.users.map(({ userId }) => userId), nextPageToken: list.nextPageToken };
+    });
+    expect([nodes, users]).toEqual([ids, ids]);
+  }
 });

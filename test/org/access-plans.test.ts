@@ -2,6 +2,7 @@ import { type QuerySqlToken, sql } from "slonik";
 import { beforeAll, describe, expect, test } from "vitest";
 import { AccessScope } from "../../src/gen/org/v1/org_pb.ts";
 import { selectDecisions } from "../../src/org/access.ts";
+import { leastAfter } from "../../src/org/access-pages.ts";
 import { selectNodesByCapability, selectNodesByScope } from "../../src/org/accessible-nodes.ts";
 import { selectUsersByCapability, selectUsersByScope } from "../../src/org/users-with-access.ts";
 import { selectVisibilities } from "../../src/org/visibility-checks.ts";
@@ -94,16 +95,16 @@ describe("where one user has something nearly everywhere, and most users somethi
 
   test("a page of a list costs the same wherever it begins, whoever asks and whatever is inactive", async () => {
     const { tenantId, users, nodes, capability } = world;
-    const statements = [null, "80000000-0000-0000-0000-000000000000"].flatMap((after) => [
+    const statements = [leastAfter(undefined), "80000000-0000-0000-0000-000000000000"].flatMap((from) => [
       ...KINDS.flatMap((user) => {
-        const asked = { tenantId, userId: users[user]!, after, limit: 51 };
+        const asked = { tenantId, userId: users[user]!, from, limit: 51 };
         return [
           selectNodesByCapability({ ...asked, access: capability }),
           selectNodesByScope({ ...asked, access: "read" }),
         ];
       }),
       ...[0, 1, SIZE.nodes - 1].flatMap((n) => {
-        const asked = { tenantId, nodeId: nodes[n]!, after, limit: 51 };
+        const asked = { tenantId, nodeId: nodes[n]!, from, limit: 51 };
         return [
           selectUsersByCapability({ ...asked, access: capability }),
           selectUsersByScope({ ...asked, access: "read" }),
