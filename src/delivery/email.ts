@@ -2,15 +2,30 @@ import type { Transporter } from "nodemailer";
 import type { Config } from "../config.ts";
 import { NotSent, type Send } from "./message.ts";
 
+/** What nodemailer says of a failure, as far as it says it. */
+interface SmtpError {
+  readonly code?: unknown;
+  readonly responseCode?: unknown;
+  /** What was answered so. */
+  readonly command?: unknown;
+}
+
 /** nodemailer's codes of what a server refuses in a recipient or a message, as opposed to a login or a connection. */
 const REFUSALS: ReadonlySet<unknown> = new Set(["EENVELOPE", "EMESSAGE"]);
+/** It wants a login, or TLS, first (RFC 5321, 4.2.3; RFC 4954, 6; RFC 3207, 4): that is for whoever runs us to mend. */
+const NOT_READY: ReadonlySet<unknown> = new Set([503, 530]);
+/** What it refuses here is our own address. */
+const OUR_ADDRESS = "MAIL FROM";
+
+const isFinal = ({ code, command }: SmtpError, status: number): boolean =>
+  // RFC 5321, 4.2.1: only a 5yz answer is permanent.
+  status >= 500 && REFUSALS.has(code) && !NOT_READY.has(status) && command !== OUR_ADDRESS;
 
 const notSent = (error: unknown): NotSent => {
-  const { code, responseCode } = error as { readonly code?: unknown; readonly responseCode?: unknown };
+  const { code, responseCode } = error as SmtpError;
   const status = typeof responseCode === "number" ? responseCode : undefined;
   const summary = ["smtp", typeof code === "string" ? code : "error", status].filter(Boolean).join(" ");
-  // RFC 5321, 4.2.1: only a 5yz answer is permanent.
-  return new NotSent(summary, REFUSALS.has(code) && status !== undefined && status >= 500);
+  return new NotSent(summary, status !== undefined && isFinal(error as SmtpError, status));
 };
 
 /**

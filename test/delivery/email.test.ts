@@ -42,11 +42,15 @@ test("a list of addresses is no list of recipients", async () => {
 });
 
 test.each([
-  [550, "smtp EENVELOPE 550", true],
-  [450, "smtp EENVELOPE 450", false],
-])("a recipient refused with %i fails as '%s', for ever: %s", async (status, failure, final) => {
+  ["recipient", 550, "smtp EENVELOPE 550", true],
+  ["recipient", 450, "smtp EENVELOPE 450", false],
+  // What is wrong with us and not with the message: somebody will mend it.
+  ["recipient", 503, "smtp EENVELOPE 503", false],
+  ["sender", 530, "smtp EENVELOPE 530", false],
+  ["sender", 550, "smtp EENVELOPE 550", false],
+] as const)("a %s refused with %i fails as '%s', for ever: %s", async (whom, status, failure, final) => {
   const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
-  server.refuse(status);
+  server.refuse(status, whom);
   await queue.launch({ SMTP_URL: server.url });
   await queue.add();
   await expect.poll(async () => (await queue.jobs())[0]?.last_error, ARRIVAL).toBe(failure);

@@ -9,8 +9,8 @@ export interface MailServer {
   readonly url: string;
   /** What it took, in order. */
   readonly mails: ParsedMail[];
-  /** Answers every recipient so from now on; undefined takes them. */
-  refuse(status: number | undefined): void;
+  /** Answers every recipient, or every sender, so from now on; undefined takes them. */
+  refuse(status: number | undefined, whom?: "recipient" | "sender"): void;
   /** Answers no message from now on, until what is returned is called. */
   hold(): () => void;
   /** How many messages it was given, answered or not. */
@@ -23,12 +23,16 @@ const failure = (status: number, text: string) => Object.assign(new Error(text),
 export const startMailServer = async (identity?: Identity): Promise<MailServer> => {
   const mails: ParsedMail[] = [];
   let status: number | undefined;
+  let refused: "recipient" | "sender" = "recipient";
   let held: Promise<undefined> = Promise.resolve(undefined);
   let given = 0;
   const options: SMTPServerOptions = {
     authOptional: true,
     disabledCommands: identity ? [] : ["STARTTLS"],
     ...(identity && { secure: true, cert: identity.cert, key: identity.key }),
+    onMailFrom(_address, _session, done) {
+      done(status === undefined || refused === "recipient" ? null : failure(status, "not you"));
+    },
     onRcptTo({ address }, _session, done) {
       // As servers do, it quotes what it refuses.
       done(status === undefined ? null : failure(status, `no thanks for ${address}`));
@@ -52,8 +56,9 @@ export const startMailServer = async (identity?: Identity): Promise<MailServer> 
   return {
     url: `${identity ? "smtps" : "smtp"}://127.0.0.1:${port}`,
     mails,
-    refuse(next) {
+    refuse(next, whom = "recipient") {
       status = next;
+      refused = whom;
     },
     hold() {
       const { promise, resolve } = Promise.withResolvers<undefined>();
