@@ -185,6 +185,9 @@ export const roleHandlers = ({ db }: OrgParts) =>
       const { tenantId, roleId = uuidv7(), label, capabilityKeys } = request;
       const row = await transact(db, call, async (tx) => {
         if (!(await tx.maybeOne(selectTenantId(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+        // First, since a repeat is told what became of the role even where a capability that it names has gone.
+        if (request.roleId !== undefined && (await tx.maybeOne(selectRoleAnywhere(roleId))))
+          return created(tx, roleId, request);
         const capabilityIds = await holdCapabilities(tx, capabilityKeys);
         if (capabilityIds instanceof Refusal) return capabilityIds;
         if (!(await tx.maybeOne(insertRole(tenantId, roleId, label)))) return created(tx, roleId, request);

@@ -45,7 +45,9 @@ describe.each(transports)("%s", (transport) => {
     expect(await server.org.createRole({ ...request, roleId: request.roleId.toUpperCase() })).toEqual(first);
     expect(await server.org.createRole({ ...request, capabilityKeys: [edit!, view!, edit!] })).toEqual(first);
     expect(await server.org.createRole({ ...request, capabilityKeys: [] })).toEqual(first);
-    for (const content of [{ label: "Chef" }, { capabilityKeys: [edit!] }, { tenantId: other }]) {
+    const gone = uniqueCapability();
+    const others = [{ label: "Chef" }, { capabilityKeys: [edit!] }, { capabilityKeys: [gone] }, { tenantId: other }];
+    for (const content of others) {
       const { metadata } = await expectRefusal(server.org.createRole({ ...request, ...content }), "ROLE_ID_TAKEN");
       expect(metadata).toMatchObject({ role_id: request.roleId });
     }
