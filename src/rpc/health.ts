@@ -15,9 +15,10 @@ const stepRow = z.object({ step: z.number().nullable() });
 const INTERVAL_MS = 1_000;
 const PING_MS = 800;
 const FAILURES_TO_FALL = 2;
+const LIVENESS = "liveness";
 const UNDEFINED_TABLE = "42P01";
 
-type WatchCall = ServerWritableStream<unknown, { status: string }>;
+type WatchCall = ServerWritableStream<{ readonly service: string }, { status: string }>;
 
 /** What readiness depends on: the database answers, and is migrated. */
 export type Readiness = "ready" | "database unavailable" | "migrations pending" | "shutting down";
@@ -61,7 +62,8 @@ const selectPending = async (db: CommonQueryMethods): Promise<readonly string[]>
 
 export const createHealth = ({ probe, services, log, onFailure, onChange }: HealthOptions): Health => {
   const names = ["", "readiness", ...services];
-  const statuses = new HealthImplementation({ liveness: "SERVING" });
+  const known = new Set([...names, LIVENESS]);
+  const statuses = new HealthImplementation({ [LIVENESS]: "SERVING" });
   const watches = new Set<WatchCall>();
   let readiness: Readiness = "database unavailable";
   let failures = 0;
@@ -106,7 +108,10 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
     timer.unref();
   };
 
-  /** grpc-health-check's own Watch repeats equal statuses and never ends. */
+  /**
+   * grpc-health-check's own Watch repeats equal statuses, never ends, and keeps each name that anybody ever watched: what is
+   * no name of ours, and will be none, is answered here.
+   */
   const watchOnce = (watch: (call: WatchCall) => void) => (call: WatchCall) => {
     let last: string | undefined;
     const write = call.write.bind(call) as (message: { status: string }) => boolean;
@@ -116,7 +121,8 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
       return write(message);
     };
     call.on("cancelled", () => watches.delete(call));
-    watch(call);
+    if (known.has(call.request.service)) watch(call);
+    else call.write({ status: "SERVICE_UNKNOWN" });
     if (ended) call.end();
     else watches.add(call);
   };

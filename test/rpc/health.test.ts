@@ -2,7 +2,8 @@ import { randomUUID } from "node:crypto";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { status } from "@grpc/grpc-js";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { HealthImplementation } from "grpc-health-check";
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { migrate } from "../../src/commands/migrate.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import type { RunningServer } from "../../src/server.ts";
@@ -93,6 +94,15 @@ test("/healthz is 200 exactly while readiness is SERVING", async () => {
   await proxy.pass();
   await expect.poll(() => heard.at(-1), { timeout: RISE_MS, interval: 5 }).toBe("SERVING");
   expect(await healthz(server)).toBe(200);
+});
+
+test("names that are none of ours are not kept, however many are watched", async () => {
+  const kept = vi.spyOn(HealthImplementation.prototype as unknown as { addWatcher: () => void }, "addWatcher");
+  onTestFinished(() => kept.mockRestore());
+  const watches = [1, 2, 3].map((n) => watchHealth(server.grpcPort, `${"x".repeat(100_000)}${n}`));
+  await expect.poll(() => watches.flatMap(({ heard }) => heard)).toEqual(Array(3).fill("SERVICE_UNKNOWN"));
+  expect(kept).not.toHaveBeenCalled();
+  for (const watch of watches) watch.cancel();
 });
 
 test("pending migrations are not ready and refuse calls, until they are applied", async () => {
