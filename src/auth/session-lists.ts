@@ -6,7 +6,7 @@ import { recordEvent } from "../audit/record.ts";
 import { read, transact } from "../db/transact.ts";
 import { type AuthService, ListSessionsRequestSchema, type SessionSchema } from "../gen/auth/v1/auth_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { cutPage, readPage } from "../rpc/page.ts";
+import { type Weight, cutPage, readPage } from "../rpc/page.ts";
 import { refusal } from "../rpc/refusal.ts";
 import type { AuthParts } from "./parts.ts";
 import { endSession, endSessions } from "./sessions.ts";
@@ -26,6 +26,12 @@ const sessionRow = z.object({
   revoked_utc: z.number().nullable(),
 });
 type SessionRow = z.output<typeof sessionRow>;
+
+/** Bytes of user agents on a page. */
+const PAGE_WEIGHT: Weight<SessionRow> = {
+  of: ({ client_user_agent_text: userAgent }) => Buffer.byteLength(userAgent ?? ""),
+  max: 3 * 2 ** 20,
+};
 
 interface SessionList {
   readonly tenantId: string;
@@ -92,7 +98,7 @@ export const sessionListHandlers = ({ db }: AuthParts) =>
         return sessions.length > 0 || (await connection.maybeOne(selectUser(tenantId, userId))) ? sessions : undefined;
       });
       if (!found) throw userNotFound(userId);
-      const { rows, nextPageToken } = cutPage(page, found, (row): [string] => [row.session_id]);
+      const { rows, nextPageToken } = cutPage(page, found, (row): [string] => [row.session_id], PAGE_WEIGHT);
       return { sessions: rows.map(sessionMessage), nextPageToken };
     },
 
