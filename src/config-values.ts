@@ -1,3 +1,4 @@
+import { isIPv6 } from "node:net";
 import { z } from "zod";
 
 const UNITS_MS = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 } as const;
@@ -51,9 +52,24 @@ export const peppers = z
 /** A key for HMACs; `version` stands beside each hash, so that a pepper can be replaced while old hashes still verify. */
 export type Pepper = z.output<typeof pepper>;
 
+/** Whoever connects by a URL decodes its parts, and fails at a `%` that is one of a password's own. */
+const isUrl = (text: string): boolean => {
+  try {
+    decodeURIComponent(text);
+  } catch {
+    return false;
+  }
+  return URL.canParse(text);
+};
+
 export const postgresUrl = z
   .string()
-  .refine((text) => /^postgres(ql)?:\/\//.test(text) && URL.canParse(text), "must be a postgresql:// URL");
+  .refine(
+    (text) => /^postgres(ql)?:\/\//.test(text) && isUrl(text),
+    "must be a postgresql:// URL, with %25 for a % of its password",
+  );
+/** A name or an address to listen on; IPv6 with or without its brackets. */
+export const host = z.string().transform((text) => text.replace(/^\[(.+)\]$/, "$1"));
 /** Values separated by commas, without those that are empty. */
 export const commaSeparated = z.string().transform((text) =>
   text
@@ -66,6 +82,10 @@ export const urlOf = (...schemes: readonly string[]) =>
   z
     .string()
     .refine(
-      (text) => URL.canParse(text) && schemes.some((scheme) => new URL(text).protocol === `${scheme}:`),
+      (text) => isUrl(text) && schemes.some((scheme) => new URL(text).protocol === `${scheme}:`),
       `must be a URL that begins with ${schemes.map((scheme) => `${scheme}://`).join(" or ")}`,
     );
+
+/** As a URL or gRPC's target names it. */
+export const addressText = (hostName: string, port: number): string =>
+  isIPv6(hostName) ? `[${hostName}]:${port}` : `${hostName}:${port}`;

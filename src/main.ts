@@ -1,4 +1,5 @@
 import type { Config } from "./config.ts";
+import { addressText } from "./config-values.ts";
 import { runCommand } from "./commands/run.ts";
 import { jwtKeysFileOf, peppersOf } from "./dev-keys.ts";
 import { type PreparedDatabase, prepareEmbeddedDatabase, rootSecretFile } from "./embedded.ts";
@@ -10,8 +11,8 @@ const SAME_SIGNAL_MS = 1_000;
 const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
 
 const addresses = (config: Config, { grpcPort, httpPort }: RunningServer) => ({
-  grpc: `${config.grpc.host}:${grpcPort}`,
-  http: httpPort === undefined ? "off" : `${config.http.host}:${httpPort}`,
+  grpc: addressText(config.grpc.host, grpcPort),
+  http: httpPort === undefined ? "off" : addressText(config.http.host, httpPort),
 });
 
 /** For people: in development on a database of our own. Never in the log, since it holds a secret. */

@@ -13,7 +13,7 @@ import { createSessions } from "./auth/sessions.ts";
 import { watchSigningKeys } from "./auth/signing-keys.ts";
 import { createThrottles } from "./auth/throttles.ts";
 import type { Config } from "./config.ts";
-import type { Pepper } from "./config-values.ts";
+import { type Pepper, addressText } from "./config-values.ts";
 import { verifiedTls } from "./db/connections.ts";
 import { type Database, openDatabase } from "./db/pool.ts";
 import { schedulePurge } from "./db/purge.ts";
@@ -218,7 +218,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     await health.start();
     if (health.readiness() === "ready") await warmUp(db, log);
     const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
-    const grpcPort = await bindGrpc(grpc, `${config.grpc.host}:${config.grpc.port}`, credentials);
+    const grpcPort = await bindGrpc(grpc, addressText(config.grpc.host, config.grpc.port), credentials);
     const httpPort = await http?.listen();
     const ready = () => health.readiness() === "ready";
     const { registry } = metrics;

@@ -34,6 +34,8 @@ describe("faults", () => {
     ["SECRET_PEPPERS", `hunter2${PEPPER}`],
     ["SECRET_PEPPERS", `1:${PEPPER},1:hunter2${PEPPER}`],
     ["DATABASE_URL", "app:hunter2@db.internal/auth"],
+    ["DATABASE_URL", "postgresql://app:50%hunter2@db.internal/auth"],
+    ["SMTP_URL", "smtp://app:50%hunter2@mail.internal"],
     ["DATABASE_URL", "postgresql://app:hunter2@[db/auth"],
     ["DATABASE_URL", "postgresql://app:hunter2@db.internal/auth?sslmode=hunter2"],
     ["TLS_KEY_FILE", "-----BEGIN PRIVATE KEY-----hunter2"],

@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
 import { type Config, parseConfig } from "../src/config.ts";
+import { addressText } from "../src/config-values.ts";
 import { environment } from "../src/environment.ts";
 import { PEPPER, faultyNames } from "./support/config.ts";
 
@@ -100,6 +101,17 @@ describe("values", () => {
   test("DATABASE_STATEMENT_TIMEOUT=off is no limit", () => {
     expect(parseConfig({ DATABASE_STATEMENT_TIMEOUT: "off" }).database.statementTimeoutMs).toBeUndefined();
     expect(parseConfig({ DATABASE_STATEMENT_TIMEOUT: "250ms" }).database.statementTimeoutMs).toBe(250);
+  });
+
+  test.each([
+    ["0.0.0.0", "0.0.0.0:80"],
+    ["auth.internal", "auth.internal:80"],
+    ["::", "[::]:80"],
+    ["[::1]", "[::1]:80"],
+  ])("GRPC_HOST and HTTP_HOST take %s, which is listened to as %s", (name, address) => {
+    const { grpc, http } = parseConfig({ GRPC_HOST: name, HTTP_HOST: name });
+    expect([addressText(grpc.host, 80), addressText(http.host, 80)]).toEqual([address, address]);
+    expect(http.host).not.toContain("[");
   });
 
   test("HTTP_PORT=0 turns HTTP off, also beside GRPC_PORT=0", () => {

@@ -3,12 +3,13 @@ import type { SecureClientSessionOptions } from "node:http2";
 import { ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
 import { Http2SessionManager, createGrpcTransport } from "@connectrpc/connect-node";
 import type { Config } from "../config.ts";
+import { addressText } from "../config-values.ts";
 
 const OWN_HOSTS: Readonly<Record<string, string>> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
 
 const addressOf = ({ grpc, tls }: Config): string => {
   const host = OWN_HOSTS[grpc.host] ?? grpc.host;
-  return `${tls ? "https" : "http"}://${host.includes(":") ? `[${host}]` : host}:${grpc.port}`;
+  return `${tls ? "https" : "http"}://${addressText(host, grpc.port)}`;
 };
 
 // The certificate names the service, not this machine, and whoever could answer here in its place could read its key.
