@@ -91,7 +91,10 @@ const drainGrpc = (server: Server): Promise<void> => new Promise((resolve) => se
 const warmUp = (db: Database, log: Log): Promise<void> =>
   db.use(detached(), () => Promise.resolve()).catch((error: unknown) => log.warn({ err: error }, "no connection yet"));
 
-interface Drained {
+/** How long what is cut off may take to be gone: grpc-js waits for whoever has not begun to speak TLS, and cuts nobody off. */
+const FORCED_MS = 500;
+
+interface Parts {
   readonly delayMs: number;
   readonly graceMs: number;
   readonly health: Health;
@@ -104,18 +107,22 @@ interface Drained {
 }
 
 /** NOT_SERVING, wait for endpoints to notice, take no new call, drain, force what stays, close the pool. */
-const shutDown = async (drained: Drained): Promise<void> => {
-  const { delayMs, graceMs, health, pipeline, grpc, http, delivery, sequencer, databases } = drained;
+const shutDown = async (parts: Parts): Promise<void> => {
+  const { delayMs, graceMs, health, pipeline, grpc, http, delivery, sequencer, databases } = parts;
   health.leave();
   await sleep(delayMs);
   health.endWatches();
   pipeline.endStreams();
-  const force = setTimeout(() => {
+  const drained = Promise.all([drainGrpc(grpc), http?.drain(), delivery?.stop(graceMs), sequencer?.stop()]);
+  const over = new AbortController();
+  const forced = async () => {
+    await sleep(graceMs, undefined, { signal: over.signal });
     grpc.forceShutdown();
     http?.force();
-  }, graceMs);
-  await Promise.all([drainGrpc(grpc), http?.drain(), delivery?.stop(graceMs), sequencer?.stop()]);
-  clearTimeout(force);
+    await sleep(FORCED_MS, undefined, { signal: over.signal });
+  };
+  await Promise.race([drained, forced().catch(() => drained)]);
+  over.abort();
   await Promise.all(databases.map((database) => database.end()));
 };
 

@@ -12,6 +12,7 @@ const OWN_HEADERS = ["authorization", "x-actor-token", "x-request-id"];
 
 /** Answers a request of HTTP/1.1 or HTTP/2. */
 export type HttpHandler = ReturnType<typeof connectNodeAdapter>;
+type HttpRequest = Parameters<HttpHandler>[0];
 type HttpResponse = Parameters<HttpHandler>[1];
 
 /** The HTTP port. */
@@ -80,6 +81,12 @@ const withCors = (origins: readonly string[], handler: HttpHandler): HttpHandler
   return (request, response) => middleware(request, response, () => handler(request, response));
 };
 
+/** A call begins for its time limit when its message is there: until then it has the same time, and no answer. */
+const boundBody = (request: HttpRequest, timeoutMs: number): void => {
+  const late = setTimeout(() => ("stream" in request ? request.stream : request).destroy(), timeoutMs);
+  request.once("end", () => clearTimeout(late)).once("close", () => clearTimeout(late));
+};
+
 const listening = (server: Server | Http2SecureServer, host: string, port: number): Promise<number> =>
   new Promise((resolve, reject) => {
     server.once("error", reject);
@@ -99,11 +106,15 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
     response.once("finish", () => {
       if (draining && "closeIdleConnections" in server) setImmediate(() => server.closeIdleConnections());
     });
+    boundBody(request, config.callTimeoutMs);
     handler(request, response);
   });
 
   const server: Server | Http2SecureServer = certificates
-    ? createSecureServer(certificates.secureServerOptions(), listener as never)
+    ? createSecureServer(
+        { ...certificates.secureServerOptions(), settings: { maxConcurrentStreams: config.grpc.maxConcurrentStreams } },
+        listener as never,
+      )
     : createServer(listener);
   certificates?.onChange((options) => (server as Http2SecureServer).setSecureContext(options));
   server.on("connection", (socket: Socket) => {

@@ -29,6 +29,9 @@ export type Certificates = {
   close(): void;
 };
 
+/** How long a connection may say nothing, where Node would wait for two minutes. */
+const HANDSHAKE_MS = 10_000;
+
 // grpc-js's own provider comes with no minimum version, has no certificate until its listeners ran, and applies a CA and
 // a pair one after the other: a subclass sets one whole context, and is checked against each upgrade by the compiler.
 class RenewableCredentials extends ServerCredentials {
@@ -60,7 +63,10 @@ export async function watchCertificates(
 ): Promise<Certificates> {
   let { bytes, context } = await readAtStart(files);
   const listeners = new Set<(context: SecureContextOptions) => void>();
-  const handshake = files.clientCaFile === undefined ? {} : { requestCert: true, rejectUnauthorized: true };
+  const handshake = {
+    handshakeTimeout: HANDSHAKE_MS,
+    ...(files.clientCaFile !== undefined && { requestCert: true, rejectUnauthorized: true }),
+  };
   let told: string | undefined;
 
   // Once for each distinct content: a pair that stays broken for a week is one line, not one every poll.

@@ -1,19 +1,16 @@
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { Agent, get } from "node:http";
 import { connect as connectHttp2 } from "node:http2";
+import { connect as connectTcp } from "node:net";
 import { Agent as TlsAgent, get as getTls, request as requestTls } from "node:https";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { status } from "@grpc/grpc-js";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { openPool } from "../support/admin.ts";
-import { makeAuthority, makeIdentity } from "../support/certificates.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { probe, watchHealth } from "../support/health-client.ts";
-import { serve } from "../support/serve.ts";
+import { serveTls } from "../support/serve-tls.ts";
 import { makeRoot } from "../support/root.ts";
 import { clientsOf, startProcess } from "../support/server-process.ts";
 
@@ -190,20 +187,8 @@ test("what hangs on either port is cut off after SHUTDOWN_GRACE", async () => {
   expect(await Promise.all(held)).toEqual(["cut off", "cut off"]);
 });
 
-/** A server over TLS, and the authority that its clients trust. */
-const serveTls = async (env: Readonly<Record<string, string>> = {}) => {
-  const folder = await mkdtemp(join(tmpdir(), "auth-service-tls-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
-  const authority = await makeAuthority("authority");
-  const { cert, key } = await makeIdentity("server", authority);
-  const files = { TLS_CERT_FILE: join(folder, "cert.pem"), TLS_KEY_FILE: join(folder, "key.pem") };
-  await writeFile(files.TLS_CERT_FILE, cert);
-  await writeFile(files.TLS_KEY_FILE, key);
-  return { server: await serve(database.url, { ...files, ...env }), ca: authority.cert };
-};
-
 test("over TLS, idle connections of HTTP/1.1 and HTTP/2 hold nothing up", async () => {
-  const { server, ca } = await serveTls();
+  const { server, ca } = await serveTls(database.url);
   const agent = new TlsAgent({ keepAlive: true, ca });
   onTestFinished(() => agent.destroy());
   const url = `https://localhost:${server.httpPort}/healthz`;
@@ -223,8 +208,21 @@ test("over TLS, idle connections of HTTP/1.1 and HTTP/2 hold nothing up", async 
   expect(performance.now() - started).toBeLessThan(2_000);
 });
 
+test("over TLS, a connection to either port that never says anything holds nothing up past SHUTDOWN_GRACE", async () => {
+  const { server } = await serveTls(database.url, { SHUTDOWN_GRACE: "300ms" });
+  const silent = [server.grpcPort, server.httpPort!].map((port) => connectTcp(port, "127.0.0.1"));
+  onTestFinished(() => silent.forEach((socket) => socket.destroy()));
+  for (const socket of silent) {
+    socket.on("error", () => undefined);
+    await once(socket, "connect");
+  }
+  const started = performance.now();
+  await server.stop();
+  expect(performance.now() - started).toBeLessThan(2_500);
+});
+
 test("over TLS, a request of HTTP/1.1 that never ends is cut off after SHUTDOWN_GRACE", async () => {
-  const { server, ca } = await serveTls({ SHUTDOWN_GRACE: "300ms" });
+  const { server, ca } = await serveTls(database.url, { SHUTDOWN_GRACE: "300ms" });
   const url = `https://localhost:${server.httpPort}/org.v1.OrgService/ListTenants`;
   const headers = { "content-type": "application/json", "content-length": "100" };
   const request = requestTls(url, { method: "POST", headers, ca, agent: false });
