@@ -32,7 +32,7 @@ const OUT_OF_REACH = [
 ];
 /** After which no statement is under way. */
 const HARMLESS = [Refusal, Abandoned, DataIntegrityError, NotFoundError, SchemaValidationError];
-// Connection, resources, operator, system; 25006 is a primary that became a replica, 25P03 an ended idle transaction.
+// Connection, resources, operator, system; 25006 as below, 25P03 is an ended idle transaction.
 const OUT_OF_REACH_STATES = /^(08|53|57|58|25006|25P03)/;
 const OUT_OF_REACH_ERRNO = /^E(CONNREFUSED|CONNRESET|PIPE|TIMEDOUT|HOSTUNREACH|NETUNREACH|AI_AGAIN|NOTFOUND)$/;
 // pg and slonik say these in words alone.
@@ -40,6 +40,9 @@ const OUT_OF_REACH_WORDS = /^(Client (is|was|has)|Connection terminated|Connecti
 
 /** Transaction rollback: serialization failure or deadlock, to be tried again. */
 export const isConflict = (error: unknown): boolean => sqlStateOf(error)?.startsWith("40") ?? false;
+
+/** What was the primary takes no writes any more: it has become a replica, and the name leads elsewhere, or soon will. */
+export const isReadOnly = (error: unknown): boolean => sqlStateOf(error) === "25006";
 
 /** A fault of the statement alone, after which the connection is as good as before; all else may have broken it. */
 export const sparesConnection = (error: unknown): boolean => {

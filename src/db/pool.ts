@@ -3,7 +3,7 @@ import type { Waiting } from "../rpc/call.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { Tracing } from "../tracing.ts";
 import { type Connections, type ConnectionsOptions, openConnections } from "./connections.ts";
-import { Abandoned, asRefusal, sparesConnection } from "./faults.ts";
+import { Abandoned, asRefusal, isReadOnly, sparesConnection } from "./faults.ts";
 import { type Gate, createGate } from "./gate.ts";
 
 /** Throws once nobody waits for the work any more: what is not committed by then must not be. */
@@ -64,14 +64,16 @@ export const openDatabase = (options: DatabaseOptions): Database => {
   let connections = openConnections(options);
   let down = false;
 
+  const renew = () => {
+    connections.retire();
+    connections = openConnections(options);
+  };
+
   return {
     statementTimeoutMs: settings.statementTimeoutMs,
     timeoutByTransaction: settings.pgBouncer,
     load: () => gate.load(),
-    renew() {
-      connections.retire();
-      connections = openConnections(options);
-    },
+    renew,
     setDown(value) {
       if (down === value) return;
       down = value;
@@ -98,7 +100,14 @@ export const openDatabase = (options: DatabaseOptions): Database => {
       const run = async () => {
         // Who gave up while he waited shall not take a connection from those who did not.
         throwIfAbandoned();
-        return onConnection(connections, throwIfAbandoned, work);
+        const used = connections;
+        try {
+          return await onConnection(used, throwIfAbandoned, work);
+        } catch (error) {
+          // All the others lead to the same server, whose pings succeed.
+          if (isReadOnly(error) && connections === used) renew();
+          throw error;
+        }
       };
       underWay.add(abandon);
       const stay = waiting.whenOver(abandon);

@@ -7,6 +7,7 @@ import { z } from "zod";
 import type { Database } from "../../src/db/pool.ts";
 import { read, transact } from "../../src/db/transact.ts";
 import { detached } from "../../src/rpc/call.ts";
+import { administer, databaseUrl } from "../support/admin.ts";
 import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
 import { cancellable, openFor, reasonOf } from "../support/open-database.ts";
@@ -196,4 +197,21 @@ test("types arrive as the row schemas take them", async () => {
     texts: ["x"],
     bytes: Buffer.from([1]),
   });
+});
+
+test("connections to what has become a replica are not used again, though they answer", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "2" });
+  const name = new URL(database.url).pathname.slice(1);
+  const setReadOnly = (value: string) =>
+    administer(
+      databaseUrl(database.url, "postgres"),
+      sql.unsafe`ALTER DATABASE ${sql.identifier([name])} SET default_transaction_read_only = ${sql.literalValue(value)}`,
+    );
+  const write = () => reasonOf(transact(db, detached(), (tx) => tx.query(sql.unsafe`CREATE TABLE written ()`)));
+  await setReadOnly("on");
+  await Promise.all([pause(db, 50), pause(db, 50)]);
+  expect(await write()).toBe("DATABASE_UNAVAILABLE");
+  await setReadOnly("off");
+  expect(await write()).toBe("answered");
+  expect(await settingOf(db, "default_transaction_read_only")).toBe("off");
 });
