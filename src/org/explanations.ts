@@ -9,6 +9,12 @@ import { type DecisionCode, decisionMessage } from "./decisions.ts";
 import { nodeMessage, nodeRow } from "./nodes.ts";
 import type { OrgParts } from "./parts.ts";
 
+/**
+ * Assignments and nodes of paths in an answer, of 1 KiB each at most: it stays below the 4 MiB that gRPC clients take. All
+ * that somebody ever had, with a path of a hundred nodes for each, would be hundreds.
+ */
+const PARTS_MAX = 3_500;
+
 const heldRow = assignmentRow.extend({
   role_label: z.string(),
   /** What its time says, now. */
@@ -43,7 +49,10 @@ const explanationRow = standingRow.extend({
 });
 type ExplanationRow = z.output<typeof explanationRow>;
 
-/** All that the decision is made of, by one snapshot: the nodes from the asked one up, and what the user has on them. */
+/**
+ * All that the decision is made of, by one snapshot: the nodes from the asked one up, and what the user has on them; of more
+ * than an answer takes what grants, and then the nearest.
+ */
 export const selectExplanation = ({ tenantId, userId, nodeId, capability }: AccessCheck) => sql.type(explanationRow)`
   SELECT t.tenant_state_code, u.user_state_code, n.org_node_id IS NOT NULL AS node_known,
     c.cap_id IS NOT NULL AS capability_known,
@@ -62,29 +71,39 @@ export const selectExplanation = ({ tenantId, userId, nodeId, capability }: Acce
     ), '[]') AS nodes,
     coalesce((
       SELECT jsonb_agg(jsonb_build_object(
-        'assignment_id', x.assignment_id, 'tenant_id', x.tenant_id, 'user_id', x.user_id,
-        'org_node_id', x.org_node_id, 'role_id', x.role_id,
-        'start_us', ((extract(epoch FROM x.start_utc) * 1000000)::bigint)::text,
-        'end_us', ((extract(epoch FROM x.end_utc) * 1000000)::bigint)::text,
-        'cancelled_us', ((extract(epoch FROM x.cancelled_utc) * 1000000)::bigint)::text,
-        'role_label', r.role_label,
-        'time_code', CASE
-          WHEN x.cancelled_utc IS NOT NULL THEN 'CANCELLED'
-          WHEN x.start_utc > now() THEN 'NOT_YET'
-          WHEN x.end_utc <= now() THEN 'ENDED'
-          ELSE 'NOW' END,
-        'has_capability', EXISTS (
-          SELECT FROM role_capabilities h WHERE h.role_id = x.role_id AND h.cap_id = c.cap_id)
-      ) ORDER BY p.depth_val, x.assignment_id)
-      FROM org_node_paths p
-      CROSS JOIN LATERAL (
-        SELECT a.assignment_id, a.tenant_id, a.user_id, a.org_node_id, a.role_id, a.start_utc, a.end_utc, a.cancelled_utc
-        FROM org_assignments a
-        WHERE a.user_id = u.user_id AND a.org_node_id = p.ancestor_org_node_id
-        OFFSET 0
-      ) x
-      JOIN roles r ON r.role_id = x.role_id
-      WHERE p.descendant_org_node_id = n.org_node_id
+        'assignment_id', y.assignment_id, 'tenant_id', y.tenant_id, 'user_id', y.user_id,
+        'org_node_id', y.org_node_id, 'role_id', y.role_id,
+        'start_us', ((extract(epoch FROM y.start_utc) * 1000000)::bigint)::text,
+        'end_us', ((extract(epoch FROM y.end_utc) * 1000000)::bigint)::text,
+        'cancelled_us', ((extract(epoch FROM y.cancelled_utc) * 1000000)::bigint)::text,
+        'role_label', y.role_label, 'time_code', y.time_code, 'has_capability', y.has_capability
+      ) ORDER BY y.depth_val, y.assignment_id)
+      FROM (
+        SELECT z.assignment_id, z.tenant_id, z.user_id, z.org_node_id, z.role_id, z.start_utc, z.end_utc, z.cancelled_utc,
+          z.role_label, z.depth_val, z.time_code, z.has_capability
+        FROM (
+          SELECT x.assignment_id, x.tenant_id, x.user_id, x.org_node_id, x.role_id, x.start_utc, x.end_utc, x.cancelled_utc,
+            r.role_label, p.depth_val,
+            CASE
+              WHEN x.cancelled_utc IS NOT NULL THEN 'CANCELLED'
+              WHEN x.start_utc > now() THEN 'NOT_YET'
+              WHEN x.end_utc <= now() THEN 'ENDED'
+              ELSE 'NOW' END AS time_code,
+            EXISTS (
+              SELECT FROM role_capabilities h WHERE h.role_id = x.role_id AND h.cap_id = c.cap_id) AS has_capability
+          FROM org_node_paths p
+          CROSS JOIN LATERAL (
+            SELECT a.assignment_id, a.tenant_id, a.user_id, a.org_node_id, a.role_id, a.start_utc, a.end_utc, a.cancelled_utc
+            FROM org_assignments a
+            WHERE a.user_id = u.user_id AND a.org_node_id = p.ancestor_org_node_id
+            OFFSET 0
+          ) x
+          JOIN roles r ON r.role_id = x.role_id
+          WHERE p.descendant_org_node_id = n.org_node_id
+        ) z
+        ORDER BY (z.time_code = 'NOW' AND z.has_capability) DESC, z.depth_val, z.assignment_id
+        LIMIT ${PARTS_MAX}
+      ) y
     ), '[]') AS held
   FROM (SELECT ${tenantId}::uuid AS tenant_id, ${userId}::uuid AS user_id, ${nodeId}::uuid AS org_node_id,
     ${capability}::text AS cap_key) asked
@@ -117,21 +136,32 @@ const whyNot = (row: ExplanationRow, held: HeldRow): NearMissReason | undefined 
 const pathFrom = ({ nodes }: ExplanationRow, nodeId: string) =>
   nodes.slice(0, nodes.findIndex(({ org_node_id }) => org_node_id === nodeId) + 1).reverse();
 
+/** As many of the first as there is room for. */
+const fitting = <Part>(parts: readonly Part[], room: number, sizeOf: (part: Part) => number) => {
+  let left = room;
+  const end = parts.findIndex((part) => (left -= sizeOf(part)) < 0);
+  return parts.slice(0, end === -1 ? parts.length : end);
+};
+
 const explanation = (row: ExplanationRow) => {
   const code = decisionOf(row);
-  const granting = code === "GRANTED" ? row.held.filter(grants) : [];
+  const granting = (code === "GRANTED" ? row.held.filter(grants) : []).map((held) => ({
+    assignment: assignmentMessage(held),
+    roleLabel: held.role_label,
+    path: pathFrom(row, held.org_node_id),
+  }));
+  // An assignment that only the state of its tenant or user holds up is told by the reason alone.
+  const missing = row.held.flatMap((held) => {
+    const why = whyNot(row, held);
+    return why === undefined ? [] : [{ assignment: assignmentMessage(held), roleLabel: held.role_label, why }];
+  });
+  const sizeOf = ({ path }: (typeof granting)[number]) => 1 + path.length;
+  const named = fitting(granting, PARTS_MAX, sizeOf);
+  const room = PARTS_MAX - named.reduce((sum, grant) => sum + sizeOf(grant), 0);
   return {
     ...decisionMessage(code),
-    grants: granting.map((held) => ({
-      assignment: assignmentMessage(held),
-      roleLabel: held.role_label,
-      path: pathFrom(row, held.org_node_id).map(nodeMessage),
-    })),
-    // An assignment that only the state of its tenant or user holds up is told by the reason alone.
-    nearMisses: row.held.flatMap((held) => {
-      const why = whyNot(row, held);
-      return why === undefined ? [] : [{ assignment: assignmentMessage(held), roleLabel: held.role_label, why }];
-    }),
+    grants: named.map((grant) => ({ ...grant, path: grant.path.map(nodeMessage) })),
+    nearMisses: fitting(missing, room, () => 1),
   };
 };
 

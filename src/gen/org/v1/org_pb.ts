@@ -4634,7 +4634,8 @@ export const OrgService: GenService<{
   },
   /**
    * Answers as CheckAccess, with every assignment that grants it and the path by which it reaches the node, and every
-   * assignment on the way that does not, with why.
+   * assignment on the way that does not, with why. Of more than 4 MiB of them, which gRPC clients take, what grants comes
+   * first, and then the nearest.
    *
    * Permission: `org.access.check`.
    *

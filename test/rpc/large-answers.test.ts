@@ -1,9 +1,11 @@
 import { type DescMessage, type Message, toBinary } from "@bufbuild/protobuf";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
-import { ListAuditEventsResponseSchema } from "../../src/gen/org/v1/org_pb.ts";
+import { ExplainAccessResponseSchema, ListAuditEventsResponseSchema } from "../../src/gen/org/v1/org_pb.ts";
 import { ListServicesResponseSchema } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
-import { startService, transports } from "../support/service.ts";
+import { addCapabilities, addRole } from "../support/roles.ts";
+import { type TestService, startService, transports } from "../support/service.ts";
+import { addUser } from "../support/users.ts";
 
 /** What clients of gRPC take in one message unless they are told to take more. */
 const CLIENTS_TAKE = 4 * 2 ** 20;
@@ -59,5 +61,47 @@ describe.each(transports)("%s: a page is short where its rows are large", (trans
     const ids = pages.flatMap((page) => page.services.map(({ serviceId }) => serviceId));
     expect(new Set(ids).size).toBe(500);
     expect(ids).toHaveLength(500);
+  });
+});
+
+describe.each(transports)("%s: an explanation of very much", (transport) => {
+  /** A user with as many assignments at the root of a chain, of which the last one is asked about; all labels are long. */
+  const plant = async (server: TestService, ended: number, standing: number) => {
+    const { tenantId, userId } = await addUser(server);
+    const [capability = ""] = await addCapabilities(server, "a");
+    const label = "😀".repeat(199);
+    const { roleId } = await addRole(server, { tenantId, label, capabilityKeys: [capability] });
+    const chain: string[] = [];
+    for (let depth = 0; depth < 60; depth++) {
+      const parentNodeId = chain.at(-1);
+      const node = { tenantId, nodeType: "place", label, ...(parentNodeId && { parentNodeId }) };
+      chain.push((await server.org.createNode(node)).node!.nodeId);
+    }
+    const [root = "", leaf = ""] = [chain[0], chain.at(-1)];
+    for (const [count, end] of [
+      [ended, "-1 hour"],
+      [standing, "1 hour"],
+    ] as const) {
+      await server.pool.query(sql.unsafe`
+        INSERT INTO org_assignments (assignment_id, tenant_id, user_id, org_node_id, role_id, start_utc, end_utc)
+        SELECT gen_random_uuid(), ${tenantId}::uuid, ${userId}::uuid, ${root}::uuid, ${roleId}::uuid,
+          now() - interval '1 day', now() + ${end}::interval FROM generate_series(1, ${count}::int)`);
+    }
+    return { tenantId, userId, nodeId: leaf, capability };
+  };
+
+  test("names what grants before what does not, and is none that a client would refuse", async () => {
+    const server = await startService(transport);
+    for (const [ended, standing] of [
+      [5_000, 1],
+      [5_000, 400],
+    ] as const) {
+      const answer = await server.org.explainAccess(await plant(server, ended, standing));
+      expect(answer.allowed).toBe(true);
+      expect(toBinary(ExplainAccessResponseSchema, answer).length).toBeLessThan(CLIENTS_TAKE);
+      expect(answer.grants.length).toBe(Math.min(standing, Math.floor(3_500 / 61)));
+      expect(answer.grants.every(({ path }) => path.length === 60)).toBe(true);
+      expect(answer.nearMisses.length).toBe(3_500 - 61 * answer.grants.length);
+    }
   });
 });
