@@ -129,7 +129,7 @@ test("pending migrations are not ready and refuse calls, until they are applied"
 
 test("pending migrations still refuse calls by a reason while the server leaves", async () => {
   const empty = await createEmptyDatabase();
-  const leaving = await serve(empty.url, { SHUTDOWN_DELAY: "1s" });
+  const leaving = await serve(empty.url, { SHUTDOWN_DELAY: "2s" });
   const transport = createGrpcTransport({ baseUrl: `http://127.0.0.1:${leaving.grpcPort}` });
   const { authenticateService } = createClient(ServiceIdentityService, transport);
   const stopped = leaving.stop();

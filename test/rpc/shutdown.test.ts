@@ -218,7 +218,7 @@ test("over TLS, a connection to either port that never says anything holds nothi
   }
   const started = performance.now();
   await server.stop();
-  expect(performance.now() - started).toBeLessThan(2_500);
+  expect(performance.now() - started).toBeLessThan(10_000);
 });
 
 test("over TLS, a request of HTTP/1.1 that never ends is cut off after SHUTDOWN_GRACE", async () => {
