@@ -1,8 +1,9 @@
 import fc from "fast-check";
-import { type CommonQueryMethods, sql } from "slonik";
+import { sql } from "slonik";
 import { expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { tokenUse } from "../../src/auth/refresh.ts";
+import { lockWaiters } from "../support/lock-waiters.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { startProcess } from "../support/server-process.ts";
 import { type TestService, clientsOf, launchService, startService } from "../support/service.ts";
@@ -27,21 +28,12 @@ const tokenOf = async (auth: Auth, refreshToken: string) =>
 const lockRow = (sessionId: string) =>
   sql.unsafe`SELECT FROM refresh_sessions WHERE session_id = ${sessionId}::uuid FOR UPDATE`;
 
-/** How many connections wait for a lock. */
-const waiting = async (tx: CommonQueryMethods): Promise<number> => {
-  // A transaction sees the activity of its first look, until it says otherwise.
-  await tx.query(sql.unsafe`SELECT pg_stat_clear_snapshot()`);
-  return tx.oneFirst(sql.type(z.object({ count: z.number() }))`
-    SELECT count(*)::int AS count FROM pg_stat_activity
-    WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-};
-
 /** Holds the session's row until every connection of the server waits for it. */
 const allAtOnce = async <T>({ pool, config }: TestService, sessionId: string, start: () => Promise<T>): Promise<T> => {
   const { promise } = await pool.transaction(async (tx) => {
     await tx.query(lockRow(sessionId));
     const started = start();
-    await expect.poll(() => waiting(tx), { timeout: 20_000 }).toBe(config.database.poolMax);
+    await expect.poll(() => lockWaiters(tx), { timeout: 20_000 }).toBe(config.database.poolMax);
     return { promise: started };
   });
   return promise;
@@ -142,11 +134,11 @@ test("a refresh in a session's last moment carries it no further than the end of
   const { refreshing, ending } = await service.pool.transaction(async (tx) => {
     await tx.query(lockRow(sessionId));
     const refreshed = tokenOf(service.auth, refreshToken);
-    await expect.poll(() => waiting(tx), { timeout: 4_500 }).toBe(1);
+    await expect.poll(() => lockWaiters(tx), { timeout: 4_500 }).toBe(1);
     await expect.poll(() => tx.oneFirst(isOver), { timeout: 10_000 }).toBe(true);
     let isEnded = false;
     const ended = service.auth.revokeAllSessions({ tenantId, userId }).finally(() => (isEnded = true));
-    await expect.poll(async () => isEnded || (await waiting(tx)) === 2, { timeout: 10_000 }).toBe(true);
+    await expect.poll(async () => isEnded || (await lockWaiters(tx)) === 2, { timeout: 10_000 }).toBe(true);
     return { refreshing: refreshed, ending: ended };
   });
   const successor = await refreshing;

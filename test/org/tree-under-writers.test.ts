@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { z } from "zod";
+import { lockWaiters } from "../support/lock-waiters.ts";
 import { printedSeed, randomNumbers } from "../support/random.ts";
 import { refused } from "../support/refusals.ts";
 import { type TestService, launchService } from "../support/service.ts";
@@ -132,22 +133,15 @@ test("writers who give up while they wait for the tree leave the connections to 
   const { nodeId } = await addNode(server, tenantId, from);
   await server.pool.transaction(async (tx) => {
     await tx.query(sql.unsafe`SELECT FROM tenant_tree_locks WHERE tenant_id = ${tenantId}::uuid FOR UPDATE`);
-    const waiting = async () => {
-      // A transaction sees the activity of its first look, until it says otherwise.
-      await tx.query(sql.unsafe`SELECT pg_stat_clear_snapshot()`);
-      return tx.oneFirst(sql.type(z.object({ count: z.number() }))`
-        SELECT count(*)::int AS count FROM pg_stat_activity
-        WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-    };
     for (let writer = 1; writer <= server.config.database.poolMax; writer++) {
       const leaving = new AbortController();
       const move = { tenantId, nodeId, newParentNodeId: to };
       const moved = outcomeOf(server.org.moveNode(move, { signal: leaving.signal, timeoutMs: 60_000 }));
-      await expect.poll(waiting, { interval: 5 }).toBe(Math.min(writer, 2));
+      await expect.poll(() => lockWaiters(tx), { interval: 5 }).toBe(Math.min(writer, 2));
       leaving.abort();
       await moved.catch(() => undefined);
     }
-    expect(await waiting()).toBe(2);
+    expect(await lockWaiters(tx)).toBe(2);
     expect((await server.org.getTenant({ tenantId })).tenant?.tenantId).toBe(tenantId);
   });
   await addNode(server, tenantId, nodeId);
