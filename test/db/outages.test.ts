@@ -9,6 +9,7 @@ import { migrate } from "../../src/commands/migrate.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
 import { withPool } from "../support/admin.ts";
 import { type DatabaseProxy, poolStartups, startDatabaseProxy } from "../support/database-proxy.ts";
+import { lockWaiters } from "../support/lock-waiters.ts";
 import { refused } from "../support/refusals.ts";
 import { serve } from "../support/serve.ts";
 import { type TestService, launchService } from "../support/service.ts";
@@ -102,6 +103,20 @@ const postmaster = async () => {
 const backends = () =>
   look((pool) => pool.anyFirst(sql.type(z.object({ pid: z.number() }))`SELECT pid FROM pg_stat_activity`));
 
+/** Opens as many as there may be: one opened later, by who finds all others in use, would hide what became of them. */
+const fillPool = () =>
+  look(async (pool) => {
+    const answered = await pool.transaction(async (tx) => {
+      await tx.query(sql.unsafe`LOCK TABLE capabilities`);
+      const calls = Array.from({ length: POOL_MAX }, () =>
+        service.org.listCapabilities({}, { timeoutMs: DEADLINE_MS }),
+      );
+      await expect.poll(() => lockWaiters(tx), { timeout: DEADLINE_MS }).toBe(POOL_MAX);
+      return calls;
+    });
+    await Promise.all(answered);
+  });
+
 test("connections refused and reset", async () => {
   await proxy.refuse();
   await expectUnavailable();
@@ -110,7 +125,7 @@ test("connections refused and reset", async () => {
 });
 
 test("a network that swallows everything, for ever on connections that were open", async () => {
-  await Promise.all(Array.from({ length: POOL_MAX }, () => call()));
+  await fillPool();
   proxy.swallowExisting();
   proxy.swallowNew();
   await expectUnavailable();
@@ -119,7 +134,7 @@ test("a network that swallows everything, for ever on connections that were open
 });
 
 test("a network that forgot the open connections and takes new ones", async () => {
-  await Promise.all(Array.from({ length: POOL_MAX }, () => call()));
+  await fillPool();
   proxy.swallowExisting();
   // No ping tells this from slow statements: each hung one lasts as long as a statement may.
   const started = performance.now();
@@ -130,7 +145,7 @@ test("a network that forgot the open connections and takes new ones", async () =
 });
 
 test("idle connections that a network forgot are not used again once a ping fails", async () => {
-  await Promise.all(Array.from({ length: POOL_MAX }, () => call()));
+  await fillPool();
   const before = poolStartups(proxy);
   proxy.swallowExisting();
   await expect.poll(() => poolStartups(proxy), { timeout: RECOVERY_MS + 1_000 }).toBeGreaterThan(before);
@@ -163,7 +178,7 @@ test("a database whose processes are all stopped", async () => {
 });
 
 test("every connection ended by the database", async () => {
-  await Promise.all(Array.from({ length: POOL_MAX }, () => call()));
+  await fillPool();
   const calls = Array.from({ length: 20 }, () =>
     call().then(
       () => undefined,
