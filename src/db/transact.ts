@@ -24,10 +24,13 @@ export interface TransactOptions {
   readonly statementTimeoutMs?: number | undefined;
 }
 
+/** By so much a statement outlives its call, in milliseconds: a timer may be late, and the answer is DEADLINE, not a fault. */
+const DEADLINE_MARGIN_MS = 50;
+
 /** The statement timeout that a transaction needs: none where the connection's own is the one. */
 const ownTimeout = (db: Database, waiting: Waiting, limitMs: number | undefined) => {
   const { statementTimeoutMs = Infinity, timeoutByTransaction } = db;
-  const ms = Math.min(limitMs ?? statementTimeoutMs, waiting.remainingMs() + 1);
+  const ms = Math.min(limitMs ?? statementTimeoutMs, waiting.remainingMs() + DEADLINE_MARGIN_MS);
   const isOwn = Number.isFinite(ms) && (timeoutByTransaction || ms !== statementTimeoutMs);
   return isOwn ? Math.min(ms, TIMER_MAX_MS) : undefined;
 };
