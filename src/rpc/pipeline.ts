@@ -47,7 +47,8 @@ export interface Pipeline {
   endStreams(): void;
 }
 
-const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
+// HTTP strips spaces around a header's value, and HTTP/2 does not carry them (RFC 9113, 8.2.1).
+const REQUEST_ID = /^(?! )[\x20-\x7e]{1,128}(?<! )$/;
 
 const requestIdOf = (header: HeaderReader) => {
   const sent = header("x-request-id");

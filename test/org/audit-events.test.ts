@@ -154,7 +154,7 @@ describe.each(transports)("%s", (transport) => {
     expect(event!.occurTime!.seconds - tenant!.createTime!.seconds).toBeLessThanOrEqual(5n);
   });
 
-  test.each(["x".repeat(129), "a b", ""])("a request id %j is replaced by one of ours", async (sent) => {
+  test.each(["x".repeat(129), ""])("a request id %j is replaced by one of ours", async (sent) => {
     const server = await startService(transport);
     const headers = { "x-request-id": sent };
     const { tenant } = await server.as(server.rootToken, headers).org.createTenant({ label: "Acme" });
