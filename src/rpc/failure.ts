@@ -1,6 +1,6 @@
 import { type DescMessage, type MessageInitShape, create, toBinary } from "@bufbuild/protobuf";
 import { anyPack, durationFromMs } from "@bufbuild/protobuf/wkt";
-import { Code } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
 import { StatusSchema } from "../gen/google/rpc/status_pb.ts";
 import { type FieldViolation, REASONS, type Reason, Refusal } from "./refusal.ts";
@@ -23,7 +23,8 @@ export interface Detail {
 /** An answer that says no, ready for either transport (AIP-193). */
 export interface Failure {
   readonly code: Code;
-  readonly reason: Reason;
+  /** None where the transport refused the call: it has its code alone. */
+  readonly reason: Reason | undefined;
   readonly message: string;
   readonly details: readonly Detail[];
 }
@@ -35,13 +36,17 @@ const detail = <Desc extends DescMessage>(desc: Desc, value: MessageInitShape<De
 
 const inWords = (violations: readonly FieldViolation[]): string => {
   if (violations.length === 0) return "";
-  const named = violations.slice(0, NAMED_MAX).map(({ field, description }) => `${field}: ${description}`);
+  const named = violations
+    .slice(0, NAMED_MAX)
+    .map(({ field, description }) => (field === "" ? description : `${field}: ${description}`));
   const more = violations.length - named.length;
   return ` (${[...named, ...(more > 0 ? [`and ${more} more`] : [])].join("; ")})`;
 };
 
 /** What the caller is told: a refusal as it is, anything else as INTERNAL, whose cause stands in the log alone. */
 export const failureOf = (error: unknown, requestId: string): Failure => {
+  if (error instanceof ConnectError)
+    return { code: error.code, reason: undefined, message: error.rawMessage, details: [] };
   const { reason, code, metadata, violations, retryAfterMs } =
     error instanceof Refusal ? error : new Refusal("INTERNAL", {});
   const details = [

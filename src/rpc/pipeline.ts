@@ -10,7 +10,7 @@ import { type ActorVerifier, type HeaderReader, actorOf, authenticate, checkTena
 import { type Failure, failureOf } from "./failure.ts";
 import type { Method, MethodOf, StreamMethod, UnaryMethod } from "./methods.ts";
 import { codeName } from "./metrics.ts";
-import { Refusal, refusal } from "./refusal.ts";
+import { refusal, unreadable } from "./refusal.ts";
 import { type Opened, type StreamExchange, createStreams } from "./streams.ts";
 
 export interface PipelineOptions {
@@ -27,7 +27,8 @@ export type Answer<Encoded> = { readonly encoded: Encoded } | { readonly failure
 /** How one call's messages and headers are read and written, by its transport. */
 export interface Exchange<Encoded> {
   readonly header: HeaderReader;
-  readonly decode: () => Message;
+  /** Once the transport has the message: at once, or with what refuses it. */
+  readonly decode: () => Message | Promise<Message>;
   readonly encode: (message: Message) => Encoded;
 }
 
@@ -61,12 +62,11 @@ const mayCall = ({ rule }: MethodOf<unknown>, held: readonly string[]) => {
   }
 };
 
-const decoded = (decode: () => Message) => {
+const decoded = (decode: Exchange<unknown>["decode"]) => {
   try {
     return decode();
   } catch (cause) {
-    const violations = [{ field: "", description: "the message cannot be decoded" }];
-    throw new Refusal("INVALID_REQUEST", {}, { violations, cause });
+    throw unreadable(cause);
   }
 };
 
@@ -74,7 +74,8 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
   // `return await` here and below: a promise that is returned as it is takes two turns more.
   const handle = async <Answered>(method: MethodOf<Answered>, call: Call, { header, decode }: Exchange<unknown>) => {
     if (method.rule.case === "anonymous") {
-      const request = decoded(decode);
+      const message = decoded(decode);
+      const request = message instanceof Promise ? await message : message;
       method.validate(request);
       return await method.handle(request, call);
     }
@@ -85,7 +86,8 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     const actorToken = header("x-actor-token");
     const actor = actorToken === undefined ? undefined : await actorOf(verifyActor, actorToken, call);
     if (actor) call.identify(caller, actor);
-    const request = decoded(decode);
+    const message = decoded(decode);
+    const request = message instanceof Promise ? await message : message;
     checkTenant(caller, actor, method.tenantOf(request));
     method.validate(request);
     return await method.handle(request, call);

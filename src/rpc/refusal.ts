@@ -162,3 +162,7 @@ export const refusal = (reason: Reason, metadata: Readonly<Record<string, string
 
 export const invalid = (...violations: readonly FieldViolation[]): Refusal =>
   new Refusal("INVALID_REQUEST", {}, { violations });
+
+/** What is said of a message that cannot be decoded. */
+export const unreadable = (cause: unknown, description = "the message cannot be decoded"): Refusal =>
+  new Refusal("INVALID_REQUEST", {}, { violations: [{ field: "", description }], cause });

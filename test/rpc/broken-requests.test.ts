@@ -98,7 +98,7 @@ describe("what connect says of JSON that it cannot read has nothing of what was 
     const response = await post(path, body, {});
     const { code, message } = (await response.json()) as { code: string; message: string };
     expect(code).toBe("invalid_argument");
-    expect(message.endsWith(says)).toBe(true);
+    expect(message).toContain(`${says})`);
     expect(message).not.toContain("271828");
   });
 

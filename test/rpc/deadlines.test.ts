@@ -1,33 +1,18 @@
-import { Writable } from "node:stream";
 import { gzipSync } from "node:zlib";
 import { toBinary } from "@bufbuild/protobuf";
 import { Code, type Interceptor, createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import { Client, Metadata, type ServiceError, credentials, status } from "@grpc/grpc-js";
-import { pino } from "pino";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { GetTenantRequestSchema, OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { openPool } from "../support/admin.ts";
+import { loggedLines } from "../support/logged-lines.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { type TestService, type TransportName, launchService, transports } from "../support/service.ts";
 
-interface Line {
-  readonly request_id?: string;
-  readonly code?: string;
-}
-const lines: Line[] = [];
-const log = pino(
-  { level: "info" },
-  new Writable({
-    write(chunk: Buffer, _encoding, done) {
-      lines.push(JSON.parse(chunk.toString()) as Line);
-      done();
-    },
-  }),
-);
-const logged = (requestId: string) => lines.filter(({ request_id: id }) => id === requestId).map(({ code }) => code);
+const logged = loggedLines();
 
 const ORIGIN = "https://app.example.com";
 const services = new Map<TransportName, TestService>();
@@ -35,7 +20,7 @@ let service: TestService;
 
 beforeAll(async () => {
   const env = { CALL_TIMEOUT: "800ms", MESSAGE_MAX_BYTES: "65536", CORS_ORIGINS: ORIGIN };
-  for (const transport of transports) services.set(transport, await launchService(transport, { env, log }));
+  for (const transport of transports) services.set(transport, await launchService(transport, { env, log: logged.log }));
   service = services.get("grpc")!;
 });
 afterAll(() => Promise.all([...services.values()].map((each) => each.stop())));
@@ -84,7 +69,7 @@ test.each(transports)(
     controller.abort();
     expect((await call).error.code).toBe(Code.Canceled);
     // The lock is still held: the wait of the handler ended, not the statement's.
-    await expect.poll(() => logged(requestId)).toEqual(["Canceled"]);
+    await expect.poll(() => logged.of(requestId)).toMatchObject([{ code: "Canceled" }]);
     await lock.release();
     await expect.poll(lockFree(each, tenantId)).toBe(true);
     expect((await each.org.getTenant({ tenantId })).tenant?.label).toBe("Before");
@@ -145,7 +130,7 @@ test.each(transports.flatMap((name) => sentIds.map(([what, id, kept]) => [name, 
       else expect(returned).toMatch(/^[0-9a-f-]{36}$/);
     }
     expect(metadata["request_id"]).toBe(fromError);
-    expect(logged(fromError ?? "")).toContain("NotFound");
+    expect(logged.of(fromError ?? "").map(({ code }) => code)).toContain("NotFound");
   },
 );
 

@@ -240,17 +240,3 @@ test("ImportUsers names each row whose time no clock has, beside what breaks a r
     ]);
   }
 });
-
-test("broken JSON and broken gRPC-Web are refused by their code alone", async () => {
-  const method = methodOf("CreateTenant");
-  expect(await wires["connect JSON"].call(method, "{", asRoot())).toMatchObject({
-    code: Code.InvalidArgument,
-    details: [],
-  });
-  const response = await fetch(`http://127.0.0.1:${server.httpPort}/org.v1.OrgService/CreateTenant`, {
-    method: "POST",
-    headers: { "content-type": "application/grpc-web+proto", ...asRoot() },
-    body: Buffer.from([0, 0, 0, 0, 3, 0x12, 0x7f, 0x41]),
-  });
-  expect(`${response.headers.get("grpc-status")} ${await response.text()}`).toMatch(/^3 |grpc-status: 3\r/);
-});

@@ -1,0 +1,103 @@
+import type { Message } from "@bufbuild/protobuf";
+import { Code, ConnectError, type HandlerContext, createContextKey } from "@connectrpc/connect";
+import type { Call } from "./call.ts";
+import { type Failure, failureOf } from "./failure.ts";
+import type { Exchange, Pipeline } from "./pipeline.ts";
+import { Refusal, unreadable } from "./refusal.ts";
+
+/** A call whose headers are there: its message is read once the pipeline has let its caller in. */
+export interface Arrival<Answered> {
+  readonly call: Call;
+  readonly deliver: (message: Message) => void;
+  readonly answering: Promise<Answered>;
+}
+
+/** Connect calls these INTERNAL, as if the fault were ours: a message that it cannot decode, or not decompress. */
+const SENDERS_FAULT = /^(parse binary: |decompression failed|received compressed envelope)/;
+
+/** What it says of broken JSON, up to where it quotes what was sent: a code as a number, a secret without quotes. */
+const UNQUOTED = /^cannot decode .+? from JSON(?:: (?:list item #\d+: )?expected (?:message |enum )?[\w.]+)?/;
+
+/** What is said of a message that connect could not read; undefined of what is wrong with the transport. */
+const refusalOf = ({ rawMessage, code, cause }: ConnectError): Refusal | undefined => {
+  if (cause instanceof Refusal) return cause;
+  if (SENDERS_FAULT.test(rawMessage)) return unreadable(cause);
+  const [description] = UNQUOTED.exec(rawMessage) ?? [];
+  if (description !== undefined) return unreadable(undefined, description);
+  return code === Code.InvalidArgument && cause instanceof Error ? unreadable(undefined) : undefined;
+};
+
+export const errorOf = ({ code, message, details }: Failure, { requestId }: Call): ConnectError =>
+  new ConnectError(message, code, { "x-request-id": requestId }, [...details]);
+
+/** Connect writes an error right after it has aborted the call with it: the one moment at which it can be mended. */
+const mend = (error: ConnectError, failure: Failure, call: Call): void => {
+  const { code, rawMessage, details, metadata } = errorOf(failure, call);
+  Object.assign(error, { code, rawMessage, details, metadata });
+};
+
+const GONE = [Code.Canceled, Code.Aborted];
+
+/** Ends a call as connect's signal says: nobody waits for it any more, or its message cannot be read. */
+const endBy = (reason: unknown, call: Call, refuseMessage: (why: Error) => void): void => {
+  if (!(reason instanceof ConnectError) || GONE.includes(reason.code)) return call.end("CANCELLED");
+  if (reason.code === Code.DeadlineExceeded) return call.end("DEADLINE");
+  // What has details is the call's own answer.
+  if (reason.details.length > 0) return;
+  const why = refusalOf(reason) ?? reason;
+  refuseMessage(why);
+  mend(reason, failureOf(why, call.requestId), call);
+};
+
+const headersOf =
+  ({ requestHeader }: HandlerContext): Exchange<unknown>["header"] =>
+  (name) =>
+    requestHeader.get(name) ?? undefined;
+
+/**
+ * Lets in the callers of one method before their messages are read, decompressed or decoded.
+ * @param begin answers the call; `defaultTimeoutMs` is the life of one whose caller names no deadline.
+ */
+export const createArrivals = <Answered extends object>(
+  pipeline: Pipeline,
+  begin: (call: Call, exchange: Exchange<Message>) => Promise<Answered>,
+  defaultTimeoutMs?: number,
+) => {
+  const key = createContextKey<Arrival<Answered> | undefined>(undefined);
+
+  return {
+    /** @throws ConnectError where the caller may not call. */
+    async gate(context: HandlerContext): Promise<void> {
+      const header = headersOf(context);
+      const call = pipeline.receive(header, context.timeoutMs() ?? defaultTimeoutMs);
+      const asked = Promise.withResolvers<undefined>();
+      const message = Promise.withResolvers<Message>();
+      // Nobody asks for the message of a call that is over.
+      message.promise.catch(() => undefined);
+
+      const { signal } = context;
+      const end = () => endBy(signal.reason, call, message.reject);
+      if (signal.aborted) end();
+      signal.addEventListener("abort", end, { once: true });
+
+      const answering = begin(call, {
+        header,
+        decode() {
+          asked.resolve(undefined);
+          return message.promise;
+        },
+        encode: (response) => response,
+      });
+      context.values.set(key, { call, deliver: message.resolve, answering });
+      const refused = await Promise.race([asked.promise, answering]);
+      if (refused && "failure" in refused) throw errorOf(refused.failure as Failure, call);
+    },
+
+    /** The call that the gate let in. */
+    of({ values }: HandlerContext): Arrival<Answered> {
+      const arrival = values.get(key);
+      if (!arrival) throw new Error("a call without a gate");
+      return arrival;
+    },
+  };
+};

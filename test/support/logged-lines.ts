@@ -1,0 +1,31 @@
+import { Writable } from "node:stream";
+import { pino } from "pino";
+import type { Log } from "../../src/log.ts";
+
+/** A line of the log, as its readers parse it. */
+interface Line {
+  readonly request_id?: string;
+  readonly code?: string;
+  readonly reason?: string;
+}
+
+/** A log that is kept. */
+export interface LoggedLines {
+  readonly log: Log;
+  /** The lines of one request. */
+  of(requestId: string): readonly Line[];
+}
+
+export const loggedLines = (): LoggedLines => {
+  const lines: Line[] = [];
+  const kept = new Writable({
+    write(chunk: Buffer, _encoding, done) {
+      lines.push(JSON.parse(chunk.toString()) as Line);
+      done();
+    },
+  });
+  return {
+    log: pino({ level: "info" }, kept),
+    of: (requestId) => lines.filter(({ request_id: id }) => id === requestId),
+  };
+};
