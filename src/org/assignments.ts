@@ -2,7 +2,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
-import { recordEvent } from "../audit/record.ts";
+import { type AuditEvent, recordEvent } from "../audit/record.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import type { AssignmentSchema, OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
@@ -21,6 +21,7 @@ import {
   timeText,
   windowColumns,
   windowMessage,
+  windowPayload,
 } from "./windows.ts";
 
 const userIdRow = z.object({ user_id: z.string() });
@@ -115,14 +116,14 @@ export const assignmentMessage = (row: AssignmentRow): MessageInitShape<typeof A
 
 const notFound = (assignmentId: string) => refusal("ASSIGNMENT_NOT_FOUND", { assignment_id: assignmentId });
 
-const recordAssignment = (tx: Tx, call: Call, action: string, row: AssignmentRow) =>
-  recordEvent(tx, call, {
-    action,
-    tenantId: row.tenant_id,
-    entityKind: "assignment",
-    entityId: row.assignment_id,
-    payload: { user_id: row.user_id, node_id: row.org_node_id, role_id: row.role_id },
-  });
+/** The event of a change to an assignment, which says what has become of it. */
+export const assignmentEvent = (action: string, row: AssignmentRow): AuditEvent => ({
+  action,
+  tenantId: row.tenant_id,
+  entityKind: "assignment",
+  entityId: row.assignment_id,
+  payload: { user_id: row.user_id, node_id: row.org_node_id, role_id: row.role_id, ...windowPayload(row) },
+});
 
 const isSameContent = (row: AssignmentRow, assignment: NewAssignment) =>
   row.tenant_id === assignment.tenantId.toLowerCase() &&
@@ -153,7 +154,7 @@ export const assign = async (tx: Tx, call: Call, assignment: NewAssignment): Pro
   if (missing) return missing;
   const row = await tx.maybeOne(insertAssignment(assignment));
   if (!row) return (await selectRepeated(tx, assignment)) ?? endTooEarly();
-  await recordAssignment(tx, call, "org.assignment.create", row);
+  await recordEvent(tx, call, assignmentEvent("org.assignment.create", row));
   return row;
 };
 
@@ -181,7 +182,7 @@ export const assignmentHandlers = ({ db }: OrgParts) =>
         if (window === undefined) return before;
         if (window instanceof Refusal) return window;
         const after = await tx.one(updateAssignmentWindow(before, window));
-        await recordAssignment(tx, call, "org.assignment.end", after);
+        await recordEvent(tx, call, assignmentEvent("org.assignment.end", after));
         return after;
       });
       return { assignment: assignmentMessage(row) };

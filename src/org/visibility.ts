@@ -2,7 +2,7 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
-import { recordEvent } from "../audit/record.ts";
+import { type AuditEvent, recordEvent } from "../audit/record.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import { AccessScope, type OrgService, type VisibilityGrantSchema } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
@@ -21,6 +21,7 @@ import {
   timeText,
   windowColumns,
   windowMessage,
+  windowPayload,
 } from "./windows.ts";
 
 const userIdRow = z.object({ user_id: z.string() });
@@ -115,14 +116,14 @@ export const grantMessage = (row: GrantRow): MessageInitShape<typeof VisibilityG
 
 const notFound = (grantId: string) => refusal("VISIBILITY_GRANT_NOT_FOUND", { grant_id: grantId });
 
-const recordGrant = (tx: Tx, call: Call, action: string, row: GrantRow) =>
-  recordEvent(tx, call, {
-    action,
-    tenantId: row.tenant_id,
-    entityKind: "visibility_grant",
-    entityId: row.grant_id,
-    payload: { user_id: row.user_id, node_id: row.org_node_id, scope: row.access_scope_code },
-  });
+/** The event of a change to a grant, which says what has become of it. */
+export const grantEvent = (action: string, row: GrantRow): AuditEvent => ({
+  action,
+  tenantId: row.tenant_id,
+  entityKind: "visibility_grant",
+  entityId: row.grant_id,
+  payload: { user_id: row.user_id, node_id: row.org_node_id, scope: row.access_scope_code, ...windowPayload(row) },
+});
 
 const isSameContent = (row: GrantRow, grant: NewGrant) =>
   row.tenant_id === grant.tenantId.toLowerCase() &&
@@ -146,7 +147,7 @@ const insertHeld = async (tx: Tx, call: Call, grant: NewGrant): Promise<GrantRow
   if (missing) return missing;
   const row = await tx.maybeOne(insertGrant(grant));
   if (!row) return (await selectRepeated(tx, grant)) ?? endTooEarly();
-  await recordGrant(tx, call, "org.visibility.grant", row);
+  await recordEvent(tx, call, grantEvent("org.visibility.grant", row));
   return row;
 };
 
@@ -173,7 +174,7 @@ export const visibilityHandlers = ({ db }: OrgParts) =>
         if (window === undefined) return before;
         if (window instanceof Refusal) return window;
         const after = await tx.one(updateGrantWindow(before, window));
-        await recordGrant(tx, call, "org.visibility.revoke", after);
+        await recordEvent(tx, call, grantEvent("org.visibility.revoke", after));
         return after;
       });
       return { grant: grantMessage(row) };

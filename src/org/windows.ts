@@ -74,3 +74,14 @@ export const endWindow = (row: WindowRow, atUs: bigint | null, nowUs: bigint): W
   const endUs = askedUs > row.start_us ? askedUs : row.start_us + 1n;
   return endUs === row.end_us ? undefined : { ...row, end_us: endUs };
 };
+
+/** What an event says of a window. */
+export const windowPayload = ({ start_us, end_us, cancelled_us }: WindowRow): Readonly<Record<string, string>> => {
+  const times = { start_time: start_us, end_time: end_us, cancel_time: cancelled_us };
+  return Object.fromEntries(
+    Object.entries(times).flatMap(([name, us]) => {
+      const text = timeText(us);
+      return text === null ? [] : [[name, text]];
+    }),
+  );
+};

@@ -6,7 +6,7 @@ import { Refusal } from "../../src/rpc/refusal.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { startService, transports } from "../support/service.ts";
 import { actionsOf, eventsOf } from "../support/users.ts";
-import { assignments, at, databaseNow, grants, microsecondsOf, plantPost } from "../support/windows.ts";
+import { assignments, at, databaseNow, grants, microsecondsOf, plantPost, recordedTimes } from "../support/windows.ts";
 
 const HOUR = 3_600_000_000n;
 
@@ -17,10 +17,13 @@ describe.each(transports)("%s", (transport) => {
       return { server, post: await plantPost(server) };
     };
 
-    test("making and ending one are recorded, with the ids of all that it names", async () => {
+    test("making, ending and cancelling one are recorded, with the ids of all that it names and with its times", async () => {
       const { server, post } = await plant();
-      const { id, tenantId } = await kind.create(server, post);
-      await kind.end(server, { tenantId, id });
+      const now = await databaseNow(server);
+      const created = await kind.create(server, { ...post, startTime: at(now + HOUR) });
+      const { id, tenantId } = created;
+      const planned = await kind.end(server, { tenantId, id, endTime: at(now + 2n * HOUR) });
+      const cancelled = await kind.end(server, { tenantId, id });
       const { userId, nodeId, roleId } = post;
       const payload = {
         user_id: userId,
@@ -29,11 +32,11 @@ describe.each(transports)("%s", (transport) => {
         request_id: expect.any(String) as string,
       };
       const events = await eventsOf(server, id);
-      expect(events.map((event) => event.action)).toEqual([kind.actions.end, kind.actions.create]);
-      for (const event of events) {
-        expect(event).toMatchObject({ tenantId, entityKind: kind.entityKind, entityId: id });
-        expect(event.payload).toEqual(payload);
-      }
+      expect(events.map((event) => event.action)).toEqual([kind.actions.end, kind.actions.end, kind.actions.create]);
+      for (const event of events) expect(event).toMatchObject({ tenantId, entityKind: kind.entityKind, entityId: id });
+      expect(events.map((event) => event.payload)).toEqual(
+        [cancelled, planned, created].map((window) => ({ ...payload, ...recordedTimes(window) })),
+      );
     });
 
     test("one that is ended ends now; ended again it stays as it is, whenever it was to end", async () => {

@@ -3,7 +3,18 @@ import { actingFor, addTarget, invite } from "./invitations.ts";
 import { type Stage, mutationOf } from "./mutations.ts";
 import { PASSWORD } from "./passwords.ts";
 import { addUser, uniqueEmail } from "./users.ts";
-import { type EndedWindow, type Kind, type Post, assignments, at, databaseNow, grants, plantPost } from "./windows.ts";
+import {
+  type EndedWindow,
+  type Kind,
+  type Post,
+  type Windowed,
+  assignments,
+  at,
+  databaseNow,
+  grants,
+  plantPost,
+  recordedTimes,
+} from "./windows.ts";
 
 const row = mutationOf<Stage>();
 
@@ -19,8 +30,9 @@ interface Rpcs {
 
 /** What assignments and grants have in common. */
 const windowMutations = (kind: Kind, rpcs: Rpcs) => {
-  const event = (action: string, id: string, post: Post) => {
-    return { action, entityKind: kind.entityKind, entityId: id, payload: namesOf[kind.entityKind](post) };
+  const event = (action: string, id: string, post: Post, answer: Windowed) => {
+    const payload = { ...namesOf[kind.entityKind](post), ...recordedTimes(answer) };
+    return { action, entityKind: kind.entityKind, entityId: id, payload };
   };
   const plant = async ({ server, tenantId }: Stage) => {
     const post = await plantPost(server, tenantId);
@@ -32,14 +44,14 @@ const windowMutations = (kind: Kind, rpcs: Rpcs) => {
       what,
       before: async (stage) => ({ ...(await plant(stage)), window: await endTime(stage) }),
       call: ({ server, tenantId }, { id, window }) => kind.end(server, { tenantId, id, ...window }),
-      events: (_, { post, id }) => [event(kind.actions.end, id, post)],
+      events: (_, { post, id }, answer) => [event(kind.actions.end, id, post, answer)],
     });
   return [
     row({
       rpc: rpcs.create,
       before: async ({ server, tenantId }) => ({ ...(await plantPost(server, tenantId)), id: randomUUID() }),
       call: ({ server }, window) => kind.create(server, window),
-      events: (_, window) => [event(kind.actions.create, window.id, window)],
+      events: (_, window, answer) => [event(kind.actions.create, window.id, window, answer)],
     }),
     end("now", async () => ({})),
     end("later", async ({ server }) => ({ endTime: at((await databaseNow(server)) + 3_600_000_000n) })),
@@ -97,7 +109,7 @@ export const invitationMutations = [
           action: "org.assignment.create",
           entityKind: "assignment",
           entityId: assignmentId,
-          payload: namesOf.assignment({ tenantId: "", userId, ...target }),
+          payload: { ...namesOf.assignment({ tenantId: "", userId, ...target }), ...recordedTimes(assignment!) },
         },
         ofInvitation("org.invitation.accept", invitationId, { user_id: userId, assignment_id: assignmentId }),
       ];

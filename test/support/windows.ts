@@ -115,3 +115,19 @@ export const at = (us: bigint, nanos = 0): Timestamp => {
 
 export const microsecondsOf = (time: Timestamp | undefined): bigint =>
   time!.seconds * 1_000_000n + BigInt(time!.nanos / 1_000);
+
+const textOf = (time: Timestamp) => {
+  const us = microsecondsOf(time);
+  return new Date(Number(us / 1_000n)).toISOString().replace("Z", `${String(us % 1_000n).padStart(3, "0")}Z`);
+};
+
+/** What its events say of a window. */
+export const recordedTimes = ({
+  startTime,
+  endTime,
+  cancelTime,
+}: Pick<Assignment, "startTime" | "endTime" | "cancelTime">) => ({
+  start_time: textOf(startTime!),
+  ...(endTime && { end_time: textOf(endTime) }),
+  ...(cancelTime && { cancel_time: textOf(cancelTime) }),
+});
