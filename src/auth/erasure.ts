@@ -1,8 +1,11 @@
-import { type CommonQueryMethods, sql } from "slonik";
+import { sql } from "slonik";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
+import { BATCH, changedRow, inBatches } from "../db/batches.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
+import { endRights } from "../org/erased-users.ts";
+import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import type { AuthParts } from "./parts.ts";
 import { endSessions } from "./sessions.ts";
@@ -10,12 +13,7 @@ import { type UserRow, lockUser, userEvent, userMessage, userNotFound, userRow }
 
 const identIdRow = z.object({ ident_id: z.string() });
 
-// One statement of this many rows stays far below a statement's time limit, however much a user has.
-const BATCH = 5_000;
-
-const countRow = z.object({ count: z.bigint() });
-
-const clearSessionClients = (tenantId: string, userId: string) => sql.type(countRow)`
+const clearSessionClients = (tenantId: string, userId: string) => sql.type(changedRow)`
   WITH cleared AS (
     UPDATE refresh_sessions SET client_user_agent_text = NULL, client_ip_text = NULL
     WHERE session_id IN (
@@ -28,62 +26,8 @@ const clearSessionClients = (tenantId: string, userId: string) => sql.type(count
   )
   SELECT count(*) AS count FROM cleared`;
 
-// The time of the statement, which is after the lock: what began while the transaction waited has begun. An end comes
-// after the start, so that of one that begins at this very microsecond is the next.
-const endAssignments = (tenantId: string, userId: string) => sql.type(countRow)`
-  WITH ended AS (
-    UPDATE org_assignments SET
-      end_utc = CASE WHEN start_utc > statement_timestamp() THEN end_utc
-        ELSE greatest(statement_timestamp(), start_utc + interval '1 microsecond') END,
-      cancelled_utc = CASE WHEN start_utc > statement_timestamp() THEN statement_timestamp() END
-    WHERE assignment_id IN (
-      SELECT a.assignment_id FROM org_assignments a
-      WHERE a.tenant_id = ${tenantId}::uuid AND a.user_id = ${userId}::uuid AND a.cancelled_utc IS NULL
-        AND (a.end_utc IS NULL OR a.end_utc > statement_timestamp() + interval '1 microsecond')
-      LIMIT ${BATCH}
-    )
-    RETURNING 1
-  )
-  SELECT count(*) AS count FROM ended`;
-
-const endGrants = (tenantId: string, userId: string) => sql.type(countRow)`
-  WITH ended AS (
-    UPDATE visibility_grants SET
-      end_utc = CASE WHEN start_utc > statement_timestamp() THEN end_utc
-        ELSE greatest(statement_timestamp(), start_utc + interval '1 microsecond') END,
-      cancelled_utc = CASE WHEN start_utc > statement_timestamp() THEN statement_timestamp() END
-    WHERE grant_id IN (
-      SELECT g.grant_id FROM visibility_grants g
-      WHERE g.tenant_id = ${tenantId}::uuid AND g.user_id = ${userId}::uuid AND g.cancelled_utc IS NULL
-        AND (g.end_utc IS NULL OR g.end_utc > statement_timestamp() + interval '1 microsecond')
-      LIMIT ${BATCH}
-    )
-    RETURNING 1
-  )
-  SELECT count(*) AS count FROM ended`;
-
-/** Those to the user's contacts, and those that it accepted, perhaps under a former contact. Open ones end. */
-const clearInvitations = ({ tenant_id, user_id, email_addr, phone_e164 }: UserRow) => sql.type(countRow)`
-  WITH cleared AS (
-    UPDATE invitations SET email_addr = NULL, phone_e164 = NULL,
-      revoked_utc = CASE WHEN accepted_utc IS NULL AND revoked_utc IS NULL AND expiry_utc > now() THEN now()
-        ELSE revoked_utc END
-    WHERE invite_id IN (
-      SELECT i.invite_id FROM invitations i WHERE i.tenant_id = ${tenant_id}::uuid AND i.email_addr = ${email_addr}::text
-      UNION
-      SELECT i.invite_id FROM invitations i WHERE i.tenant_id = ${tenant_id}::uuid AND i.phone_e164 = ${phone_e164}::text
-      UNION
-      SELECT i.invite_id FROM invitations i
-      WHERE i.tenant_id = ${tenant_id}::uuid AND i.accepted_user_id = ${user_id}::uuid
-        AND (i.email_addr IS NOT NULL OR i.phone_e164 IS NOT NULL)
-      LIMIT ${BATCH}
-    )
-    RETURNING 1
-  )
-  SELECT count(*) AS count FROM cleared`;
-
 /** Also those that were asked for by its contacts while they were nobody's. */
-const deleteCodes = ({ tenant_id, user_id, email_addr, phone_e164 }: UserRow) => sql.type(countRow)`
+const deleteCodes = ({ tenant_id, user_id, email_addr, phone_e164 }: UserRow) => sql.type(changedRow)`
   WITH deleted AS (
     DELETE FROM otp_codes WHERE otp_id IN (
       SELECT c.otp_id FROM otp_codes c WHERE c.tenant_id = ${tenant_id}::uuid AND c.user_id = ${user_id}::uuid
@@ -96,7 +40,7 @@ const deleteCodes = ({ tenant_id, user_id, email_addr, phone_e164 }: UserRow) =>
   )
   SELECT count(*) AS count FROM deleted`;
 
-const deleteNetworks = (tenantId: string, userId: string) => sql.type(countRow)`
+const deleteNetworks = (tenantId: string, userId: string) => sql.type(changedRow)`
   WITH deleted AS (
     DELETE FROM login_networks WHERE user_id = ${userId}::uuid AND network_hash IN (
       SELECT n.network_hash FROM login_networks n
@@ -118,23 +62,15 @@ const eraseUser = (tenantId: string, userId: string) => sql.type(userRow)`
   RETURNING user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code, email_verified_utc,
     phone_verified_utc, erased_utc, created_utc, updated_utc`;
 
-const inBatches = async (db: CommonQueryMethods, statement: ReturnType<typeof endGrants>): Promise<void> => {
-  for (;;) {
-    if ((await db.oneFirst(statement)) < BATCH) return;
-  }
-};
-
 /** Takes all that is personal from a locked user, and all that it may do. What is left names it by its id alone. */
-const erase = async (tx: Tx, before: UserRow): Promise<UserRow> => {
+const erase = async (tx: Tx, call: Call, before: UserRow): Promise<UserRow> => {
   const { tenant_id: tenantId, user_id: userId } = before;
   await endSessions(tx, { tenantId, userId, reason: "erased" });
   await inBatches(tx, clearSessionClients(tenantId, userId));
   await inBatches(tx, deleteCodes(before));
   await inBatches(tx, deleteNetworks(tenantId, userId));
   await tx.any(deleteIdentities(userId));
-  await inBatches(tx, endAssignments(tenantId, userId));
-  await inBatches(tx, endGrants(tenantId, userId));
-  await inBatches(tx, clearInvitations(before));
+  await endRights(tx, call, before);
   return tx.one(eraseUser(tenantId, userId));
 };
 
@@ -145,7 +81,7 @@ export const erasureHandlers = ({ db }: AuthParts) =>
         const before = await tx.maybeOne(lockUser(tenantId, userId));
         if (!before) return userNotFound(userId);
         if (before.erased_utc !== null) return before;
-        const erased = await erase(tx, before);
+        const erased = await erase(tx, call, before);
         await recordEvent(tx, call, userEvent("auth.user.erase", tenantId, userId));
         return erased;
       });

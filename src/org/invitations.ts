@@ -111,8 +111,10 @@ export const invitationMessage = (row: InvitationRow): MessageInitShape<typeof I
 });
 
 /** The event of a change to an invitation. */
-export const invitationEvent = (action: string, { tenant_id, invite_id }: InvitationRow) =>
-  ({ action, tenantId: tenant_id, entityKind: "invitation", entityId: invite_id }) as const;
+export const invitationEvent = (
+  action: string,
+  { tenant_id, invite_id }: Pick<InvitationRow, "tenant_id" | "invite_id">,
+) => ({ action, tenantId: tenant_id, entityKind: "invitation", entityId: invite_id }) as const;
 
 /** @param invitationId undefined where it was named by a token, of which a refusal repeats nothing. */
 export const invitationNotFound = (invitationId: string | undefined) =>

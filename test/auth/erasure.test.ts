@@ -12,6 +12,7 @@ const PASSWORD = "correct horse battery";
 
 const keyOf = ({ tenantId, userId }: User) => ({ tenantId, userId });
 
+const countRow = z.object({ count: z.bigint() });
 const tableRow = z.object({ schema: z.string(), table: z.string() });
 const foundRow = z.object({ text: z.string() });
 
@@ -67,12 +68,15 @@ const plantWindows = async (server: TestService, user: User) => {
     FROM ${WINDOWS}`);
 };
 
-const windowRow = z.object({ ended: z.boolean(), ended_now: z.boolean(), cancelled_now: z.boolean() });
+const windowRow = z.object({ id: z.string(), ended: z.boolean(), ended_now: z.boolean(), cancelled_now: z.boolean() });
+
+const ID_OF = { org_assignments: "assignment_id", visibility_grants: "grant_id" } as const;
+const END_OF = { org_assignments: "org.assignment.end", visibility_grants: "org.visibility.revoke" } as const;
 
 /** What stands of assignments or grants, those that start first first. */
 const windowsOf = ({ pool }: TestService, table: "org_assignments" | "visibility_grants", { userId }: User) =>
   pool.any(sql.type(windowRow)`
-    SELECT coalesce(end_utc <= now() OR cancelled_utc IS NOT NULL, false) AS ended,
+    SELECT ${sql.identifier([ID_OF[table]])} AS id, coalesce(end_utc <= now() OR cancelled_utc IS NOT NULL, false) AS ended,
       coalesce(end_utc BETWEEN now() - interval '1 minute' AND now(), false) AS ended_now,
       coalesce(cancelled_utc BETWEEN now() - interval '1 minute' AND now(), false) AS cancelled_now
     FROM ${sql.identifier([table])} WHERE user_id = ${userId}::uuid
@@ -191,6 +195,10 @@ describe.each(transports)("%s", (transport) => {
       expect(windows.map(({ ended }) => ended)).toEqual([true, true, true, true, true]);
       expect(windows.map(({ ended_now }) => ended_now)).toEqual([false, true, true, false, false]);
       expect(windows.map(({ cancelled_now }) => cancelled_now)).toEqual([false, false, false, true, false]);
+      const events = await Promise.all(windows.map(({ id }) => eventsOf(server, id)));
+      const end = { action: END_OF[table], tenantId: user.tenantId, payload: { user_id: user.userId } };
+      expect(events).toMatchObject([[], [end], [end], [end], []]);
+      expect(events[3]![0]!.payload).toHaveProperty("cancel_time");
       const others = await windowsOf(server, table, other);
       expect(others.map(({ ended }) => ended)).toEqual([true, false, false, false, true]);
     }
@@ -205,8 +213,14 @@ describe.each(transports)("%s", (transport) => {
     const ended = [await plant({ email, expired: true }), await plant({ email: uniqueEmail(), acceptedBy: userId })];
     const elsewhere = await plant({ tenantId: await server.addTenant(), email });
     await server.auth.eraseUser({ tenantId, userId });
-    for (const id of open) expect(await invitation(server, id)).toEqual({ contact: null, revoked: true });
-    for (const id of ended) expect(await invitation(server, id)).toEqual({ contact: null, revoked: false });
+    for (const id of open) {
+      expect(await invitation(server, id)).toEqual({ contact: null, revoked: true });
+      expect(await actionsOf(server, id)).toEqual(["org.invitation.revoke"]);
+    }
+    for (const id of ended) {
+      expect(await invitation(server, id)).toEqual({ contact: null, revoked: false });
+      expect(await actionsOf(server, id)).toEqual([]);
+    }
     expect(await invitation(server, elsewhere)).toEqual({ contact: email, revoked: false });
   });
 
@@ -276,6 +290,10 @@ test("a user with 6,000 sessions and 20,000 assignments is erased by statements 
   });
   expect((await server.auth.eraseUser(keyOf(user))).user?.state).toBe(UserState.ERASED);
   expect((await windowsOf(server, "org_assignments", user)).filter(({ ended }) => !ended)).toEqual([]);
+  const events = sql.type(countRow)`
+    SELECT count(DISTINCT entity_id) AS count FROM audit_events
+    WHERE tenant_id = ${user.tenantId}::uuid AND action_key = 'org.assignment.end'`;
+  expect(await server.pool.oneFirst(events)).toBe(20_000n);
   const sessions = await sessionsOf(server, user);
   expect(sessions.map(({ clients }) => clients)).toEqual([0n, 0n]);
   expect(sessions.map(({ reason }) => reason)).not.toContain("live");

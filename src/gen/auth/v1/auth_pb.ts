@@ -2561,7 +2561,8 @@ export const AuthService: GenService<{
   },
   /**
    * Erases what is personal: contacts, name, identities, codes and what sessions kept of clients go for ever. The
-   * user's sessions, assignments and grants end. Its id stays, so that what names it still does.
+   * user's sessions end; so do its assignments, its grants and the open invitations to its contacts, each with an event
+   * of its own. Its id stays, so that what names it still does.
    *
    * Permission: `auth.user.write`. Errors: USER_NOT_FOUND. Idempotent. There is no way back.
    *

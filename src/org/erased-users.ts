@@ -1,0 +1,110 @@
+import { sql } from "slonik";
+import { z } from "zod";
+import { type Actors, type AuditEvent, recordEvents } from "../audit/record.ts";
+import { BATCH, changedRow, inBatches } from "../db/batches.ts";
+import type { Tx } from "../db/transact.ts";
+import { assignmentEvent, assignmentRow } from "./assignments.ts";
+import { invitationEvent } from "./invitations.ts";
+import { grantEvent, grantRow } from "./visibility.ts";
+
+/** Who is erased: a user whose row is locked, with the contacts that it had. */
+export interface Leaving {
+  readonly tenant_id: string;
+  readonly user_id: string;
+  readonly email_addr: string | null;
+  readonly phone_e164: string | null;
+}
+
+const invitationKeyRow = z.object({ tenant_id: z.string(), invite_id: z.string() });
+
+// The time of the statement, which is after the lock: what began while the transaction waited has begun. An end comes
+// after the start, so that of one that begins at this very microsecond is the next.
+const endAssignments = ({ tenant_id, user_id }: Leaving) => sql.type(assignmentRow)`
+  UPDATE org_assignments SET
+    end_utc = CASE WHEN start_utc > statement_timestamp() THEN end_utc
+      ELSE greatest(statement_timestamp(), start_utc + interval '1 microsecond') END,
+    cancelled_utc = CASE WHEN start_utc > statement_timestamp() THEN statement_timestamp() END
+  WHERE assignment_id IN (
+    SELECT a.assignment_id FROM org_assignments a
+    WHERE a.tenant_id = ${tenant_id}::uuid AND a.user_id = ${user_id}::uuid AND a.cancelled_utc IS NULL
+      AND (a.end_utc IS NULL OR a.end_utc > statement_timestamp() + interval '1 microsecond')
+    LIMIT ${BATCH}
+  )
+  RETURNING assignment_id, tenant_id, user_id, org_node_id, role_id,
+    (extract(epoch FROM start_utc) * 1000000)::bigint AS start_us,
+    (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
+    (extract(epoch FROM cancelled_utc) * 1000000)::bigint AS cancelled_us`;
+
+const endGrants = ({ tenant_id, user_id }: Leaving) => sql.type(grantRow)`
+  UPDATE visibility_grants SET
+    end_utc = CASE WHEN start_utc > statement_timestamp() THEN end_utc
+      ELSE greatest(statement_timestamp(), start_utc + interval '1 microsecond') END,
+    cancelled_utc = CASE WHEN start_utc > statement_timestamp() THEN statement_timestamp() END
+  WHERE grant_id IN (
+    SELECT g.grant_id FROM visibility_grants g
+    WHERE g.tenant_id = ${tenant_id}::uuid AND g.user_id = ${user_id}::uuid AND g.cancelled_utc IS NULL
+      AND (g.end_utc IS NULL OR g.end_utc > statement_timestamp() + interval '1 microsecond')
+    LIMIT ${BATCH}
+  )
+  RETURNING grant_id, tenant_id, user_id, org_node_id, access_scope_code,
+    (extract(epoch FROM start_utc) * 1000000)::bigint AS start_us,
+    (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
+    (extract(epoch FROM cancelled_utc) * 1000000)::bigint AS cancelled_us`;
+
+// Said twice that it is open: of one that was accepted while this waited for its row, the latter is asked again.
+const revokeInvitations = ({ tenant_id, email_addr, phone_e164 }: Leaving) => sql.type(invitationKeyRow)`
+  UPDATE invitations SET revoked_utc = statement_timestamp()
+  WHERE invite_id IN (
+    SELECT i.invite_id FROM invitations i
+    WHERE i.tenant_id = ${tenant_id}::uuid AND i.email_addr = ${email_addr}::text
+      AND i.accepted_utc IS NULL AND i.revoked_utc IS NULL AND i.expiry_utc > statement_timestamp()
+    UNION
+    SELECT i.invite_id FROM invitations i
+    WHERE i.tenant_id = ${tenant_id}::uuid AND i.phone_e164 = ${phone_e164}::text
+      AND i.accepted_utc IS NULL AND i.revoked_utc IS NULL AND i.expiry_utc > statement_timestamp()
+    LIMIT ${BATCH}
+  ) AND accepted_utc IS NULL AND revoked_utc IS NULL
+  RETURNING tenant_id, invite_id`;
+
+/** Those to the user's contacts, and those that it accepted, perhaps under a former contact. */
+const clearInvitations = ({ tenant_id, user_id, email_addr, phone_e164 }: Leaving) => sql.type(changedRow)`
+  WITH cleared AS (
+    UPDATE invitations SET email_addr = NULL, phone_e164 = NULL
+    WHERE invite_id IN (
+      SELECT i.invite_id FROM invitations i WHERE i.tenant_id = ${tenant_id}::uuid AND i.email_addr = ${email_addr}::text
+      UNION
+      SELECT i.invite_id FROM invitations i WHERE i.tenant_id = ${tenant_id}::uuid AND i.phone_e164 = ${phone_e164}::text
+      UNION
+      SELECT i.invite_id FROM invitations i
+      WHERE i.tenant_id = ${tenant_id}::uuid AND i.accepted_user_id = ${user_id}::uuid
+        AND (i.email_addr IS NOT NULL OR i.phone_e164 IS NOT NULL)
+      LIMIT ${BATCH}
+    )
+    RETURNING 1
+  )
+  SELECT count(*) AS count FROM cleared`;
+
+const recordEach = async (tx: Tx, call: Actors, next: () => Promise<readonly AuditEvent[]>): Promise<void> => {
+  for (;;) {
+    const events = await next();
+    if (events.length === 0) return;
+    await recordEvents(tx, call, events);
+  }
+};
+
+/**
+ * Ends all that an erased user may do: its assignments, its grants, and the open invitations to its contacts, each with an
+ * event of its own. No invitation keeps a contact of it.
+ */
+export const endRights = async (tx: Tx, call: Actors, user: Leaving): Promise<void> => {
+  await recordEach(tx, call, async () =>
+    (await tx.any(endAssignments(user))).map((row) => assignmentEvent("org.assignment.end", row)),
+  );
+  await recordEach(tx, call, async () =>
+    (await tx.any(endGrants(user))).map((row) => grantEvent("org.visibility.revoke", row)),
+  );
+  await recordEach(tx, call, async () =>
+    (await tx.any(revokeInvitations(user))).map((row) => invitationEvent("org.invitation.revoke", row)),
+  );
+  await inBatches(tx, clearInvitations(user));
+};
