@@ -2,6 +2,7 @@ import { type QuerySqlToken, sql } from "slonik";
 import { beforeAll, describe, expect, test } from "vitest";
 import { type GoogleIssuer, person } from "../support/google-issuer.ts";
 import { type GoogleLogins, launchForGoogle } from "../support/google-logins.ts";
+import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, transports } from "../support/service.ts";
 import { actionsOf, addUser, countUsers, uniqueEmail, verifyContacts } from "../support/users.ts";
@@ -30,10 +31,7 @@ describe.each(transports)("%s: signing in with Google", (transport) => {
     });
     await locked.promise;
     const signedIn = signIn();
-    const isWaiting = () =>
-      service.pool.exists(sql.unsafe`
-        SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-    await expect.poll(isWaiting, { interval: 10, timeout: 10_000 }).toBe(true);
+    await untilSomebodyWaits(service.pool);
     release.resolve(undefined);
     const [answer] = await Promise.all([signedIn, holder]);
     return answer;

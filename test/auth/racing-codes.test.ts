@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { expect, test } from "vitest";
 import { attemptsOf, launchForCodes, otherCode, requestCode, startForCodes } from "../support/codes.ts";
+import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { PASSWORD, liveSessionIds } from "../support/passwords.ts";
 import { refused } from "../support/refusals.ts";
 import type { TestService } from "../support/service.ts";
@@ -30,13 +31,7 @@ test("a newer code ends one that was right and not yet spent", async () => {
   const { login } = await server.pool.transaction(async (tx) => {
     await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR NO KEY UPDATE`);
     const using = refused(server.auth.loginWithOtp(sent));
-    const isWaiting = async () => {
-      // A transaction sees the activity of its first look, until it says otherwise.
-      await tx.query(sql.unsafe`SELECT pg_stat_clear_snapshot()`);
-      return tx.exists(sql.unsafe`
-        SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-    };
-    await expect.poll(isWaiting, { interval: 10, timeout: 10_000 }).toBe(true);
+    await untilSomebodyWaits(tx);
     await tx.query(sql.unsafe`
       INSERT INTO otp_codes (otp_id, tenant_id, user_id, destination_text, channel_code, purpose_code, code_hash_text,
         expiry_utc)

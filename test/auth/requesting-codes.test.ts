@@ -22,6 +22,7 @@ import {
   watchStatements,
 } from "../support/codes.ts";
 import { ARRIVAL } from "../support/deliveries.ts";
+import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { productionEnv } from "../support/production.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, transports } from "../support/service.ts";
@@ -193,13 +194,7 @@ test.each([
   const { asked } = await pool.transaction(async (tx) => {
     await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${user.userId}::uuid FOR NO KEY UPDATE`);
     const request = auth.requestOtp({ tenantId: user.tenantId, channel: EMAIL, destination, purpose: LOGIN });
-    const isWaiting = async () => {
-      // A transaction sees the activity of its first look, until it says otherwise.
-      await tx.query(sql.unsafe`SELECT pg_stat_clear_snapshot()`);
-      return tx.exists(sql.unsafe`
-        SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-    };
-    await expect.poll(isWaiting, { interval: 10, timeout: 10_000 }).toBe(true);
+    await untilSomebodyWaits(tx);
     await tx.query(sql.unsafe`
       UPDATE users SET email_addr = ${email}, user_state_code = ${state} WHERE user_id = ${user.userId}::uuid`);
     return { asked: request };

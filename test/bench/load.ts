@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { type ClientHttp2Session, type IncomingHttpHeaders, type OutgoingHttpHeaders, connect } from "node:http2";
+import { frame } from "../support/frames.ts";
 
 /** What a load process is told, once. */
 export interface LoadOrder {
@@ -22,13 +23,6 @@ export interface LoadReport {
   readonly p99Ms: number;
 }
 
-const framed = (message: Buffer): Buffer => {
-  const frame = Buffer.alloc(5 + message.length);
-  frame.writeUInt32BE(message.length, 1);
-  message.copy(frame, 5);
-  return frame;
-};
-
 /** One unary call on raw HTTP/2: a client library would cost more than the server that is measured. */
 const callOnce = async (session: ClientHttp2Session, headers: OutgoingHttpHeaders, body: Buffer): Promise<boolean> => {
   const stream = session.request(headers);
@@ -46,7 +40,7 @@ const percentile = (sorted: readonly number[], share: number) => sorted[Math.flo
 /** Keeps `concurrency` calls under way for some seconds; the first tenth warms up and is not counted. */
 const run = async (order: LoadOrder): Promise<LoadReport> => {
   const sessions = Array.from({ length: order.connections }, () => connect(order.origin));
-  const bodies = order.messages.map((message) => framed(Buffer.from(message, "base64")));
+  const bodies = order.messages.map((message) => frame(Buffer.from(message, "base64")));
   const headers = {
     ":method": "POST",
     ":path": order.path,

@@ -3,6 +3,7 @@ import { type QuerySqlToken, sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { AccessScope } from "../../src/gen/org/v1/org_pb.ts";
+import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { plantRoles } from "../support/roles.ts";
 import { type TestService, startService } from "../support/service.ts";
@@ -73,12 +74,7 @@ const heldUp = async <T>({ pool }: TestService, lock: QuerySqlToken, call: () =>
     const waiting = call();
     // Awaited below; until then a refusal is nobody's.
     waiting.catch(() => undefined);
-    const isWaiting = async () => {
-      await tx.query(sql.unsafe`SELECT pg_stat_clear_snapshot()`);
-      return tx.exists(sql.unsafe`
-        SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-    };
-    await expect.poll(isWaiting, { interval: 10, timeout: 10_000 }).toBe(true);
+    await untilSomebodyWaits(tx);
     await tx.query(change);
     return { waited: waiting };
   });

@@ -5,6 +5,7 @@ import { ExplainAccessResponseSchema, ListAuditEventsResponseSchema } from "../.
 import { ListServicesResponseSchema } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import { addCapabilities, addRole } from "../support/roles.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
+import { addChain } from "../support/trees.ts";
 import { addUser } from "../support/users.ts";
 
 /** What clients of gRPC take in one message unless they are told to take more. */
@@ -71,12 +72,7 @@ describe.each(transports)("%s: an explanation of very much", (transport) => {
     const [capability = ""] = await addCapabilities(server, "a");
     const label = "😀".repeat(199);
     const { roleId } = await addRole(server, { tenantId, label, capabilityKeys: [capability] });
-    const chain: string[] = [];
-    for (let depth = 0; depth < 60; depth++) {
-      const parentNodeId = chain.at(-1);
-      const node = { tenantId, nodeType: "place", label, ...(parentNodeId && { parentNodeId }) };
-      chain.push((await server.org.createNode(node)).node!.nodeId);
-    }
+    const chain = await addChain(server, tenantId, 60, undefined, label);
     const [root = "", leaf = ""] = [chain[0], chain.at(-1)];
     for (const [count, end] of [
       [ended, "-1 hour"],

@@ -4,6 +4,7 @@ import { toBinary, create } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { BatchCheckAccessRequestSchema } from "../../src/gen/org/v1/org_pb.ts";
 import { longLists } from "../../src/rpc/list-bounds.ts";
+import { frame } from "../support/frames.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { bearer, rpcs } from "../support/rpcs.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
@@ -74,8 +75,6 @@ describe("over gRPC", () => {
       BatchCheckAccessRequestSchema,
       create(BatchCheckAccessRequestSchema, { tenantId: randomUUID(), checks: many(() => broken) }),
     );
-    const head = Buffer.alloc(5);
-    head.writeUInt32BE(message.length, 1);
     const answer = await new Promise<IncomingHttpHeaders>((resolve, reject) => {
       const stream = session.request({
         ":method": "POST",
@@ -85,7 +84,7 @@ describe("over gRPC", () => {
         ...bearer(server.rootToken),
       });
       stream.on("response", resolve).on("error", reject);
-      stream.resume().end(Buffer.concat([head, message]));
+      stream.resume().end(frame(message));
     });
     expect(answer["grpc-status"]).toBe("3");
     // As HPACK and the clients' limits count them (RFC 7541, 4.1).

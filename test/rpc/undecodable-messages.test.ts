@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import { gzipSync } from "node:zlib";
 import { Code } from "@connectrpc/connect";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { frame } from "../support/frames.ts";
 import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
 import { type RawAnswer, type RawCaller, badFieldsOf, errorInfoOf, rawConnect, rawGrpc } from "../support/raw-calls.ts";
 import { bearer, rpcs } from "../support/rpcs.ts";
@@ -74,9 +75,8 @@ describe.each(WIRES)("$wire: a message that cannot be decoded", ({ send }) => {
 });
 
 test("gRPC-Web says the same in its trailers", async () => {
-  const frame = Buffer.concat([Buffer.from([0, 0, 0, 0, UNENDED.length]), UNENDED]);
   const headers = { ...bearer(server.rootToken), "content-type": "application/grpc-web+proto", "x-request-id": "web" };
-  const response = await byHand("CreateTenant", frame, headers);
+  const response = await byHand("CreateTenant", frame(UNENDED), headers);
   const said = `${JSON.stringify([...response.headers])}${await response.text()}`;
   for (const part of [/grpc-status(: |",")3/, /grpc-status-details-bin/, /x-request-id(: |",")web/])
     expect(said).toMatch(part);

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { openDatabase } from "../../src/db/pool.ts";
 import { purge } from "../../src/db/purge.ts";
 import { createLog } from "../../src/log.ts";
+import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
 
@@ -84,10 +85,7 @@ describe.each(transports)("%s: ending sessions", (transport) => {
     });
     await locked.promise;
     const signIn = services.authenticateService({ key, secret });
-    const isWaiting = () =>
-      pool.exists(sql.type(anyRow)`
-        SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-    await expect.poll(isWaiting, { interval: 10 }).toBe(true);
+    await untilSomebodyWaits(pool);
     lock.resolve(undefined);
     await Promise.all([holder, expectRefusal(signIn, "SERVICE_CREDENTIALS_INVALID")]);
   });

@@ -1,5 +1,6 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import type { Client, Metadata, ServiceError } from "@grpc/grpc-js";
+import { frame } from "./frames.ts";
 
 /** How a stream began: with headers or a message, or with an error. */
 export type RawBeginning<Failure> =
@@ -31,13 +32,6 @@ export const beginGrpc = (
     stream.resume();
   });
 
-const enveloped = (body: Uint8Array | string) => {
-  const data = Buffer.from(body as string);
-  const envelope = Buffer.alloc(PREFIX);
-  envelope.writeUInt32BE(data.length, 1);
-  return Buffer.concat([envelope, data]);
-};
-
 /** The first message, or the error of an end; a stream that says nothing in its time has begun. */
 const firstOf = async (body: ReadableStream<Uint8Array>): Promise<{ end: boolean; data: Buffer }> => {
   const reader = body.getReader();
@@ -67,7 +61,7 @@ export const beginConnect = async (
       "connect-timeout-ms": String(SILENCE_MS),
       ...headers,
     },
-    body: enveloped(body),
+    body: frame(body),
   });
   if (!response.ok || !response.body) return { response, error: await response.text() };
   const { end, data } = await firstOf(response.body);

@@ -16,14 +16,14 @@ export const addNode = async ({ org }: Server, tenantId: string, parentNodeId?: 
 const parentOf = (parentNodeId: string | undefined) => (parentNodeId === undefined ? {} : { parentNodeId });
 
 /** Creates nodes one below the other; answers with their ids, the topmost first. */
-export const addChain = async ({ org }: Server, tenantId: string, length: number, under?: string) => {
+export const addChain = async ({ org }: Server, tenantId: string, length: number, under?: string, label = "Place") => {
   const nodeIds = Array.from({ length }, () => randomUUID());
   await org.batchCreateNodes({
     tenantId,
     nodes: nodeIds.map((nodeId, index) => ({
       nodeId,
       nodeType: "place",
-      label: "Place",
+      label,
       ...parentOf(index === 0 ? under : nodeIds[index - 1]),
     })),
   });

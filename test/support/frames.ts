@@ -1,0 +1,7 @@
+/** A message as gRPC, gRPC-Web and Connect's streams frame it: flags, its length, itself. */
+export const frame = (message: Uint8Array | string, flags = 0): Buffer<ArrayBuffer> => {
+  const data = Buffer.from(message as string);
+  const head = Buffer.from([flags, 0, 0, 0, 0]);
+  head.writeUInt32BE(data.length, 1);
+  return Buffer.concat([head, data]);
+};
