@@ -20,9 +20,16 @@ export interface Page<Key> {
 const invalidToken = () =>
   invalid({ field: "page_token", description: "is not a token of this list with these filters" });
 
-/** What a token is bound to: the message's type and everything in it but the page itself. */
+/**
+ * What a token is bound to: the message's type and everything in it but the page itself. An id is the same in either case,
+ * and what is off is as if it were not set.
+ */
 const filtersOf = <Desc extends DescMessage>(schema: Desc, request: PageRequest<Desc>): string => {
   const filters = clone(schema, request) as PageRequest<Desc>;
+  for (const [name, value] of Object.entries<unknown>(filters)) {
+    if (name.endsWith("Id") && typeof value === "string") Object.assign(filters, { [name]: value.toLowerCase() });
+    if (value === false) Object.assign(filters, { [name]: undefined });
+  }
   filters.pageSize = 0;
   filters.pageToken = "";
   return createHash("sha256")

@@ -1,9 +1,10 @@
 import { randomUUID } from "node:crypto";
-import { create } from "@bufbuild/protobuf";
+import { type MessageInitShape, create } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
+import { ListSessionsRequestSchema } from "../../src/gen/auth/v1/auth_pb.ts";
 import { ListTenantsRequestSchema, TenantState } from "../../src/gen/org/v1/org_pb.ts";
 import { microseconds, readPage } from "../../src/rpc/page.ts";
 import { oncePerFile } from "../support/per-file.ts";
@@ -240,4 +241,20 @@ test("a token carries its key to the next page, to the microsecond, and not to o
     else expect(read).toThrow("INVALID_REQUEST");
   });
   fc.assert(property);
+});
+
+test("the same filters, however they are written, are the same", () => {
+  const [tenantId, userId] = [randomUUID(), randomUUID()];
+  type Filters = Omit<MessageInitShape<typeof ListSessionsRequestSchema>, "$typeName">;
+  const read = (filters: Filters) =>
+    readPage(
+      ListSessionsRequestSchema,
+      create(ListSessionsRequestSchema, { tenantId, userId, ...filters }),
+      z.string(),
+    );
+  const pageToken = read({}).tokenAfter("last");
+  const written = { tenantId: tenantId.toUpperCase(), userId: userId.toUpperCase(), includeEnded: false };
+  expect(read({ ...written, pageToken }).after).toBe("last");
+  expect(() => read({ includeEnded: true, pageToken })).toThrow("INVALID_REQUEST");
+  expect(() => read({ userId: tenantId, pageToken })).toThrow("INVALID_REQUEST");
 });
