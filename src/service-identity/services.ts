@@ -158,6 +158,8 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =
   const registered = async (tx: Tx, call: Call, request: RegisterServiceRequest) => {
     const { serviceId = null, key } = request;
     const present = serviceId ? await tx.maybeOne(selectService(serviceId, null, ownTenant(call))) : null;
+    if (present && !coversAll(call.caller.permissions, heldTo(call, present).perm_keys))
+      return refusal("PERMISSION_ESCALATION");
     if (present && isSameContent(present, request)) {
       // A service that was loaded in bulk may have none.
       const first = await tx.maybeOne(selectFirstSecret(present.svc_id));

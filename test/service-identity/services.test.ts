@@ -40,6 +40,19 @@ describe.each(transports)("%s: services", (transport) => {
     expect(events.map(({ action }) => action)).toEqual(["service.register"]);
   });
 
+  test("nobody learns of a service that may do more than he by registering it again", async () => {
+    const { services, addService, addTenant } = await startService(transport);
+    const tenantId = await addTenant();
+    const request = { serviceId: crypto.randomUUID(), key: uniqueKey(), label: "A", tenantId };
+    const { service, secretId } = await services.registerService({ ...request, permissions: ["auth.login"] });
+    const lesser = await addService(["service.write"], tenantId);
+    for (const label of ["A", "B"])
+      await expectRefusal(lesser.services.registerService({ ...request, label }), "PERMISSION_ESCALATION");
+    const equal = await addService(["service.write", "auth.*"], tenantId);
+    expect(await equal.services.registerService(request)).toMatchObject({ service, secretId, secret: "" });
+    await expectRefusal(equal.services.registerService({ ...request, label: "B" }), "SERVICE_ID_TAKEN");
+  });
+
   test("of twenty registrations with one id at once, one makes the service and all answer it", async () => {
     const { services, org } = await startService(transport);
     const serviceId = crypto.randomUUID();

@@ -2816,7 +2816,8 @@ export const AuthService: GenService<{
    * Answers the public keys that access tokens are verified with, as `GET /.well-known/jwks.json` on the HTTP port
    * does. A token that they verify may be of a session that has ended since: VerifyAccessToken tells.
    *
-   * Anonymous. Errors: INVALID_REQUEST (the message cannot be decoded), DEADLINE.
+   * Anonymous. Errors: INVALID_REQUEST (the message cannot be decoded), DEADLINE; where an `x-actor-token` is sent, also
+   * ACTOR_TOKEN_INVALID, OVERLOADED and DATABASE_UNAVAILABLE.
    *
    * @generated from rpc auth.v1.AuthService.GetJwks
    */

@@ -1180,8 +1180,8 @@ export const ServiceIdentityService: GenService<{
   /**
    * Registers a service and makes its first secret.
    *
-   * Permission: `service.write`; the caller's token must cover every permission given. A caller that belongs to a tenant
-   * must name it. Errors: SERVICE_ID_TAKEN, SERVICE_KEY_TAKEN, TENANT_NOT_FOUND, TENANT_MISMATCH,
+   * Permission: `service.write`; the caller's token must cover every permission given, and in a repeat those that the service
+   * has. A caller that belongs to a tenant must name it. Errors: SERVICE_ID_TAKEN, SERVICE_KEY_TAKEN, TENANT_NOT_FOUND, TENANT_MISMATCH,
    * PERMISSION_ESCALATION. Idempotent with a `service_id` (AIP-133): a repeat with the same content writes nothing and
    * answers the same service and `secret_id`, without the secret.
    *
@@ -1340,8 +1340,8 @@ export const ServiceIdentityService: GenService<{
    *
    * Anonymous. Errors: INVALID_REQUEST, SERVICE_CREDENTIALS_INVALID (unknown key, wrong or revoked secret, disabled
    * service: one answer), TENANT_SUSPENDED (the service's tenant, once the secret is proven), PERMISSION_ESCALATION (more
-   * permissions asked for than the service has), OVERLOADED, DATABASE_UNAVAILABLE, DEADLINE, CONFLICT. Not idempotent:
-   * every call opens a session.
+   * permissions asked for than the service has), ACTOR_TOKEN_INVALID, OVERLOADED, DATABASE_UNAVAILABLE, DEADLINE, CONFLICT.
+   * Not idempotent: every call opens a session.
    *
    * @generated from rpc service_identity.v1.ServiceIdentityService.AuthenticateService
    */
