@@ -10,7 +10,6 @@ const svcSessionIdRow = z.object({ svc_session_id: z.string() });
 const otpIdRow = z.object({ otp_id: z.string() });
 const throttleKeyHashRow = z.object({ throttle_key_hash: z.string() });
 const userIdRow = z.object({ user_id: z.string() });
-const workerIdRow = z.object({ worker_id: z.string() });
 const idRow = z.object({ id: z.bigint().nullable() });
 
 const BATCH = 1_000;
@@ -109,17 +108,6 @@ const deleteLoginNetworks = (lifeMs: number) => sql.type(userIdRow)`
   )
   RETURNING x.user_id`;
 
-const deleteDeliveryWorkers = () => sql.type(workerIdRow)`
-  DELETE FROM delivery_workers x
-  WHERE x.worker_id IN (
-    SELECT y.worker_id FROM delivery_workers y
-    WHERE y.seen_utc < now() - interval '1 day'
-    ORDER BY y.seen_utc
-    LIMIT ${BATCH}
-    FOR UPDATE SKIP LOCKED
-  )
-  RETURNING x.worker_id`;
-
 // Ids in order, so that two replicas do not wait for each other in a circle.
 const deleteDeadLetters = () => sql.type(idRow)`
   SELECT d.id FROM graphile_worker.complete_jobs(ARRAY(
@@ -155,7 +143,6 @@ export const purge = async (
     deleteCodes,
     () => deleteThrottles(throttleMs),
     () => deleteLoginNetworks(knownNetworkMs),
-    deleteDeliveryWorkers,
     deleteDeadLetters,
   ];
   let total = 0;

@@ -2,6 +2,8 @@ import { type Client, type Connection, Query, type QueryConfig, type QueryResult
 
 // As slonik begins and ends a transaction.
 const BEGIN = "START TRANSACTION";
+// A database or a role may have another default, which no start-up option overrides behind PgBouncer.
+const BEGIN_READ_COMMITTED = `${BEGIN} ISOLATION LEVEL READ COMMITTED`;
 const COMMIT = "COMMIT";
 const ROLLBACK = "ROLLBACK";
 
@@ -118,7 +120,10 @@ export const createSender = (client: Client): Send => {
   return async (statement, { timeoutMs, commits = false }) => {
     const { text } = statement;
     if (text === BEGIN) {
-      beginning = timeoutMs === undefined ? [BEGIN] : [BEGIN, `SET LOCAL statement_timeout = ${Math.ceil(timeoutMs)}`];
+      beginning =
+        timeoutMs === undefined
+          ? [BEGIN_READ_COMMITTED]
+          : [BEGIN_READ_COMMITTED, `SET LOCAL statement_timeout = ${Math.ceil(timeoutMs)}`];
       return NOTHING;
     }
     const before = beginning;

@@ -97,8 +97,8 @@ const provenBy = (token: string, row: TokenRow): Proven => {
 
 const isSame = ({ bytes, other }: Proven, token: string) => {
   if (token.length !== bytes.length) return false;
-  other.write(token);
-  return timingSafeEqual(bytes, other);
+  // A letter beyond ASCII may not fit, and would leave what was compared before.
+  return other.write(token) === bytes.length && timingSafeEqual(bytes, other);
 };
 
 /**

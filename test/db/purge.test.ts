@@ -57,12 +57,12 @@ test("users' sessions go by the end that came first, and those that live stay", 
   expect(sessions).toHaveLength(3);
 });
 
-test("codes, throttles, known networks and workers go once nobody asks for them", async () => {
+test("codes, throttles and known networks go once nobody asks for them", async () => {
   const service = await startService("grpc");
   const { pool } = service;
   const tenantId = await service.addTenant();
   const userId = await plantUser(service, tenantId);
-  const plant = async (code: string, throttle: string, network: string, worker: string) => {
+  const plant = async (code: string, throttle: string, network: string) => {
     await pool.query(sql.unsafe`
       INSERT INTO otp_codes (otp_id, tenant_id, destination_text, channel_code, purpose_code, code_hash_text, expiry_utc)
       VALUES (gen_random_uuid(), ${tenantId}::uuid, 'x', 'email', 'login', 'x', now() - ${code}::interval)`);
@@ -72,13 +72,10 @@ test("codes, throttles, known networks and workers go once nobody asks for them"
     await pool.query(sql.unsafe`
       INSERT INTO login_networks (tenant_id, user_id, network_hash, last_login_utc)
       VALUES (${tenantId}::uuid, ${userId}::uuid, gen_random_uuid()::text, now() - ${network}::interval)`);
-    await pool.query(sql.unsafe`
-      INSERT INTO delivery_workers (worker_id, seen_utc)
-      VALUES (gen_random_uuid()::text, now() - ${worker}::interval)`);
   };
-  await plant("25 hours", "61 minutes", "91 days", "25 hours");
-  await plant("23 hours", "59 minutes", "89 days", "23 hours");
-  expect(await purgeTwice()).toBe(4);
+  await plant("25 hours", "61 minutes", "91 days");
+  await plant("23 hours", "59 minutes", "89 days");
+  expect(await purgeTwice()).toBe(3);
   expect(
     await pool.one(sql.unsafe`
       SELECT (SELECT count(*) FROM otp_codes)::int AS codes, (SELECT count(*) FROM throttles)::int AS throttles,
