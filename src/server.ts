@@ -155,7 +155,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     accessTokens,
     passwords,
     sessions: createSessions({ macs, accessTokens, config: config.sessions }),
-    throttles: createThrottles({ db, macs, config: config.throttles, onRefused: metrics.countRefusedTry }),
+    throttles: createThrottles({ db, macs, config: config.throttles, log, onRefused: metrics.countRefusedTry }),
     google: createGoogle(config.google),
     channels: availableChannels(config.delivery),
   };

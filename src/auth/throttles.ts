@@ -1,5 +1,6 @@
 import type { Config } from "../config.ts";
 import type { Database } from "../db/pool.ts";
+import type { Log } from "../log.ts";
 import type { Macs } from "../macs.ts";
 import type { Waiting } from "../rpc/call.ts";
 import { Refusal } from "../rpc/refusal.ts";
@@ -28,7 +29,8 @@ export interface Limit {
 
 export interface Throttles {
   /**
-   * Counts a try before its work, apart from the work's transaction. Who succeeds gives it back by what this answers with.
+   * Counts a try before its work, apart from the work's transaction. Who succeeds gives it back by what this answers with,
+   * which never fails.
    * @throws RATE_LIMITED with RetryInfo; such a try counts no further.
    */
   count(waiting: Waiting, attempt: Try): Promise<() => Promise<void>>;
@@ -44,13 +46,14 @@ export interface ThrottlesOptions {
   readonly db: Database;
   readonly macs: Macs;
   readonly config: Config["throttles"];
+  readonly log: Log;
   /** Told of each try that is refused. */
   readonly onRefused?: (act: Try["act"]) => void;
 }
 
 const nothing = () => Promise.resolve();
 
-export const createThrottles = ({ db, macs, config, onRefused }: ThrottlesOptions): Throttles => {
+export const createThrottles = ({ db, macs, config, log, onRefused }: ThrottlesOptions): Throttles => {
   // By tenant, so that nobody fills a bucket of another one's users.
   const keyOf = ({ act, tenantId }: Try, kind: string, subject: readonly string[]) =>
     macs.tag("throttle", JSON.stringify([act, kind, tenantId.toLowerCase(), ...subject]));
@@ -94,7 +97,8 @@ export const createThrottles = ({ db, macs, config, onRefused }: ThrottlesOption
       const buckets = bucketsOf(attempt);
       if (buckets.length === 0) return nothing;
       const { giveBack } = await countIn(waiting, attempt, buckets);
-      return giveBack;
+      // What succeeded has been committed: its answer is that, and the window forgets the try by itself.
+      return () => giveBack().catch((error: unknown) => log.warn({ err: error }, "a try was not given back"));
     },
     async countWithin(waiting, attempt, limits) {
       const limiting = limits

@@ -2,6 +2,7 @@ import { type DatabasePool, sql } from "slonik";
 import { beforeAll, expect, test } from "vitest";
 import { z } from "zod";
 import { createThrottles } from "../../src/auth/throttles.ts";
+import { createLog } from "../../src/log.ts";
 import { detached } from "../../src/rpc/call.ts";
 import {
   LOWERED,
@@ -56,12 +57,30 @@ test("a refused try counts in no bucket", async () => {
 
 test("each refused try is told of by its act, and no other", async () => {
   const told: string[] = [];
-  const options = { db: replicas[0]!, macs, config: configOf(LOWERED), onRefused: (act: string) => told.push(act) };
+  const log = createLog("silent");
+  const options = {
+    db: replicas[0]!,
+    macs,
+    config: configOf(LOWERED),
+    log,
+    onRefused: (act: string) => told.push(act),
+  };
   const throttles = createThrottles(options);
   const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
   expect(await countedOf(throttles, 5, () => attempt)).toBe(3);
   expect(await countedOf(throttles, 4, () => ({ ...attempt, act: "code" }))).toBe(3);
   expect(told).toEqual(["login", "login", "code"]);
+});
+
+test("a try that cannot be given back fails nothing: what succeeded is the answer", async () => {
+  const waiting = detached();
+  const giveBack = await throttlesOf(LOWERED).count(waiting, tryOf(newTenant(), "ann@example.com", "192.0.2.1"));
+  await pool.query(sql.unsafe`ALTER TABLE throttles ADD CONSTRAINT unwritable CHECK (false) NOT VALID`);
+  try {
+    await giveBack();
+  } finally {
+    await pool.query(sql.unsafe`ALTER TABLE throttles DROP CONSTRAINT unwritable`);
+  }
 });
 
 test.each([

@@ -35,7 +35,7 @@ export const watchStatements = ({ databaseUrl, config }: TestService) => {
   const settings = config.database;
   const db = openDatabase({ url: databaseUrl, settings, log: createLog("silent"), interceptors: [watch] });
   onTestFinished(() => db.end());
-  const throttles = createThrottles({ db, macs, config: config.throttles });
+  const throttles = createThrottles({ db, macs, config: config.throttles, log: createLog("silent") });
   const channels = new Set<Channel>(["email"]);
   return { statements, parts: { db, macs, throttles, config, channels } as unknown as AuthParts };
 };

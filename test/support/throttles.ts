@@ -37,7 +37,7 @@ export const openReplicas = async () => {
     await database.drop();
   });
   const throttlesOf = (env: Readonly<Record<string, string>> = {}, replica = 0): Throttles =>
-    createThrottles({ db: replicas[replica]!, macs, config: configOf(env) });
+    createThrottles({ db: replicas[replica]!, macs, config: configOf(env), log: createLog("silent") });
   return { pool, replicas, throttlesOf };
 };
 
