@@ -74,6 +74,8 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
   // `return await` here and below: a promise that is returned as it is takes two turns more.
   const handle = async <Answered>(method: MethodOf<Answered>, call: Call, { header, decode }: Exchange<unknown>) => {
     if (method.rule.case === "anonymous") {
+      const actorToken = header("x-actor-token");
+      if (actorToken !== undefined) await actorOf(verifyActor, actorToken, call);
       const message = decoded(decode);
       const request = message instanceof Promise ? await message : message;
       method.validate(request);

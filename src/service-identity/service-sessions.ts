@@ -188,7 +188,7 @@ export const serviceSessionHandlers = ({ db, hasher, tokens }: ServiceHandlerOpt
       const token = await tokens.verify(serviceToken);
       const visible = token && (call.caller.tenantId === undefined || call.caller.tenantId === token.tenantId);
       if (!visible || token.suspended) return { active: false, allowed: false };
-      checkTenant(call.caller, call.actor, token.tenantId);
+      if (tenantId === undefined) checkTenant(call.caller, call.actor, token.tenantId);
       const mayActThere =
         tenantId === undefined || token.tenantId === undefined || token.tenantId === tenantId.toLowerCase();
       return {

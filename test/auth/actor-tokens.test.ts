@@ -73,6 +73,10 @@ describe.each(transports)("%s", (transport) => {
     for (const call of Object.values(reads)) {
       await expectRefusal(call(acting, signedIn.tenantId), "ACTOR_TOKEN_INVALID");
     }
+    const anonymous = service.as(undefined, { "x-actor-token": token });
+    await expectRefusal(anonymous.auth.getJwks({}), "ACTOR_TOKEN_INVALID");
+    const wrong = anonymous.services.authenticateService({ key: "root", secret: "x" });
+    await expectRefusal(wrong, "ACTOR_TOKEN_INVALID");
   });
 
   test("a user of another tenant than the request's is refused", async () => {
@@ -95,6 +99,7 @@ describe.each(transports)("%s", (transport) => {
     const calls = [
       services.getService({ selector: { case: "serviceId", value: serviceId } }),
       services.getService({ selector: { case: "key", value: key } }),
+      services.registerService({ serviceId, key, label: key }),
       services.updateService({ serviceId, label: "X" }),
       services.disableService({ serviceId }),
       services.enableService({ serviceId }),
@@ -117,6 +122,15 @@ describe.each(transports)("%s", (transport) => {
       expect(events.map(({ action }) => action)).not.toContainEqual(expect.stringMatching(/update|able|revoke|secret/));
     }
     expect((await service.auth.refreshSession({ refreshToken })).tokens?.sessionId).toBe(sessionId);
+  });
+
+  test("where a request names the actor's tenant, a token of another tenant's service is one that may not act there", async () => {
+    const service = await startService(transport);
+    const { accessToken, tenantId } = await (await signInBy(service))();
+    const { token: serviceToken } = await service.addService([], await service.addTenant());
+    const { services } = service.as(service.rootToken, { "x-actor-token": accessToken });
+    const verified = await services.verifyServiceToken({ serviceToken, tenantId });
+    expect(verified).toMatchObject({ active: true, allowed: false });
   });
 
   test("a tenant's service acts for its own tenant's users alone, whatever the request is about", async () => {
