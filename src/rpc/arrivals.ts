@@ -36,15 +36,24 @@ const mend = (error: ConnectError, failure: Failure, call: Call): void => {
   Object.assign(error, { code, rawMessage, details, metadata });
 };
 
-const GONE = [Code.Canceled, Code.Aborted];
+/** What connect says of a message that it does not take; of all else that it throws itself the caller's going is the cause. */
+const NOT_TAKEN = [Code.InvalidArgument, Code.ResourceExhausted, Code.Unimplemented];
+/** A reset stream's code says what the caller likes. */
+const RESET = /^http\/2 stream closed/;
 
-/** Ends a call as connect's signal says: nobody waits for it any more, or its message cannot be read. */
-const endBy = (reason: unknown, call: Call, refuseMessage: (why: Error) => void): void => {
-  if (!(reason instanceof ConnectError) || GONE.includes(reason.code)) return call.end("CANCELLED");
+const isNotTaken = ({ code, rawMessage }: ConnectError) => NOT_TAKEN.includes(code) && !RESET.test(rawMessage);
+
+/**
+ * Ends a call as connect's signal says: nobody waits for it any more, or its message cannot be read.
+ * @param refuseMessage undefined once the message is there.
+ */
+const endBy = (reason: unknown, call: Call, refuseMessage: ((why: Error) => void) | undefined): void => {
+  if (!(reason instanceof ConnectError)) return call.end("CANCELLED");
   if (reason.code === Code.DeadlineExceeded) return call.end("DEADLINE");
   // What has details is the call's own answer.
   if (reason.details.length > 0) return;
-  const why = refusalOf(reason) ?? reason;
+  const why = refusalOf(reason) ?? (isNotTaken(reason) ? reason : undefined);
+  if (!why || !refuseMessage) return call.end("CANCELLED");
   refuseMessage(why);
   mend(reason, failureOf(why, call.requestId), call);
 };
@@ -76,7 +85,8 @@ export const createArrivals = <Answered extends object>(
       message.promise.catch(() => undefined);
 
       const { signal } = context;
-      const end = () => endBy(signal.reason, call, message.reject);
+      let isDelivered = false;
+      const end = () => endBy(signal.reason, call, isDelivered ? undefined : message.reject);
       if (signal.aborted) end();
       signal.addEventListener("abort", end, { once: true });
 
@@ -88,7 +98,11 @@ export const createArrivals = <Answered extends object>(
         },
         encode: (response) => response,
       });
-      context.values.set(key, { call, deliver: message.resolve, answering });
+      const deliver = (request: Message) => {
+        isDelivered = true;
+        message.resolve(request);
+      };
+      context.values.set(key, { call, deliver, answering });
       const refused = await Promise.race([asked.promise, answering]);
       if (refused && "failure" in refused) throw errorOf(refused.failure as Failure, call);
     },

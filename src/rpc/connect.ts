@@ -56,11 +56,21 @@ export const createConnectHandler = (
   methods: readonly Method[],
   readMaxBytes: number,
   fallback: HttpHandler,
-): HttpHandler =>
-  connectNodeAdapter({
+): HttpHandler => {
+  const handler = connectNodeAdapter({
     routes: (router) => methods.forEach((method) => register(router, pipeline, method)),
     readMaxBytes,
     // A caller's own deadline is his business, as long as a timer can hold it.
     maxTimeoutMs: TIMER_MAX_MS,
     fallback,
   });
+  return (request, response) => {
+    try {
+      handler(request, response);
+    } catch {
+      // All that it throws at once is that the request's authority is none: the caller's fault, which must end nothing else.
+      response.statusCode = 400;
+      response.end();
+    }
+  };
+};

@@ -1,5 +1,5 @@
 import { type Server, createServer } from "node:http";
-import { type Http2SecureServer, type ServerHttp2Session, createSecureServer } from "node:http2";
+import { type Http2SecureServer, type ServerHttp2Session, constants, createSecureServer } from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import { cors as connectCors } from "@connectrpc/connect";
 import type { connectNodeAdapter } from "@connectrpc/connect-node";
@@ -81,10 +81,22 @@ const withCors = (origins: readonly string[], handler: HttpHandler): HttpHandler
   return (request, response) => middleware(request, response, () => handler(request, response));
 };
 
-/** A call begins for its time limit when its message is there: until then it has the same time, and no answer. */
+/** A message has the time of a call, and no answer where it does not come in it. */
 const boundBody = (request: HttpRequest, timeoutMs: number): void => {
   const late = setTimeout(() => ("stream" in request ? request.stream : request).destroy(), timeoutMs);
   request.once("end", () => clearTimeout(late)).once("close", () => clearTimeout(late));
+};
+
+/**
+ * Closes a stream that was answered while its message was coming, and which connect has stopped to read: nobody would read
+ * the rest, and the peer would wait for that until the end of the connection (RFC 9113, 8.1).
+ */
+const closeAnswered = (request: HttpRequest): void => {
+  if (!("stream" in request)) return;
+  const { stream } = request;
+  stream.once("finish", () => {
+    if (!stream.endAfterHeaders && !stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
+  });
 };
 
 const listening = (server: Server | Http2SecureServer, host: string, port: number): Promise<number> =>
@@ -107,6 +119,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
       if (draining && "closeIdleConnections" in server) setImmediate(() => server.closeIdleConnections());
     });
     boundBody(request, config.callTimeoutMs);
+    closeAnswered(request);
     handler(request, response);
   });
 

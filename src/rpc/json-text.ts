@@ -1,46 +1,67 @@
-import type { DescField, DescMessage } from "@bufbuild/protobuf";
+import type { DescEnum, DescField, DescMessage } from "@bufbuild/protobuf";
 import { invalid } from "./refusal.ts";
 
-type Json = Readonly<Record<string, unknown>>;
+/** Answers with the path of an enum value that has an unknown name, where JSON has one. */
+type Search = (json: unknown) => string | undefined;
 
-const isObject = (json: unknown): json is Json => typeof json === "object" && json !== null;
+const joined = (name: string, path: string) => (path === "" || path.startsWith("[") ? name + path : `${name}.${path}`);
 
-const isName = ({ enum: desc }: DescField, json: string): boolean =>
-  desc?.values.some(({ name, jsonName }) => name === json || jsonName === json) ?? false;
-
-const checkValue = (field: DescField, json: unknown, path: string): void => {
-  if (Array.isArray(json)) json.forEach((item, index) => checkValue(field, item, `${path}[${index}]`));
-  else if (field.message && isObject(json)) checkMessage(field.message, json, `${path}.`);
-  else if (field.enum && typeof json === "string" && !isName(field, json))
-    throw invalid({ field: path, description: "value must be one of the defined enum values" });
+const searchName = ({ values }: DescEnum): Search => {
+  const names = new Set(values.flatMap(({ name, jsonName }) => [name, jsonName]));
+  return (json) => (typeof json === "string" && !names.has(json) ? "" : undefined);
 };
 
-const checkMessage = (desc: DescMessage, json: Json, prefix: string): void => {
-  for (const field of desc.fields) {
-    for (const key of new Set([field.name, field.jsonName])) checkValue(field, json[key], prefix + field.name);
-  }
+const searchItems =
+  (searchItem: Search): Search =>
+  (json) => {
+    if (!Array.isArray(json)) return undefined;
+    for (let index = 0; index < json.length; index++) {
+      const path = searchItem(json[index]);
+      if (path !== undefined) return joined(`[${index}]`, path);
+    }
+    return undefined;
+  };
+
+const searchField = ({ fieldKind, enum: desc, message }: DescField): Search | undefined => {
+  const search = desc ? searchName(desc) : message && searchMessage(message);
+  return search && fieldKind === "list" ? searchItems(search) : search;
 };
 
-const hasEnums = ({ fields }: DescMessage): boolean =>
-  fields.some(({ enum: desc, message }) => desc !== undefined || (message !== undefined && hasEnums(message)));
+/** Undefined for a message that has no enums: nothing of it needs a look. */
+const searchMessage = ({ fields }: DescMessage): Search | undefined => {
+  const searches = fields.flatMap((field) => {
+    const search = searchField(field);
+    const keys = new Set([field.name, field.jsonName]);
+    return search ? [...keys].map((key) => ({ key, name: field.name, search })) : [];
+  });
+  if (searches.length === 0) return undefined;
+  return (json) => {
+    if (typeof json !== "object" || json === null) return undefined;
+    for (const { key, name, search } of searches) {
+      const path = search((json as Readonly<Record<string, unknown>>)[key]);
+      if (path !== undefined) return joined(name, path);
+    }
+    return undefined;
+  };
+};
 
 /**
  * Reads the JSON of a message. To ignore unknown fields is also to ignore enum values of unknown names, by protobuf's rule,
  * and so a misspelled one would be a field that nobody set: such a name is refused, as an unknown number is.
  */
 export class JsonText extends TextDecoder {
-  readonly #desc: DescMessage | undefined;
+  readonly #search: Search | undefined;
 
   constructor(desc: DescMessage) {
     super("utf-8", { fatal: true });
-    this.#desc = hasEnums(desc) ? desc : undefined;
+    this.#search = searchMessage(desc);
   }
 
   /** @throws INVALID_REQUEST with the field that has an unknown name. */
   override decode(bytes: Uint8Array): string {
     const text = super.decode(bytes);
-    const json: unknown = this.#desc && JSON.parse(text);
-    if (this.#desc && isObject(json)) checkMessage(this.#desc, json, "");
+    const field = this.#search?.(JSON.parse(text));
+    if (field !== undefined) throw invalid({ field, description: "value must be one of the defined enum values" });
     return text;
   }
 }

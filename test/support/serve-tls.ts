@@ -1,18 +1,20 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { onTestFinished } from "vitest";
+
+import type { Log } from "../../src/log.ts";
 import { makeAuthority, makeIdentity } from "./certificates.ts";
+import { onFileFinished } from "./per-file.ts";
 import { serve } from "./serve.ts";
 
 /** A server over TLS, and the authority that its clients trust. */
-export const serveTls = async (databaseUrl: string, env: Readonly<Record<string, string>> = {}) => {
+export const serveTls = async (databaseUrl: string, env: Readonly<Record<string, string>> = {}, log?: Log) => {
   const folder = await mkdtemp(join(tmpdir(), "auth-service-tls-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
+  onFileFinished(() => rm(folder, { recursive: true }));
   const authority = await makeAuthority("authority");
   const { cert, key } = await makeIdentity("server", authority);
   const files = { TLS_CERT_FILE: join(folder, "cert.pem"), TLS_KEY_FILE: join(folder, "key.pem") };
   await writeFile(files.TLS_CERT_FILE, cert);
   await writeFile(files.TLS_KEY_FILE, key);
-  return { server: await serve(databaseUrl, { ...files, ...env }), ca: authority.cert };
+  return { server: await serve(databaseUrl, { ...files, ...env }, log), ca: authority.cert };
 };
