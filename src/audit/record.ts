@@ -20,7 +20,7 @@ export type EntityKind =
   | "invitation";
 
 export interface AuditEvent {
-  /** Dotted, `<package>.<noun>.<verb>`; api.md's table of the record has them all. */
+  /** Dotted, `<package>.<noun>.<verb>`. */
   readonly action: string;
   readonly tenantId: string | undefined;
   readonly entityKind: EntityKind;

@@ -101,7 +101,7 @@ const create = async (tx: Tx, call: Call, tenantId: string, email: string, accou
   }
 };
 
-/** Who the account is in the tenant: api.md's rules, in their order. */
+/** Who the account is in the tenant: LoginWithGoogle's rules in auth.proto, in their order. */
 const look = async (tx: Tx, call: Call, tenantId: string, account: GoogleAccount, mayCreate: boolean) => {
   const known = await tx.maybeOne(selectGoogleIdentity(tenantId, account.subject));
   if (known) return findLinked(tx, tenantId, known.user_id, account.subject);

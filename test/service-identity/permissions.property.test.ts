@@ -20,7 +20,7 @@ const permission = fc.oneof(
 );
 const set = fc.uniqueArray(permission, { maxLength: 5 });
 
-/** What api.md says, segment by segment. */
+/** What covering means, segment by segment. */
 const allows = (held: readonly string[], wanted: string): boolean =>
   held.some((one) => {
     const [own, asked] = [one.split("."), wanted.split(".")];

@@ -14,7 +14,7 @@ const lineIds = (line: OrgWorld["nodes"], distance: number) =>
     .map(({ id }) => id)
     .reverse();
 
-/** What api.md says a decision means, in plain code over the rows of a world. */
+/** What org.proto says a decision means, in plain code over the rows of a world. */
 export const createOracle = (world: OrgWorld) => {
   const nodes = new Map(world.nodes.map((node) => [node.id, node]));
 

@@ -2,7 +2,8 @@
 // @generated from file org/v1/org.proto (package org.v1, syntax proto3)
 /* eslint-disable */
 
-// What a user may do where: tenants, and the record of every change.
+// What a user may do where: tenants, their trees of nodes, roles, assignments, visibility, invitations, decisions, and the
+// record of every change.
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
@@ -4076,7 +4077,8 @@ export const NearMissReasonSchema: GenEnum<NearMissReason> = /*@__PURE__*/
   enumDesc(file_org_v1_org, 4);
 
 /**
- * Keeps tenants, and answers the audit events of this whole API.
+ * Keeps tenants with their nodes, roles, assignments, visibility grants and invitations, decides what a user may do at a
+ * node, and answers the audit events of this whole API.
  *
  * Every RPC can also answer INVALID_REQUEST (a field breaks its rule), CALLER_TOKEN_INVALID, ACTOR_TOKEN_INVALID,
  * PERMISSION_MISSING, TENANT_SUSPENDED (the caller's own tenant), OVERLOADED, DATABASE_UNAVAILABLE, DEADLINE and, where
@@ -4434,8 +4436,8 @@ export const OrgService: GenService<{
   /**
    * Assigns a role to a user at a node and everywhere below it, for a time.
    *
-   * Permission: `org.assignment.write`. Errors: USER_NOT_FOUND, NODE_NOT_FOUND,
-   * ROLE_NOT_FOUND, ASSIGNMENT_ID_TAKEN. Idempotent with an `assignment_id` (AIP-133).
+   * Permission: `org.assignment.write`. Errors: USER_NOT_FOUND, USER_ERASED, NODE_NOT_FOUND, ROLE_NOT_FOUND,
+   * ASSIGNMENT_ID_TAKEN. Idempotent with an `assignment_id` (AIP-133).
    *
    * @generated from rpc org.v1.OrgService.AssignRole
    */
@@ -4483,8 +4485,8 @@ export const OrgService: GenService<{
   /**
    * Lets a user see what stands at a node and everywhere below it, for a time.
    *
-   * Permission: `org.visibility.write`. Errors: USER_NOT_FOUND, NODE_NOT_FOUND,
-   * VISIBILITY_GRANT_ID_TAKEN. Idempotent with a `grant_id` (AIP-133).
+   * Permission: `org.visibility.write`. Errors: USER_NOT_FOUND, USER_ERASED, NODE_NOT_FOUND, VISIBILITY_GRANT_ID_TAKEN.
+   * Idempotent with a `grant_id` (AIP-133).
    *
    * @generated from rpc org.v1.OrgService.GrantVisibility
    */
