@@ -66,11 +66,13 @@ await runCommand(async (config) => {
   const embedded = config.database.url ? undefined : await prepareEmbeddedDatabase(config, peppers, log);
   const databaseUrl = config.database.url ?? embedded?.url ?? "";
   try {
-    const server = await startServer({ config, databaseUrl, peppers, jwtKeysFile, log });
+    const starting = startServer({ config, databaseUrl, peppers, jwtKeysFile, log });
+    // From the first on: a container's first process does not end by a signal that nobody handles.
     stopOnSignal(log, async () => {
-      await server.stop();
+      await (await starting).stop();
       await embedded?.stop();
     });
+    const server = await starting;
     log.info({ ...addresses(config, server), readiness: server.readiness() }, "serving");
     // After what was logged before it, which is still gathered.
     await flushed(log);
