@@ -27,6 +27,7 @@ const refusalOf = ({ rawMessage, code, cause }: ConnectError): Refusal | undefin
   return code === Code.InvalidArgument && cause instanceof Error ? unreadable(undefined) : undefined;
 };
 
+/** A failure as connect answers it. */
 export const errorOf = ({ code, message, details }: Failure, { requestId }: Call): ConnectError =>
   new ConnectError(message, code, { "x-request-id": requestId }, [...details]);
 
