@@ -71,26 +71,26 @@ const decoded = (decode: Exchange<unknown>["decode"]) => {
 };
 
 export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracing }: PipelineOptions): Pipeline => {
+  // Nothing to wait for where none is sent, as in most calls.
+  const actorBy = (header: HeaderReader, call: Call) => {
+    const token = header("x-actor-token");
+    return token === undefined ? undefined : actorOf(verifyActor, token, call);
+  };
+
   // `return await` here and below: a promise that is returned as it is takes two turns more.
   const handle = async <Answered>(method: MethodOf<Answered>, call: Call, { header, decode }: Exchange<unknown>) => {
-    if (method.rule.case === "anonymous") {
-      const actorToken = header("x-actor-token");
-      if (actorToken !== undefined) await actorOf(verifyActor, actorToken, call);
-      const message = decoded(decode);
-      const request = message instanceof Promise ? await message : message;
-      method.validate(request);
-      return await method.handle(request, call);
-    }
-    const found = authenticate(tokens, header);
+    const found = method.rule.case === "anonymous" ? undefined : authenticate(tokens, header);
     const caller = found instanceof Promise ? await found : found;
-    call.identify(caller, undefined);
-    mayCall(method, caller.permissions);
-    const actorToken = header("x-actor-token");
-    const actor = actorToken === undefined ? undefined : await actorOf(verifyActor, actorToken, call);
-    if (actor) call.identify(caller, actor);
+    if (caller) {
+      call.identify(caller, undefined);
+      mayCall(method, caller.permissions);
+    }
+    const proving = actorBy(header, call);
+    const actor = proving && (await proving);
+    if (caller && actor) call.identify(caller, actor);
     const message = decoded(decode);
     const request = message instanceof Promise ? await message : message;
-    checkTenant(caller, actor, method.tenantOf(request));
+    if (caller) checkTenant(caller, actor, method.tenantOf(request));
     method.validate(request);
     return await method.handle(request, call);
   };
@@ -100,8 +100,7 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     if (method.rule.case === "anonymous") return;
     const caller = await authenticate(tokens, header);
     mayCall(method, caller.permissions);
-    const actorToken = header("x-actor-token");
-    if (actorToken !== undefined) await actorOf(verifyActor, actorToken, call);
+    await actorBy(header, call);
   };
 
   const record = (method: Method, call: Call, startedAt: number, failure?: Failure, error?: unknown, more?: object) => {
