@@ -118,7 +118,7 @@ const deleteDeadLetters = () => sql.type(idRow)`
     LIMIT ${BATCH}
   )) d`;
 
-const inBatches = async (db: Database, statement: () => QuerySqlToken): Promise<number> => {
+const inTransactions = async (db: Database, statement: () => QuerySqlToken): Promise<number> => {
   let total = 0;
   for (;;) {
     const rows = await transact(db, detached(), (tx) => tx.any(statement()));
@@ -134,8 +134,8 @@ export const purge = async (
   db: Database,
   { sessionRetentionMs, throttleMs, knownNetworkMs }: Retention,
 ): Promise<number> => {
-  await inBatches(db, revokeMarkedByService);
-  await inBatches(db, revokeMarkedBySecret);
+  await inTransactions(db, revokeMarkedByService);
+  await inTransactions(db, revokeMarkedBySecret);
   const ended = [
     () => deleteEndedSessions(sessionRetentionMs),
     () => deleteExpiredUserSessions(sessionRetentionMs),
@@ -146,7 +146,7 @@ export const purge = async (
     deleteDeadLetters,
   ];
   let total = 0;
-  for (const statement of ended) total += await inBatches(db, statement);
+  for (const statement of ended) total += await inTransactions(db, statement);
   return total;
 };
 

@@ -1,7 +1,6 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-
 import type { Log } from "../../src/log.ts";
 import { makeAuthority, makeIdentity } from "./certificates.ts";
 import { onFileFinished } from "./per-file.ts";

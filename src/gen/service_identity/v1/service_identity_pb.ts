@@ -1180,10 +1180,10 @@ export const ServiceIdentityService: GenService<{
   /**
    * Registers a service and makes its first secret.
    *
-   * Permission: `service.write`; the caller's token must cover every permission given, and in a repeat those that the service
-   * has. A caller that belongs to a tenant must name it. Errors: SERVICE_ID_TAKEN, SERVICE_KEY_TAKEN, TENANT_NOT_FOUND, TENANT_MISMATCH,
-   * PERMISSION_ESCALATION. Idempotent with a `service_id` (AIP-133): a repeat with the same content writes nothing and
-   * answers the same service and `secret_id`, without the secret.
+   * Permission: `service.write`; the caller's token must cover every permission given, and in a repeat those that the
+   * service has. A caller that belongs to a tenant must name it. Errors: SERVICE_ID_TAKEN, SERVICE_KEY_TAKEN,
+   * TENANT_NOT_FOUND, TENANT_MISMATCH, PERMISSION_ESCALATION. Idempotent with a `service_id` (AIP-133): a repeat with the
+   * same content writes nothing and answers the same service and `secret_id`, without the secret.
    *
    * @generated from rpc service_identity.v1.ServiceIdentityService.RegisterService
    */
