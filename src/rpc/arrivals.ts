@@ -1,9 +1,11 @@
 import type { Message } from "@bufbuild/protobuf";
 import { Code, ConnectError, type HandlerContext, createContextKey } from "@connectrpc/connect";
 import type { Call } from "./call.ts";
+import type { HeaderReader } from "./caller.ts";
 import { type Failure, failureOf } from "./failure.ts";
-import type { Exchange, Pipeline } from "./pipeline.ts";
+import type { Exchange } from "./pipeline.ts";
 import { Refusal, unreadable } from "./refusal.ts";
+import { bodyKey } from "./request-bodies.ts";
 
 /** A call whose headers are there: its message is read once the pipeline has let its caller in. */
 export interface Arrival<Answered> {
@@ -60,18 +62,18 @@ const endBy = (reason: unknown, call: Call, refuseMessage: ((why: Error) => void
 };
 
 const headersOf =
-  ({ requestHeader }: HandlerContext): Exchange<unknown>["header"] =>
+  ({ requestHeader }: HandlerContext): HeaderReader =>
   (name) =>
     requestHeader.get(name) ?? undefined;
 
 /**
  * Lets in the callers of one method before their messages are read, decompressed or decoded.
- * @param begin answers the call; `defaultTimeoutMs` is the life of one whose caller names no deadline.
+ * @param receive takes the call in.
+ * @param begin answers it.
  */
 export const createArrivals = <Answered extends object>(
-  pipeline: Pipeline,
+  receive: (header: HeaderReader, context: HandlerContext) => Call,
   begin: (call: Call, exchange: Exchange<Message>) => Promise<Answered>,
-  defaultTimeoutMs?: number,
 ) => {
   const key = createContextKey<Arrival<Answered> | undefined>(undefined);
 
@@ -79,7 +81,7 @@ export const createArrivals = <Answered extends object>(
     /** @throws ConnectError where the caller may not call. */
     async gate(context: HandlerContext): Promise<void> {
       const header = headersOf(context);
-      const call = pipeline.receive(header, context.timeoutMs() ?? defaultTimeoutMs);
+      const call = receive(header, context);
       const asked = Promise.withResolvers<undefined>();
       const message = Promise.withResolvers<Message>();
       // Nobody asks for the message of a call that is over.
@@ -106,6 +108,11 @@ export const createArrivals = <Answered extends object>(
       context.values.set(key, { call, deliver, answering });
       const refused = await Promise.race([asked.promise, answering]);
       if (refused && "failure" in refused) throw errorOf(refused.failure as Failure, call);
+      // It ends while its message comes: by its deadline.
+      void answering.then((answer) => {
+        if (!isDelivered && "failure" in answer)
+          context.values.get(bodyKey)?.giveUp(errorOf(answer.failure as Failure, call));
+      });
     },
 
     /** The call that the gate let in. */

@@ -1,12 +1,14 @@
 import type { DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbuild/protobuf";
-import type { ConnectRouter, HandlerContext } from "@connectrpc/connect";
+import { type ConnectRouter, type HandlerContext, createContextValues } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { TIMER_MAX_MS } from "../config-values.ts";
 import { createArrivals, errorOf } from "./arrivals.ts";
+import type { HeaderReader } from "./caller.ts";
 import type { HttpHandler } from "./http.ts";
 import { JsonText } from "./json-text.ts";
 import type { Method, StreamMethod, UnaryMethod } from "./methods.ts";
 import type { Answer, Pipeline } from "./pipeline.ts";
+import { bodyKey, bodyOf } from "./request-bodies.ts";
 import type { Opened } from "./streams.ts";
 
 const optionsOf = ({ desc }: Method, requestGate: (context: HandlerContext) => Promise<void>) => {
@@ -15,8 +17,9 @@ const optionsOf = ({ desc }: Method, requestGate: (context: HandlerContext) => P
 };
 
 const registerUnary = (router: ConnectRouter, pipeline: Pipeline, method: UnaryMethod) => {
-  const arrivals = createArrivals<Answer<Message>>(pipeline, (call, exchange) =>
-    pipeline.answer(method, call, exchange),
+  const arrivals = createArrivals<Answer<Message>>(
+    (header, { timeoutMs }) => pipeline.receive(header, timeoutMs()),
+    (call, exchange) => pipeline.answer(method, call, exchange),
   );
   const handle = async (request: Message, context: HandlerContext) => {
     const { call, deliver, answering } = arrivals.of(context);
@@ -30,14 +33,15 @@ const registerUnary = (router: ConnectRouter, pipeline: Pipeline, method: UnaryM
 };
 
 const registerStream = (router: ConnectRouter, pipeline: Pipeline, method: StreamMethod) => {
-  const arrivals = createArrivals<Opened<Message>>(
-    pipeline,
-    (call, exchange) => pipeline.open(method, call, exchange),
-    Infinity,
-  );
+  const receive = (header: HeaderReader, { timeoutMs, responseHeader }: HandlerContext) => {
+    const call = pipeline.receive(header, timeoutMs() ?? Infinity);
+    // An answer's header is sent before it is known whether it is a refusal.
+    responseHeader.set("x-request-id", call.requestId);
+    return call;
+  };
+  const arrivals = createArrivals<Opened<Message>>(receive, (call, exchange) => pipeline.open(method, call, exchange));
   async function* handle(request: Message, context: HandlerContext) {
     const { call, deliver, answering } = arrivals.of(context);
-    context.responseHeader.set("x-request-id", call.requestId);
     deliver(request);
     const opened = await answering;
     if ("failure" in opened) throw errorOf(opened.failure, call);
@@ -60,6 +64,7 @@ export const createConnectHandler = (
   const handler = connectNodeAdapter({
     routes: (router) => methods.forEach((method) => register(router, pipeline, method)),
     readMaxBytes,
+    contextValues: (request) => createContextValues().set(bodyKey, bodyOf(request)),
     // A caller's own deadline is his business, as long as a timer can hold it.
     maxTimeoutMs: TIMER_MAX_MS,
     fallback,

@@ -1,19 +1,20 @@
 import { type Server, createServer } from "node:http";
-import { type Http2SecureServer, type ServerHttp2Session, constants, createSecureServer } from "node:http2";
+import { type Http2SecureServer, type ServerHttp2Session, createSecureServer } from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import { cors as connectCors } from "@connectrpc/connect";
 import type { connectNodeAdapter } from "@connectrpc/connect-node";
 import cors from "cors";
 import type { Config } from "../config.ts";
 import type { Metrics } from "./metrics.ts";
+import { boundRequest } from "./request-bodies.ts";
 import type { Certificates } from "./tls.ts";
 
 const OWN_HEADERS = ["authorization", "x-actor-token", "x-request-id"];
 
 /** Answers a request of HTTP/1.1 or HTTP/2. */
 export type HttpHandler = ReturnType<typeof connectNodeAdapter>;
-type HttpRequest = Parameters<HttpHandler>[0];
-type HttpResponse = Parameters<HttpHandler>[1];
+export type HttpRequest = Parameters<HttpHandler>[0];
+export type HttpResponse = Parameters<HttpHandler>[1];
 
 /** The HTTP port. */
 export interface HttpServer {
@@ -81,24 +82,6 @@ const withCors = (origins: readonly string[], handler: HttpHandler): HttpHandler
   return (request, response) => middleware(request, response, () => handler(request, response));
 };
 
-/** A message has the time of a call, and no answer where it does not come in it. */
-const boundBody = (request: HttpRequest, timeoutMs: number): void => {
-  const late = setTimeout(() => ("stream" in request ? request.stream : request).destroy(), timeoutMs);
-  request.once("end", () => clearTimeout(late)).once("close", () => clearTimeout(late));
-};
-
-/**
- * Closes a stream that was answered while its message was coming, and which connect has stopped to read: nobody would read
- * the rest, and the peer would wait for that until the end of the connection (RFC 9113, 8.1).
- */
-const closeAnswered = (request: HttpRequest): void => {
-  if (!("stream" in request)) return;
-  const { stream } = request;
-  stream.once("finish", () => {
-    if (!stream.endAfterHeaders && !stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
-  });
-};
-
 const listening = (server: Server | Http2SecureServer, host: string, port: number): Promise<number> =>
   new Promise((resolve, reject) => {
     server.once("error", reject);
@@ -118,8 +101,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
     response.once("finish", () => {
       if (draining && "closeIdleConnections" in server) setImmediate(() => server.closeIdleConnections());
     });
-    boundBody(request, config.callTimeoutMs);
-    closeAnswered(request);
+    boundRequest(request, response, config.callTimeoutMs);
     handler(request, response);
   });
 

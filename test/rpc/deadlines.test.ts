@@ -140,6 +140,16 @@ test.each(transports)("%s: an x-request-id is made where none is sent", async (n
   expect(header).toMatch(/^[0-9a-f-]{36}$/);
 });
 
+test("a stream that is refused at once has it in its header, as one that begins", async () => {
+  for (const contentType of ["application/connect+json", "application/grpc-web+proto"]) {
+    const headers = { "content-type": contentType, "x-request-id": "no caller" };
+    const url = `http://127.0.0.1:${service.httpPort}/org.v1.OrgService/WatchAuditEvents`;
+    const response = await fetch(url, { method: "POST", headers, body: "" });
+    expect(await response.text()).toMatch(/CALLER_TOKEN_INVALID|grpc-status: 16/);
+    expect(response.headers.get("x-request-id")).toBe("no caller");
+  }
+});
+
 const asIs = (bytes: Buffer) => bytes;
 const rawGrpc = (path: string, body: Buffer, headers: Readonly<Record<string, string>>, options = {}) => {
   const client = new Client(`127.0.0.1:${service.grpcPort}`, credentials.createInsecure(), options);

@@ -99,3 +99,28 @@ test("a message too large is not waited for: the stream is closed, and the conne
   const [{ ":status": next }] = (await once(post(LIST).end("{}"), "response")) as [Record<string, unknown>];
   expect(next).toBe(200);
 });
+
+/** As HTTP/1.1 sends a part of a message whose length it does not say. */
+const chunk = (data: Buffer) =>
+  Buffer.concat([Buffer.from(`${data.length.toString(16)}\r\n`), data, Buffer.from("\r\n")]);
+
+test.each([
+  ["of JSON", "application/json", Buffer.alloc(MESSAGE_MAX + 1, " ")],
+  ["of gRPC-Web", "application/grpc-web+proto", frame("").fill(0xff, 1)],
+])(
+  "HTTP/1.1: the rest of a message %s that is too large is thrown away, and the next request answered",
+  async (...row) => {
+    const [, type, start] = row;
+    const socket = connectTcp(plain.httpPort!, "127.0.0.1");
+    const head = [`POST ${LIST} HTTP/1.1`, "host: a", `authorization: ${authorization}`];
+    socket.write([...head, `content-type: ${type}`, "transfer-encoding: chunked", "", ""].join("\r\n"));
+    socket.write(chunk(start));
+    const [refusal] = (await once(socket, "data")) as [Buffer];
+    expect(refusal.toString()).not.toMatch(/connection: close/i);
+    socket.write(Buffer.concat([chunk(Buffer.alloc(MESSAGE_MAX * 40, " ")), chunk(Buffer.alloc(0))]));
+    socket.write(
+      [...head, "content-type: application/json", "connection: close", "content-length: 2", "", "{}"].join("\r\n"),
+    );
+    expect(await text(socket)).toMatch(/HTTP\/1.1 200 /);
+  },
+);

@@ -1,16 +1,18 @@
 import { once } from "node:events";
-import { request as requestPlain } from "node:http";
+import { Agent, type IncomingMessage, request as requestPlain } from "node:http";
 import { connect } from "node:http2";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { text } from "node:stream/consumers";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import type { RunningServer } from "../../src/server.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
+import { frame } from "../support/frames.ts";
+import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
 import { serveTls } from "../support/serve-tls.ts";
 import { serve } from "../support/serve.ts";
 
 const PATH = "/service_identity.v1.ServiceIdentityService/AuthenticateService";
-const CALL_TIMEOUT = { CALL_TIMEOUT: "300ms" };
-
-/** That it is cut off is an error to who sent it. */
-const closed = (request: NodeJS.EventEmitter) => new Promise((resolve) => request.once("close", resolve));
+const TIMEOUT_MS = 300;
+const CALL_TIMEOUT = { CALL_TIMEOUT: `${TIMEOUT_MS}ms` };
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -18,28 +20,65 @@ beforeAll(async () => {
 });
 afterAll(() => database.drop());
 
-test("a request of HTTP/1.1 whose message does not end in CALL_TIMEOUT is cut off", async () => {
-  const server = await serve(database.url, CALL_TIMEOUT);
-  onTestFinished(() => server.stop());
-  const headers = { "content-type": "application/json", "content-length": "100" };
-  const target = { port: server.httpPort, host: "127.0.0.1", path: PATH, method: "POST", headers, agent: false };
-  const request = requestPlain(target);
-  request.on("error", () => undefined);
-  const began = performance.now();
-  request.write("{");
-  await closed(request);
-  expect(performance.now() - began).toBeGreaterThan(250);
+describe("HTTP/1.1", () => {
+  let server: RunningServer;
+  let logged: LoggedLines;
+  const agent = new Agent({ keepAlive: true });
+  beforeAll(async () => {
+    logged = loggedLines();
+    server = await serve(database.url, CALL_TIMEOUT, logged.log);
+  });
+  afterAll(() => server.stop());
+  afterAll(() => agent.destroy());
+
+  /** Begins a message that never ends. */
+  const begin = async (headers: Readonly<Record<string, string>>, start: string | Buffer) => {
+    const target = { port: server.httpPort, host: "127.0.0.1", path: PATH, method: "POST", headers, agent };
+    const request = requestPlain(target);
+    request.on("error", () => undefined);
+    request.write(start);
+    const closed = once(request, "close");
+    const [response] = (await once(request, "response")) as [IncomingMessage];
+    return { response, body: await text(response), closed };
+  };
+
+  const json = { "content-type": "application/json", "content-length": "100" };
+  const web = { "content-type": "application/grpc-web+proto" };
+
+  test.each([
+    ["a caller's deadline", { ...json, "connect-timeout-ms": "100" }, "{", "deadline_exceeded"],
+    ["CALL_TIMEOUT", json, "{", "deadline_exceeded"],
+    [
+      "gRPC-Web: a caller's deadline",
+      { ...web, "grpc-timeout": "100m" },
+      frame("{").subarray(0, 5),
+      "grpc-status: 4\r\n",
+    ],
+    ["gRPC-Web: CALL_TIMEOUT", web, frame("{").subarray(0, 5), "grpc-status: 4\r\n"],
+  ])(
+    "%s that passes while the message comes is answered, and its connection cut off",
+    async (id, headers, start, says) => {
+      const began = performance.now();
+      const { body, closed } = await begin({ ...headers, "x-request-id": id }, start);
+      expect(body).toContain(says);
+      await expect.poll(() => logged.of(id)).toMatchObject([{ code: "DeadlineExceeded", reason: "DEADLINE" }]);
+      await closed;
+      expect(performance.now() - began).toBeGreaterThan(TIMEOUT_MS);
+    },
+  );
 });
 
-test("so is one of HTTP/2, and its connection serves on", async () => {
+test("so it is with HTTP/2, whose connection serves on", async () => {
   const { server, ca } = await serveTls(database.url, CALL_TIMEOUT);
   onTestFinished(() => server.stop());
   const session = connect(`https://localhost:${server.httpPort}`, { ca });
   onTestFinished(() => session.destroy());
   const slow = session.request({ ":method": "POST", ":path": PATH, "content-type": "application/json" });
-  slow.on("error", () => undefined);
+  let body = "";
+  slow.setEncoding("utf8").on("data", (chunk: string) => (body += chunk));
   slow.write("{");
-  await closed(slow);
+  await once(slow, "close");
+  expect(body).toContain("deadline_exceeded");
   const whole = session.request({ ":method": "POST", ":path": PATH, "content-type": "application/json" });
   whole.end("{}");
   const [{ ":status": status }] = (await once(whole, "response")) as [Record<string, unknown>];

@@ -1,0 +1,71 @@
+import { constants } from "node:http2";
+import { createContextKey } from "@connectrpc/connect";
+import type { HttpRequest, HttpResponse } from "./http.ts";
+
+/** After CALL_TIMEOUT, for the answer that says so to be read. */
+const GRACE_MS = 1_000;
+
+/** A message that is coming. */
+export interface Body {
+  /** Whoever reads it gets this error at once, and no more of it. */
+  giveUp(why: Error): void;
+}
+
+/** Where a call finds the message that it waits for. */
+export const bodyKey = createContextKey<Body | undefined>(undefined);
+
+/**
+ * Lets the reader of a message be told to stop: nothing else ends its wait, and to destroy a request of HTTP/1.1 takes the
+ * connection with it, before the answer.
+ */
+export const bodyOf = (request: HttpRequest): Body => {
+  const chunks = request[Symbol.asyncIterator]();
+  let given: Error | undefined;
+  let stop: ((why: Error) => void) | undefined;
+  const reader: AsyncIterableIterator<unknown> = {
+    next: () =>
+      new Promise((resolve, reject) => {
+        if (given) return reject(given);
+        stop = reject;
+        chunks.next().then(resolve, reject);
+      }),
+    // Its own would take the request from its connection, which then would read no more.
+    return: () => Promise.resolve({ done: true, value: undefined }),
+    [Symbol.asyncIterator]: () => reader,
+  };
+  Object.assign(request, { [Symbol.asyncIterator]: () => reader });
+  return {
+    giveUp(why) {
+      given = why;
+      stop?.(why);
+    },
+  };
+};
+
+/** A message that comes for longer than a call lasts is cut off. */
+const boundBody = (request: HttpRequest, timeoutMs: number): void => {
+  const late = setTimeout(() => ("stream" in request ? request.stream : request).destroy(), timeoutMs + GRACE_MS);
+  request.once("end", () => clearTimeout(late)).once("close", () => clearTimeout(late));
+};
+
+/**
+ * Sees to what comes of a message after its answer, which connect reads no more. A stream of HTTP/2 is closed, for the peer
+ * would wait until the end of the connection (RFC 9113, 8.1). HTTP/1.1 has the connection alone, whose next request comes
+ * after the rest: that is read and thrown away.
+ */
+const letGo = (request: HttpRequest, response: HttpResponse): void => {
+  if (!("stream" in request)) {
+    response.once("finish", () => request.complete || request.removeAllListeners("readable").resume());
+    return;
+  }
+  const { stream } = request;
+  stream.once("finish", () => {
+    if (!stream.endAfterHeaders && !stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
+  });
+};
+
+/** Bounds what a request's message may take of time, before its answer and after it. */
+export const boundRequest = (request: HttpRequest, response: HttpResponse, timeoutMs: number): void => {
+  boundBody(request, timeoutMs);
+  letGo(request, response);
+};
