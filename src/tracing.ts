@@ -3,11 +3,14 @@ import { status } from "@grpc/grpc-js";
 import type { Attributes, Span } from "@opentelemetry/api";
 import { sqlStateOf } from "./db/sql-state.ts";
 
+/** The protocol that a call came by, as OpenTelemetry names it. */
+export type RpcSystem = "grpc" | "connectrpc";
+
 export interface TracedCall {
   /** `package.Service/Method`, as declared, never as a caller spelt it: it becomes the span's name. */
   readonly name: string;
   readonly header: (name: string) => string | undefined;
-  readonly system?: "grpc" | "connectrpc";
+  readonly system: RpcSystem;
 }
 
 export interface Tracing {
@@ -97,7 +100,7 @@ export async function startTracing(enabled: boolean, log?: TracingLog): Promise<
   };
 
   return {
-    async run({ name, header, system = "grpc" }, handle, codeOf) {
+    async run({ name, header, system }, handle, codeOf) {
       const parent = propagation.extract(ROOT_CONTEXT, header, getter);
       const attributes = { [RPC_SYSTEM]: system, [RPC_METHOD]: name };
       const span = tracer.startSpan(name, { kind: SpanKind.SERVER, attributes }, parent);

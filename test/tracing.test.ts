@@ -4,9 +4,15 @@ import { createServer } from "node:http";
 import { buffer } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { createClient } from "@connectrpc/connect";
+import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import { status } from "@grpc/grpc-js";
 import { afterEach, expect, onTestFinished, test, vi } from "vitest";
+import { OrgService } from "../src/gen/org/v1/org_pb.ts";
 import { startTracing, type TracedCall } from "../src/tracing.ts";
+import { createDatabase } from "./support/database.ts";
+import { refused } from "./support/refusals.ts";
+import { serve } from "./support/serve.ts";
 
 const CALL = "org.v1.OrgService/CheckAccess";
 const TRACE = "0af7651916cd43dd8448eb211c80319c";
@@ -63,7 +69,11 @@ async function started(log?: Parameters<typeof startTracing>[1]) {
   return tracing;
 }
 
-const call = (headers: Record<string, string> = {}): TracedCall => ({ name: CALL, header: (name) => headers[name] });
+const call = (headers: Record<string, string> = {}): TracedCall => ({
+  name: CALL,
+  header: (name) => headers[name],
+  system: "grpc",
+});
 const ok = () => status.OK;
 
 afterEach(() => void vi.unstubAllEnvs());
@@ -212,6 +222,25 @@ test("a collector that never answers holds the shutdown no longer than it may", 
   await tracing.shutdown(20);
   await tracing.shutdown();
   expect(lines).toEqual([{ reason: "Error: no answer" }]);
+});
+
+test("a server's spans say by which protocol their calls came", async () => {
+  const collector = await startCollector();
+  const database = await createDatabase();
+  onTestFinished(() => database.drop());
+  const server = await serve(database.url, { OTEL_TRACES_EXPORTER: "otlp" });
+  const http = { baseUrl: `http://127.0.0.1:${server.httpPort}`, httpVersion: "1.1" } as const;
+  const transports = [
+    createGrpcTransport({ baseUrl: `http://127.0.0.1:${server.grpcPort}` }),
+    createConnectTransport(http),
+    createGrpcWebTransport(http),
+  ];
+  const headers = { traceparent: `00-${TRACE}-${PARENT}-01` };
+  for (const transport of transports) await refused(createClient(OrgService, transport).listTenants({}, { headers }));
+  await server.stop();
+  const calls = collector.spans().filter(({ parentSpanId }) => parentSpanId === PARENT);
+  const systems = calls.map(({ attributes }) => plain(attributes)["rpc.system.name"]);
+  expect(systems).toEqual(["grpc", "connectrpc", "grpc"]);
 });
 
 /** Which OpenTelemetry modules a fresh process has loaded once tracing was started. */

@@ -95,6 +95,8 @@ export const createArrivals = <Answered extends object>(
 
       const answering = begin(call, {
         header,
+        // gRPC-Web is gRPC.
+        system: context.protocolName === "connect" ? "connectrpc" : "grpc",
         decode() {
           asked.resolve(undefined);
           return message.promise;

@@ -87,6 +87,7 @@ const sendRequestId = (raw: RawCall | RawStream, { requestId }: Call) =>
 
 const exchangeOf = (method: Method, header: HeaderReader, raw: RawCall | RawStream) => ({
   header,
+  system: "grpc" as const,
   decode: () => fromBinary(method.desc.input, raw.request),
   encode: (message: Message) => asBuffer(toBinary(method.desc.output, message)),
 });

@@ -4,7 +4,7 @@ import { Code } from "@connectrpc/connect";
 import type { Log } from "../log.ts";
 import { covers } from "../service-identity/permission-sets.ts";
 import type { ServiceTokens } from "../service-identity/service-tokens.ts";
-import type { Tracing } from "../tracing.ts";
+import type { RpcSystem, Tracing } from "../tracing.ts";
 import { Call } from "./call.ts";
 import { type ActorVerifier, type HeaderReader, actorOf, authenticate, checkTenant } from "./caller.ts";
 import { type Failure, failureOf } from "./failure.ts";
@@ -27,6 +27,8 @@ export type Answer<Encoded> = { readonly encoded: Encoded } | { readonly failure
 /** How one call's messages and headers are read and written, by its transport. */
 export interface Exchange<Encoded> {
   readonly header: HeaderReader;
+  /** The protocol that it came by, for its span. */
+  readonly system: RpcSystem;
   /** Once the transport has the message: at once, or with what refuses it. */
   readonly decode: () => Message | Promise<Message>;
   readonly encode: (message: Message) => Encoded;
@@ -159,7 +161,7 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     (tracer: Tracing): Pipeline["answer"] =>
     (method, call, exchange) =>
       tracer.run(
-        { name: method.name, header: exchange.header },
+        { name: method.name, header: exchange.header, system: exchange.system },
         () => answer(method, call, exchange),
         (result) => ("failure" in result ? result.failure.code : 0),
       );
@@ -169,7 +171,7 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     (tracer: Tracing): Pipeline["open"] =>
     (method, call, exchange) =>
       tracer.run(
-        { name: method.name, header: exchange.header },
+        { name: method.name, header: exchange.header, system: exchange.system },
         () => open(method, call, exchange),
         (result) => ("failure" in result ? result.failure.code : 0),
       );
