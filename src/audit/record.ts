@@ -1,6 +1,7 @@
 import { v7 as uuidv7 } from "uuid";
 import { sql } from "slonik";
 import { z } from "zod";
+import { column } from "../db/columns.ts";
 import { type Tx, queryAtEnd } from "../db/transact.ts";
 import type { Call } from "../rpc/call.ts";
 
@@ -44,8 +45,6 @@ const rowOf = (event: AuditEvent, requestId: string) => ({
   payload: JSON.stringify({ ...event.payload, request_id: requestId }),
 });
 type AuditRow = ReturnType<typeof rowOf>;
-
-const column = <Name extends keyof AuditRow>(rows: readonly AuditRow[], name: Name) => rows.map((row) => row[name]);
 
 // audit_pending is where the ordered stream of events takes them from, once they are committed.
 const insertEvents = (actor: Actor, rows: readonly AuditRow[]) => sql.type(auditIdRow)`

@@ -3,14 +3,14 @@ import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvents } from "../audit/record.ts";
+import { column } from "../db/columns.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import { type AuthService, ImportStatus, type ImportUsersResponse_ResultSchema } from "../gen/auth/v1/auth_pb.ts";
+import { missingTenant } from "../org/tenants.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { refusal } from "../rpc/refusal.ts";
 import { Directory, type ImportRow, type Outcome, type Person, personOf, readRow } from "./import-rows.ts";
 import type { AuthParts } from "./parts.ts";
-import { selectTenant } from "./tenants.ts";
 
 const personRow = z.object({
   user_id: z.string(),
@@ -55,8 +55,6 @@ const selectPeople = (tenantId: string, rows: readonly ImportRow[]) => {
   JOIN users u ON u.user_id = m.user_id
   LEFT JOIN user_identities i ON i.user_id = u.user_id AND i.ident_provider_code = 'google'`;
 };
-
-const column = <Row, Name extends keyof Row>(rows: readonly Row[], name: Name) => rows.map((row) => row[name]);
 
 /** Answers those whose id and contacts nobody had. */
 const insertUsers = (tenantId: string, people: readonly Person[]) => {
@@ -199,7 +197,8 @@ export const importHandlers = ({ db }: AuthParts) =>
       const tenantId = named.toLowerCase();
       const entries = users.map((user) => readRow(tenantId, user));
       const outcomes = await transact(db, call, async (tx) => {
-        if (!(await tx.maybeOne(selectTenant(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+        const missing = await missingTenant(tx, tenantId);
+        if (missing) return missing;
         return writeRows(tx, call, tenantId, entries);
       });
       return { results: outcomes.map(resultMessage) };

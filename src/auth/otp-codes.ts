@@ -11,7 +11,7 @@ export const otpPurpose = z.enum(["login", "verify_email", "verify_phone", "rese
 export type PurposeCode = z.output<typeof otpPurpose>;
 
 /** A code that may still be right: counted, not yet compared. */
-export const attemptRow = z.object({
+const attemptRow = z.object({
   otp_id: z.string(),
   user_id: z.string().nullable(),
   destination_text: z.string(),

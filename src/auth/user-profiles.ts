@@ -5,6 +5,7 @@ import { recordEvent } from "../audit/record.ts";
 import { sqlStateOf } from "../db/sql-state.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { AuthService, CreateUserRequest, UpdateUserRequest } from "../gen/auth/v1/auth_pb.ts";
+import { missingTenant } from "../org/tenants.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, invalid, refusal } from "../rpc/refusal.ts";
@@ -13,7 +14,6 @@ import { type ContactKind, readContact } from "./contacts.ts";
 import { insertPasswordIdentity } from "./identities.ts";
 import type { AuthParts } from "./parts.ts";
 import { checkNewPassword } from "./password-rules.ts";
-import { selectTenant } from "./tenants.ts";
 import { type UserRow, changeableUser, lockUser, userEvent, userMessage, userRow } from "./users.ts";
 
 const selectTakenRow = z.object({ email_taken: z.boolean(), phone_taken: z.boolean() });
@@ -184,7 +184,8 @@ export const userProfileHandlers = ({ db, passwords }: AuthParts) =>
           ? undefined
           : await passwords.hash(call, await checkNewPassword(password, "password", own));
       const row = await transact(db, call, async (tx) => {
-        if (!(await tx.maybeOne(selectTenant(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+        const missing = await missingTenant(tx, tenantId);
+        if (missing) return missing;
         const made = await makeUser(tx, call, { tenantId, userId, profile, hash });
         return made ?? created(tx, tenantId, userId, profile);
       });

@@ -18,7 +18,8 @@ Object.assign((globalThis as { ROARR?: object }).ROARR ?? {}, { write: () => und
 
 /** A server that is alive ends a statement by its own timeout; only a hung one is still silent this much later. */
 export const SILENCE_MS = 500;
-const NO_TIMEOUT_MS = 30_000;
+/** Where statements have no limit of their own. */
+export const NO_TIMEOUT_MS = 30_000;
 
 const rowParser: Interceptor = {
   name: "row-parser",

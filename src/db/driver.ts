@@ -13,7 +13,7 @@ import { DatabaseSilent } from "./faults.ts";
 import { type Company, createSender } from "./sending.ts";
 
 /** How long a connection may take to say good-bye. */
-const FAREWELL_MS = 500;
+export const FAREWELL_MS = 500;
 const TEXT_ARRAY = 1009;
 // Built-in types never change their OIDs; asking for them would be one more connection, on which nobody hears an error.
 const OIDS: Readonly<Record<string, readonly [type: number, array: number]>> = {

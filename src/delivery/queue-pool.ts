@@ -1,13 +1,11 @@
 import { Pool } from "pg";
 import type { Config } from "../config.ts";
-import { SILENCE_MS, connectionUri, verifiedTls } from "../db/connections.ts";
-import { endpointOf } from "../db/driver.ts";
+import { NO_TIMEOUT_MS, SILENCE_MS, connectionUri, verifiedTls } from "../db/connections.ts";
+import { FAREWELL_MS, endpointOf } from "../db/driver.ts";
 import type { Log } from "../log.ts";
 
 /** A statement that the network swallowed leaves its connection hung, though idle: none is used for longer than this. */
 const LIFETIME_S = 30;
-const NO_TIMEOUT_MS = 30_000;
-const FAREWELL_MS = 500;
 
 export interface QueuePoolOptions {
   readonly databaseUrl: string;

@@ -8,6 +8,7 @@ import type { AssignmentSchema, OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
+import { microsecondsOf } from "../rpc/timestamps.ts";
 import { holdNode, holdRole, holdUser } from "./holds.ts";
 import type { OrgParts } from "./parts.ts";
 import {
@@ -16,7 +17,6 @@ import {
   endTooEarly,
   endWindow,
   isSameWindow,
-  microsecondsOf,
   readWindow,
   timeText,
   windowColumns,

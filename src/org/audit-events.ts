@@ -12,6 +12,7 @@ import {
 } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Page, microseconds, readPage } from "../rpc/page.ts";
+import { microsecondsFrom, timestampOf } from "../rpc/timestamps.ts";
 
 // Events that a page looks through. Filters that no index serves are applied after, so that a page costs the same
 // however rare what it looks for is: it may be short, and only its token says whether there is more.
@@ -97,14 +98,7 @@ const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null
   WHERE w.place <= ${size} AND (w.place = 1 OR w.payload_bytes <= ${PAGE_PAYLOAD_BYTES})
   ORDER BY w.position`;
 
-/** Rounded up: to microseconds, which events have, both `>=` and `<` then mean what nanoseconds would. */
-const microsecondsOf = (time: Timestamp | undefined): string | null =>
-  time ? String(time.seconds * 1_000_000n + BigInt(Math.ceil(time.nanos / 1_000))) : null;
-
-const timestampOf = (us: bigint): MessageInitShape<typeof AuditEventSchema>["occurTime"] => {
-  const micros = ((us % 1_000_000n) + 1_000_000n) % 1_000_000n;
-  return { seconds: (us - micros) / 1_000_000n, nanos: Number(micros) * 1_000 };
-};
+const boundOf = (time: Timestamp | undefined): string | null => (time ? String(microsecondsFrom(time)) : null);
 
 /** An object in each event of ours; another JSON value, from a bulk load, stands under `value`. */
 const payloadOf = (payload: unknown): JsonObject => {
@@ -130,8 +124,8 @@ const filterOf = (request: ListAuditEventsRequest): Filter => ({
   actorUserId: request.actorUserId ?? null,
   action: request.action ?? null,
   entityKind: request.entityKind ?? null,
-  after: microsecondsOf(request.after),
-  before: microsecondsOf(request.before),
+  after: boundOf(request.after),
+  before: boundOf(request.before),
 });
 
 const keyOf = (row: EventRow): EventKey => [String(row.occurred_us), row.audit_id];

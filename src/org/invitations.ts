@@ -22,8 +22,7 @@ import { covers } from "../service-identity/permission-sets.ts";
 import { holdNode, holdRole } from "./holds.ts";
 import { deriveToken, isGenuineToken, newToken, tokenInvitationId } from "./invitation-tokens.ts";
 import type { OrgParts } from "./parts.ts";
-
-const tenantIdRow = z.object({ tenant_id: z.string() });
+import { missingTenant } from "./tenants.ts";
 
 export const invitationRow = z.object({
   invite_id: z.string(),
@@ -57,9 +56,6 @@ export const lockInvitation = (tenantId: string, invitationId: string) => sql.ty
   SELECT i.invite_id FROM invitations i
   WHERE i.tenant_id = ${tenantId}::uuid AND i.invite_id = ${invitationId}::uuid
   FOR NO KEY UPDATE`;
-
-const selectTenantId = (tenantId: string) => sql.type(tenantIdRow)`
-  SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 /** An invitation to be made; null is what the request leaves out. */
 interface NewInvitation {
@@ -198,7 +194,8 @@ export const invitationHandlers = ({ db, config, macs }: OrgParts) => {
       const ttlMs = ttl ? durationMs(ttl) : null;
       const invitation = { tenantId, invitationId, contact: readInvited(request), target, ttlMs };
       const { row, token } = await transact(db, call, async (tx) => {
-        if (!(await tx.maybeOne(selectTenantId(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+        const missing = await missingTenant(tx, tenantId);
+        if (missing) return missing;
         // Before anything is held: a repeat is answered also once the role or the node is gone.
         const present = request.invitationId && (await tx.maybeOne(selectInvitation(null, invitationId)));
         return present ? repeated(call, present, invitation) : invite(tx, call, invitation);

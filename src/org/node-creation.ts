@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { recordEvents } from "../audit/record.ts";
+import { column } from "../db/columns.ts";
 import type { Tx } from "../db/transact.ts";
 import type { OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
@@ -39,9 +40,6 @@ const asWritten = ({ nodeId, nodeType, label, parentNodeId }: NewNode): NewNode 
 
 const byId = (rows: readonly NodeRow[]): ReadonlyMap<string, NodeRow> =>
   new Map(rows.map((row) => [row.org_node_id, row]));
-
-const column = <Name extends keyof PlacedNode>(nodes: readonly PlacedNode[], name: Name) =>
-  nodes.map((node) => node[name]);
 
 const insertNodes = (tenantId: string, nodes: readonly PlacedNode[]) => {
   const nodeIds = sql.array(column(nodes, "nodeId"), "uuid");

@@ -17,8 +17,8 @@ import { readPage } from "../rpc/page.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { holdCapabilities } from "./capabilities.ts";
 import type { OrgParts } from "./parts.ts";
+import { missingTenant } from "./tenants.ts";
 
-const tenantIdRow = z.object({ tenant_id: z.string() });
 const capIdRow = z.object({ cap_id: z.string() });
 const usedRow = z.object({ used: z.boolean() });
 
@@ -82,9 +82,6 @@ export const selectRoles = (tenantId: string, after: string | null, size: number
   FROM counted r
   WHERE r.position <= ${size} AND (r.position = 1 OR r.cap_total <= ${PAGE_KEYS_MAX})
   ORDER BY r.role_id`;
-
-const selectTenantId = (tenantId: string) => sql.type(tenantIdRow)`
-  SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 const insertRole = (tenantId: string, roleId: string, label: string) => sql.type(roleIdRow)`
   INSERT INTO roles (role_id, tenant_id, role_label) VALUES (${roleId}::uuid, ${tenantId}::uuid, ${label})
@@ -184,7 +181,8 @@ export const roleHandlers = ({ db }: OrgParts) =>
     async createRole(request, call) {
       const { tenantId, roleId = uuidv7(), label, capabilityKeys } = request;
       const row = await transact(db, call, async (tx) => {
-        if (!(await tx.maybeOne(selectTenantId(tenantId)))) return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+        const missing = await missingTenant(tx, tenantId);
+        if (missing) return missing;
         // First, since a repeat is told what became of the role even where a capability that it names has gone.
         if (request.roleId !== undefined && (await tx.maybeOne(selectRoleAnywhere(roleId))))
           return created(tx, roleId, request);

@@ -11,7 +11,7 @@ import type { Call } from "../rpc/call.ts";
 import { requireTenantless } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, readPage } from "../rpc/page.ts";
-import { refusal } from "../rpc/refusal.ts";
+import { type Refusal, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
 
 const tenantRow = z.object({
@@ -67,6 +67,10 @@ const tenantMessage = (row: TenantRow): MessageInitShape<typeof TenantSchema> =>
 });
 
 const notFound = (tenantId: string) => refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+
+/** Answers with TENANT_NOT_FOUND where there is none. */
+export const missingTenant = async (tx: Tx, tenantId: string): Promise<Refusal | undefined> =>
+  (await tx.maybeOne(selectTenant(tenantId))) ? undefined : notFound(tenantId);
 
 /** @param forget told once a suspension or activation stands, since it decides over the tenant's services. */
 export const tenantHandlers = (db: Database, forget: () => void) => {

@@ -4,10 +4,12 @@ import { read } from "../db/transact.ts";
 import { ListVisibilityGrantsRequestSchema, type OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { readPage } from "../rpc/page.ts";
+import { microsecondsOf } from "../rpc/timestamps.ts";
 import { CANDIDATES, candidateColumns, cutCandidates } from "./candidates.ts";
 import type { OrgParts } from "./parts.ts";
-import { type ScopeCode, grantMessage, grantRow, scopeCode } from "./visibility.ts";
-import { microsecondsOf, timeText } from "./windows.ts";
+import { type ScopeCode, scopeCode } from "./visibility-checks.ts";
+import { grantMessage, grantRow } from "./visibility.ts";
+import { timeText } from "./windows.ts";
 
 const foundRow = grantRow.extend(candidateColumns);
 

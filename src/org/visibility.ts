@@ -8,15 +8,16 @@ import { AccessScope, type OrgService, type VisibilityGrantSchema } from "../gen
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
+import { microsecondsOf } from "../rpc/timestamps.ts";
 import { holdNode, holdUser } from "./holds.ts";
 import type { OrgParts } from "./parts.ts";
+import { type ScopeCode, scopeCode } from "./visibility-checks.ts";
 import {
   type WindowRequest,
   type WindowRow,
   endTooEarly,
   endWindow,
   isSameWindow,
-  microsecondsOf,
   readWindow,
   timeText,
   windowColumns,
@@ -35,7 +36,6 @@ export const grantRow = z.object({
   ...windowColumns,
 });
 type GrantRow = z.output<typeof grantRow>;
-export type ScopeCode = GrantRow["access_scope_code"];
 
 const grantIdRow = z.object({ grant_id: z.string() });
 
@@ -101,9 +101,6 @@ const updateGrantWindow = ({ tenant_id, grant_id }: GrantRow, { end_us, cancelle
     (extract(epoch FROM cancelled_utc) * 1000000)::bigint AS cancelled_us`;
 
 const SCOPES = { read: AccessScope.READ, analyze: AccessScope.ANALYZE } as const;
-
-/** Of a scope that the rules of its field let pass. */
-export const scopeCode = (scope: AccessScope): ScopeCode => (scope === AccessScope.READ ? "read" : "analyze");
 
 export const grantMessage = (row: GrantRow): MessageInitShape<typeof VisibilityGrantSchema> => ({
   grantId: row.grant_id,

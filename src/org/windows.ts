@@ -1,8 +1,7 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { Timestamp, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import { z } from "zod";
 import type { AssignRoleRequest } from "../gen/org/v1/org_pb.ts";
 import { type Refusal, invalid } from "../rpc/refusal.ts";
+import { microsecondsOf, timestampOf } from "../rpc/timestamps.ts";
 
 /** When an assignment or a grant counts: from its start, inclusive, to its end, exclusive. In microseconds since 1970. */
 export const windowColumns = {
@@ -18,15 +17,6 @@ export interface WindowRequest {
   readonly startUs: bigint | null;
   readonly endUs: bigint | null;
 }
-
-/** Cut to the microsecond, which is what the database keeps. */
-export const microsecondsOf = ({ seconds, nanos }: Timestamp): bigint =>
-  seconds * 1_000_000n + BigInt(Math.trunc(nanos / 1_000));
-
-const timestampOf = (us: bigint): MessageInitShape<typeof TimestampSchema> => {
-  const micros = ((us % 1_000_000n) + 1_000_000n) % 1_000_000n;
-  return { seconds: (us - micros) / 1_000_000n, nanos: Number(micros) * 1_000 };
-};
 
 /**
  * A time as PostgreSQL reads it. Text, since an interval of so many microseconds is counted by a double there: the last

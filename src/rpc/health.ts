@@ -42,7 +42,7 @@ export interface HealthOptions {
   readonly log: Log;
   /** Told of each ping that failed. */
   readonly onFailure: () => void;
-  readonly onChange: (readiness: Readiness, pending: readonly string[]) => void;
+  readonly onChange: (readiness: Readiness) => void;
 }
 
 const selectAppliedMigrations = () => sql.type(filenameRow)`
@@ -77,7 +77,7 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
     for (const name of names) statuses.setStatus(name, next === "ready" ? "SERVING" : "NOT_SERVING");
     const isExpected = next === "ready" || next === "shutting down";
     log[isExpected ? "info" : "warn"]({ readiness, pending_migrations: pending }, "readiness changed");
-    onChange(readiness, pending);
+    onChange(readiness);
   };
 
   const ask = async () => {

@@ -22,8 +22,7 @@ export type Certificates = {
   grpcCredentials(): ServerCredentials;
   /** For `http2.createSecureServer`; renewed by `onChange((context) => server.setSecureContext(context))`. */
   secureServerOptions(): SecureServerOptions;
-  /** Returns what ends the listening. */
-  onChange(listener: (context: SecureContextOptions) => void): () => void;
+  onChange(listener: (context: SecureContextOptions) => void): void;
   /** Reads the files now; never throws, for a bad pair keeps the former. */
   reload(): Promise<void>;
   close(): void;
@@ -111,10 +110,7 @@ export async function watchCertificates(
       return credentials;
     },
     secureServerOptions: () => ({ ...context, ...handshake, allowHTTP1: true }),
-    onChange(listener) {
-      listeners.add(listener);
-      return () => listeners.delete(listener);
-    },
+    onChange: (listener) => void listeners.add(listener),
     reload: polling.now,
     close: polling.stop,
   };

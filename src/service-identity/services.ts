@@ -13,6 +13,7 @@ import {
   type ServiceSchema,
   ServiceState,
 } from "../gen/service_identity/v1/service_identity_pb.ts";
+import { missingTenant } from "../org/tenants.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Weight, cutPage, readPage } from "../rpc/page.ts";
@@ -28,7 +29,6 @@ import { endServiceSessions } from "./service-sessions.ts";
 import type { ServiceTokens } from "./service-tokens.ts";
 
 const svcIdRow = z.object({ svc_id: z.string() });
-const tenantIdRow = z.object({ tenant_id: z.string() });
 
 const serviceRow = z.object({
   svc_id: z.string(),
@@ -67,9 +67,6 @@ const lockService = (serviceId: string, own: string | null) => sql.type(svcIdRow
   SELECT s.svc_id FROM services s
   WHERE s.svc_id = ${serviceId}::uuid AND (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid)
   FOR NO KEY UPDATE`;
-
-const selectTenantId = (tenantId: string) => sql.type(tenantIdRow)`
-  SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 export const insertService = (serviceId: string, tenantId: string | null, key: string, label: string) =>
   sql.type(svcIdRow)`
@@ -193,9 +190,8 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =
       const { serviceId = uuidv7(), tenantId = null, key, label, permissions } = request;
       if (!coversAll(call.caller.permissions, permissions)) throw refusal("PERMISSION_ESCALATION");
       const { service, secretId, secret } = await transact(db, call, async (tx) => {
-        if (tenantId && !(await tx.maybeOne(selectTenantId(tenantId)))) {
-          return refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
-        }
+        const missing = tenantId && (await missingTenant(tx, tenantId));
+        if (missing) return missing;
         const created = await tx.maybeOne(insertService(serviceId, tenantId, key, label));
         if (!created) return registered(tx, call, request);
         await tx.any(insertPermissions(serviceId, permissions));
