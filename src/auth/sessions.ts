@@ -79,6 +79,10 @@ interface NewSession {
 // How many sessions beyond the bound one login ends, and how many that have expired it looks past to find them.
 const END_MAX = 100;
 const EXPIRED_MAX = 1_000;
+const DAY_MS = 86_400_000;
+
+/** How old a login may be before the next one from its network is written: a day, as long as that is far from forgotten. */
+const networkStaleMs = ({ knownNetworkMs }: Config["sessions"]) => Math.min(DAY_MS, knownNetworkMs / 10);
 
 /**
  * One round trip for all that a login writes: the session, its network at most once a day, and the end of the oldest
@@ -92,7 +96,7 @@ const insertSession = (session: NewSession, { tenantId, userId, client }: SignIn
     WHERE ${session.networkHash}::text IS NOT NULL AND NOT EXISTS (
       SELECT FROM login_networks n
       WHERE n.user_id = ${userId}::uuid AND n.network_hash = ${session.networkHash}::text
-        AND n.last_login_utc > now() - interval '1 day'
+        AND n.last_login_utc > now() - ${networkStaleMs(config)}::float8 * interval '1 millisecond'
     )
     ON CONFLICT (user_id, network_hash) DO UPDATE SET last_login_utc = now()
   ), newest AS (

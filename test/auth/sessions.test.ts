@@ -177,6 +177,18 @@ test("a login beyond the bound ends the oldest sessions that live, and its event
   await service.stop();
 });
 
+test("a network whose life is short is remembered anew before it is forgotten", async () => {
+  const service = await launchService("grpc", { env: { KNOWN_NETWORK_LIFE: "1h" } });
+  const signIn = await signInBy(service);
+  const client = { ip: "192.0.2.7" };
+  const { tenantId, userId } = await signIn({ client });
+  await service.pool.query(sql.unsafe`
+    UPDATE login_networks SET last_login_utc = now() - interval '7 minutes' WHERE user_id = ${userId}::uuid`);
+  await signIn({ tenantId, userId, client });
+  expect((await networksOf(service, userId))[0]?.age_s).toBeLessThan(300);
+  await service.stop();
+});
+
 test("a login's network is remembered by its keyed hash, written at most once a day", async () => {
   const service = await startService("grpc");
   const signIn = await signInBy(service);
