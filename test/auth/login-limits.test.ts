@@ -7,13 +7,15 @@ import { launchService } from "../support/service.ts";
 
 describe("with real parameters", () => {
   test("a flood fills the queue, is told OVERLOADED, and neither delays others nor counts as tries", async () => {
-    const env = { PASSWORD_HASH_THREADS: "1", PASSWORD_HASH_QUEUE: "2", THROTTLE_IDENTIFIER: "100" };
+    const env = { PASSWORD_HASH_THREADS: "1", PASSWORD_HASH_QUEUE: "20", THROTTLE_IDENTIFIER: "100" };
     const server = await launchService("grpc", { env });
     const { login, userId } = await someone(server);
     const flood = Array.from({ length: 60 }, () => server.auth.loginWithPassword({ ...login, password: PASSWORD }));
-    const settled = Promise.allSettled(flood);
+    let isOver = false;
+    const settled = Promise.allSettled(flood).finally(() => (isOver = true));
     await Promise.all(Array.from({ length: 20 }, () => server.auth.getJwks({})));
     await server.auth.getUser({ tenantId: login.tenantId, key: { case: "userId", value: userId } });
+    expect(isOver).toBe(false);
     const refusals = (await settled).flatMap((one) => (one.status === "rejected" ? [one.reason as Error] : []));
     expect(refusals.length).toBeGreaterThan(0);
     for (const error of refusals) await expectRefusal(Promise.reject(error), "OVERLOADED");
