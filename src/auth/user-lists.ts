@@ -3,14 +3,11 @@ import { z } from "zod";
 import { read } from "../db/transact.ts";
 import { type AuthService, type ListUsersRequest, ListUsersRequestSchema, UserState } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
+import { CANDIDATES, candidateColumns, isLastCandidate } from "../rpc/candidates.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Page, cutPage, keyText, readPage } from "../rpc/page.ts";
 import type { AuthParts } from "./parts.ts";
 import { userMessage, userRow } from "./users.ts";
-
-// Users that a statement looks through. What else they are asked for is applied after, so that a page costs the same
-// however rare it is: it may be short, and only its token says whether there is more.
-const WINDOW = 2_000;
 
 // A list by prefix goes through these one after the other, each in the order of its column. One statement with an OR
 // would read every user of the tenant.
@@ -21,7 +18,7 @@ type Stage = (typeof STAGES)[number];
 const stageKey = z.tuple([z.enum(STAGES), keyText, z.guid()]);
 type StageKey = z.output<typeof stageKey>;
 
-const foundRow = userRow.extend({ matches: z.boolean(), position: z.bigint() });
+const foundRow = userRow.extend(candidateColumns);
 type FoundRow = z.output<typeof foundRow>;
 type StateCode = FoundRow["user_state_code"];
 
@@ -74,9 +71,9 @@ const selectByEmail: Select = ({ tenantId, state, email: { start, end } }, [afte
       AND u.email_addr COLLATE "C" >= ${start} AND (${end}::text IS NULL OR u.email_addr COLLATE "C" < ${end}::text)
       AND (${after}::text IS NULL OR (u.email_addr COLLATE "C", u.user_id) > (${after}::text, ${afterId}::uuid))
     ORDER BY u.email_addr COLLATE "C", u.user_id
-    LIMIT ${WINDOW}
+    LIMIT ${CANDIDATES}
   ) w
-  WHERE w.matches OR w.position = ${WINDOW}
+  WHERE w.matches OR w.position = ${CANDIDATES}
   ORDER BY w.email_addr COLLATE "C", w.user_id
   LIMIT ${limit}`;
 
@@ -97,9 +94,9 @@ const selectByPhone: Select = ({ tenantId, state, email, phone }, [after, afterI
       AND u.phone_e164 COLLATE "C" < ${phone?.end ?? null}::text
       AND (${after}::text IS NULL OR (u.phone_e164 COLLATE "C", u.user_id) > (${after}::text, ${afterId}::uuid))
     ORDER BY u.phone_e164 COLLATE "C", u.user_id
-    LIMIT ${WINDOW}
+    LIMIT ${CANDIDATES}
   ) w
-  WHERE w.matches OR w.position = ${WINDOW}
+  WHERE w.matches OR w.position = ${CANDIDATES}
   ORDER BY w.phone_e164 COLLATE "C", w.user_id
   LIMIT ${limit}`;
 
@@ -121,9 +118,9 @@ const selectByName: Select = ({ tenantId, state, email, phone, name: { start, en
       AND (${end}::text IS NULL OR u.display_label COLLATE "C" < ${end}::text)
       AND (${after}::text IS NULL OR (u.display_label COLLATE "C", u.user_id) > (${after}::text, ${afterId}::uuid))
     ORDER BY u.display_label COLLATE "C", u.user_id
-    LIMIT ${WINDOW}
+    LIMIT ${CANDIDATES}
   ) w
-  WHERE w.matches OR w.position = ${WINDOW}
+  WHERE w.matches OR w.position = ${CANDIDATES}
   ORDER BY w.display_label COLLATE "C", w.user_id
   LIMIT ${limit}`;
 
@@ -191,7 +188,7 @@ export const userListHandlers = ({ db }: AuthParts) => {
       const found = rows.filter(({ matches }) => matches);
       users.push(...found.slice(0, room));
       const isFull = found.length > room;
-      const windowEnd = isFull ? undefined : rows.find(({ position }) => position === BigInt(WINDOW));
+      const windowEnd = isFull ? undefined : rows.find(isLastCandidate);
       const lastRow = windowEnd ?? found.slice(0, room).at(-1);
       if (lastRow) last = keyOf(stage, lastRow);
       if (last && (isFull || windowEnd)) {

@@ -2,11 +2,11 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { read } from "../db/transact.ts";
 import { ListAssignmentsRequestSchema, type OrgService } from "../gen/org/v1/org_pb.ts";
+import { CANDIDATES, candidateColumns, cutCandidates } from "../rpc/candidates.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { readPage } from "../rpc/page.ts";
 import { microsecondsOf } from "../rpc/timestamps.ts";
 import { assignmentMessage, assignmentRow } from "./assignments.ts";
-import { CANDIDATES, candidateColumns, cutCandidates } from "./candidates.ts";
 import type { OrgParts } from "./parts.ts";
 import { timeText } from "./windows.ts";
 

@@ -10,13 +10,10 @@ import {
   ListAuditEventsRequestSchema,
   type OrgService,
 } from "../gen/org/v1/org_pb.ts";
+import { CANDIDATES, candidateColumns, isLastCandidate } from "../rpc/candidates.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Page, microseconds, readPage } from "../rpc/page.ts";
 import { microsecondsFrom, timestampOf } from "../rpc/timestamps.ts";
-
-// Events that a page looks through. Filters that no index serves are applied after, so that a page costs the same
-// however rare what it looks for is: it may be short, and only its token says whether there is more.
-const WINDOW = 2_000;
 
 // Of payloads on a page, as JSON; an event has 256 KiB at most. It stays below the 4 MiB that gRPC clients take.
 const PAGE_PAYLOAD_BYTES = 2 ** 21;
@@ -33,7 +30,7 @@ export const auditEventRow = z.object({
   occurred_us: z.bigint(),
   payload_json: z.unknown(),
 });
-const eventRow = auditEventRow.extend({ matches: z.boolean(), position: z.bigint(), has_next: z.boolean() });
+const eventRow = auditEventRow.extend({ ...candidateColumns, has_next: z.boolean() });
 type EventRow = z.output<typeof eventRow>;
 
 const eventKey = z.tuple([microseconds, z.guid()]);
@@ -66,7 +63,7 @@ const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null
       AND (${afterId}::uuid IS NULL OR (a.occurred_utc, a.audit_id) <
         ('epoch'::timestamptz + ${afterUs}::bigint * interval '1 microsecond', ${afterId}::uuid))
     ORDER BY a.occurred_utc DESC, a.audit_id DESC
-    LIMIT ${WINDOW}
+    LIMIT ${CANDIDATES}
   ), numbered AS (
     SELECT c.audit_id, c.tenant_id, c.actor_user_id, c.actor_svc_id, c.action_key, c.entity_kind_code, c.entity_id,
       c.occurred_utc, c.payload_json,
@@ -80,7 +77,7 @@ const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null
     SELECT n.audit_id, n.tenant_id, n.actor_user_id, n.actor_svc_id, n.action_key, n.entity_kind_code, n.entity_id,
       n.occurred_utc, n.payload_json, n.matches, n.position
     FROM numbered n
-    WHERE n.matches OR n.position = ${WINDOW}
+    WHERE n.matches OR n.position = ${CANDIDATES}
     ORDER BY n.position
     LIMIT ${size + 1}
   ), weighed AS (
@@ -134,7 +131,7 @@ const keyOf = (row: EventRow): EventKey => [String(row.occurred_us), row.audit_i
 const cutWindow = (page: Page<EventKey>, rows: readonly EventRow[]) => {
   const events = rows.filter(({ matches }) => matches);
   const last = rows.at(-1);
-  if (last === undefined || (!last.has_next && last.position !== BigInt(WINDOW))) return { events, nextPageToken: "" };
+  if (last === undefined || (!last.has_next && !isLastCandidate(last))) return { events, nextPageToken: "" };
   return { events, nextPageToken: page.tokenAfter(keyOf(last)) };
 };
 

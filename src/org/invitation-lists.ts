@@ -2,9 +2,9 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { read } from "../db/transact.ts";
 import { InvitationState, ListInvitationsRequestSchema, type OrgService } from "../gen/org/v1/org_pb.ts";
+import { CANDIDATES, candidateColumns, cutCandidates } from "../rpc/candidates.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, readPage } from "../rpc/page.ts";
-import { CANDIDATES, candidateColumns, cutCandidates } from "./candidates.ts";
 import { invitationMessage, invitationRow } from "./invitations.ts";
 import type { OrgParts } from "./parts.ts";
 

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import type { Page } from "../rpc/page.ts";
+import type { Page } from "./page.ts";
 
 /**
  * Rows that a page looks through, in the order of an index. Filters that no index serves are applied after, so that a
@@ -11,6 +11,10 @@ export const CANDIDATES = 2_000;
 export const candidateColumns = { matches: z.boolean(), position: z.bigint() };
 type CandidateRow = z.output<z.ZodObject<typeof candidateColumns>>;
 
+/** Whether there may be more of a list after a row that was answered: it is the last that was looked at. */
+export const isLastCandidate = ({ position }: Pick<CandidateRow, "position">): boolean =>
+  position === BigInt(CANDIDATES);
+
 /**
  * Cuts what was asked for beyond the page: a full page goes on after its last row, a short one after the last candidate.
  * Statements ask for `page.size + 1` rows.
@@ -21,7 +25,6 @@ export const cutCandidates = <Row extends CandidateRow, Key>(
   keyOf: (row: Row) => Key,
 ): { rows: readonly Row[]; nextPageToken: string } => {
   const found = rows.filter(({ matches }) => matches);
-  const last =
-    found.length > page.size ? found[page.size - 1] : rows.find(({ position }) => position === BigInt(CANDIDATES));
+  const last = found.length > page.size ? found[page.size - 1] : rows.find(isLastCandidate);
   return { rows: found.slice(0, page.size), nextPageToken: last ? page.tokenAfter(keyOf(last)) : "" };
 };
