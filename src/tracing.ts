@@ -59,7 +59,7 @@ const databaseFault = (error: unknown): Attributes => {
  * Undefined when off: then neither the SDK nor the API is loaded, and a call pays for one comparison.
  * When on, the SDK reads the standard OTEL_* variables by itself.
  */
-export async function startTracing(enabled: boolean, log?: TracingLog): Promise<Tracing | undefined> {
+export const startTracing = async (enabled: boolean, log?: TracingLog): Promise<Tracing | undefined> => {
   if (!enabled) return undefined;
   const [api, { defaultResource, resourceFromAttributes }, { NodeSDK }] = await Promise.all([
     import("@opentelemetry/api"),
@@ -133,4 +133,4 @@ export async function startTracing(enabled: boolean, log?: TracingLog): Promise<
     traceId: () => trace.getActiveSpan()?.spanContext().traceId,
     shutdown: (limitMs = 5_000) => (ended ??= end(limitMs)),
   };
-}
+};

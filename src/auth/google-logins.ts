@@ -2,6 +2,7 @@ import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
+import { changedMeanwhile, lookAgain } from "../db/looks.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import type { AuthService, LoginWithGoogleRequest } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
@@ -17,8 +18,6 @@ import { activeTenant, selectTenant } from "./tenants.ts";
 import { type UserRow, shareUser, userEvent, userMessage, userRow } from "./users.ts";
 
 const NAME_MAX_CHARACTERS = 200;
-// Each look but the first follows a write of somebody else's, so a second one nearly always finds out.
-const LOOKS_MAX = 3;
 
 /** For a link. Whose e-mail changed while this waited is not found. */
 const lockUserByEmail = (tenantId: string, email: string) => sql.type(userRow)`
@@ -50,9 +49,6 @@ interface Found {
   readonly user: UserRow;
   readonly created: boolean;
 }
-
-// What somebody else wrote since it was looked: look again.
-const changedMeanwhile = undefined;
 
 const isActive = (user: UserRow) => user.user_state_code === "active" && user.erased_utc === null;
 
@@ -112,13 +108,7 @@ const look = async (tx: Tx, call: Call, tenantId: string, account: GoogleAccount
   return mayCreate ? create(tx, call, tenantId, email, account) : refusal("INVALID_CREDENTIALS");
 };
 
-const find = async (...args: Parameters<typeof look>): Promise<Found | Refusal> => {
-  for (let looks = 0; looks < LOOKS_MAX; looks++) {
-    const found = await look(...args);
-    if (found) return found;
-  }
-  return refusal("CONFLICT");
-};
+const find = (...args: Parameters<typeof look>): Promise<Found | Refusal> => lookAgain(() => look(...args));
 
 /** What a try fails by that was wrong with the account it showed: all else is no fault of who tried. */
 const FAILURES: ReadonlySet<Reason> = new Set(["INVALID_CREDENTIALS", "LINK_REQUIRED"]);

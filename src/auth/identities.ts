@@ -9,7 +9,7 @@ import { type AuthService, IdentityProvider, type IdentitySchema } from "../gen/
 import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
 import type { AuthParts } from "./parts.ts";
-import { lockUser, selectUser, userNotFound } from "./users.ts";
+import { lockUser, selectUser, userEvent, userNotFound } from "./users.ts";
 
 export const identityRow = z.object({
   ident_id: z.string(),
@@ -109,10 +109,7 @@ export const identityHandlers = ({ db, channels }: AuthParts) =>
         if (!hasCode && !(await tx.maybeOne(selectOtherWayIn(userId, identityId)))) return refusal("LAST_IDENTITY");
         await tx.one(deleteIdentity(userId, identityId));
         await recordEvent(tx, call, {
-          action: "auth.identity.unlink",
-          tenantId,
-          entityKind: "user",
-          entityId: userId,
+          ...userEvent("auth.identity.unlink", tenantId, userId),
           payload: { identity_id: identity.ident_id, provider: identity.ident_provider_code },
         });
         return undefined;

@@ -10,7 +10,7 @@ import { type Weight, cutPage, readPage } from "../rpc/page.ts";
 import { refusal } from "../rpc/refusal.ts";
 import type { AuthParts } from "./parts.ts";
 import { endSession, endSessions } from "./sessions.ts";
-import { lockUser, selectUser, userNotFound } from "./users.ts";
+import { lockUser, selectUser, userEvent, userNotFound } from "./users.ts";
 
 const lockSessionRow = z.object({ user_id: z.string(), live: z.boolean() });
 
@@ -118,10 +118,7 @@ export const sessionListHandlers = ({ db }: AuthParts) =>
         const count = await endSessions(tx, { tenantId, userId, reason: "revoked" });
         if (count === 0) return count;
         await recordEvent(tx, call, {
-          action: "auth.session.revoke_all",
-          tenantId,
-          entityKind: "user",
-          entityId: userId,
+          ...userEvent("auth.session.revoke_all", tenantId, userId),
           payload: { revoked_count: count },
         });
         return count;

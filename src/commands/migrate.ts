@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Config } from "../config.ts";
+import type { MigrateAnswer, Migrated } from "../db/migrate-process.ts";
 import { committedMigrations } from "../db/migrations.ts";
 import { runCommand } from "./run.ts";
 
@@ -13,16 +14,6 @@ const RETRY_MIN_MS = 50;
 const RETRY_MAX_MS = 1_000;
 
 const CHILD = fileURLToPath(new URL("../db/migrate-process.ts", import.meta.url));
-
-export interface Migrated {
-  /** The files that this run applied, in their order. */
-  readonly applied: readonly string[];
-  /** How many steps of graphile-worker's own it took, which make the delivery queue. */
-  readonly queueSteps: number;
-}
-
-/** What the child process says once; `busy` where another migrates the same database. */
-export type MigrateAnswer = Migrated | { readonly failure: string; readonly busy: boolean };
 
 // A process of its own, since graphile-migrate ends the process when it loses its connection. The URL goes over the
 // channel: arguments and environments can be read by others.

@@ -3,7 +3,16 @@ import { connect } from "node:net";
 import { fileURLToPath } from "node:url";
 import { Logger, migrate } from "graphile-migrate";
 import { Logger as QueueLogger, runMigrations } from "graphile-worker";
-import type { MigrateAnswer } from "../commands/migrate.ts";
+
+export interface Migrated {
+  /** The files that this run applied, in their order. */
+  readonly applied: readonly string[];
+  /** How many steps of graphile-worker's own it took, which make the delivery queue. */
+  readonly queueSteps: number;
+}
+
+/** What this process says once; `busy` where another migrates the same database. */
+export type MigrateAnswer = Migrated | { readonly failure: string; readonly busy: boolean };
 
 /** How long the database's host may take to answer: graphile-migrate itself would wait for as long as TCP does. */
 const CONNECT_MS = 10_000;

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { checkNewPassword } from "../auth/password-rules.ts";
 import { makeUser } from "../auth/user-profiles.ts";
+import { changedMeanwhile, lookAgain } from "../db/looks.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import { type AcceptInvitationRequest, InvitationState, type OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
@@ -26,9 +27,6 @@ import type { OrgParts } from "./parts.ts";
 
 const tenantStateCodeRow = z.object({ tenant_state_code: z.enum(["active", "suspended"]) });
 const inviteIdRow = z.object({ invite_id: z.string() });
-
-// Each look but the first follows a write of somebody else's, so a second one nearly always finds out.
-const LOOKS_MAX = 3;
 
 const ownerRow = z.object({ user_id: z.string(), user_state_code: z.enum(["active", "inactive"]) });
 type OwnerRow = z.output<typeof ownerRow>;
@@ -72,9 +70,6 @@ interface Accepted {
   readonly invitation: InvitationRow;
   readonly assignment: AssignmentRow | undefined;
 }
-
-// What somebody else wrote since it was looked: look again.
-const changedMeanwhile = undefined;
 
 const refuseEnded = async (db: CommonQueryMethods, invitation: InvitationRow): Promise<Refusal | undefined> => {
   const { tenant_id, invite_id, email_addr, phone_e164 } = invitation;
@@ -176,17 +171,14 @@ export const acceptingInvitationHandlers = ({ db, macs, passwords }: OrgParts) =
       const before = await find(request, call);
       const hash = await hashOf(call, request, before);
       const newcomer = { displayName: request.displayName ?? null, hash };
-      for (let looks = 0; looks < LOOKS_MAX; looks++) {
-        const accepted = await transact(db, call, (tx) => accept(tx, call, before, newcomer));
-        if (!accepted) continue;
-        const { userId, invitation, assignment } = accepted;
-        return {
-          userId,
-          invitation: invitationMessage(invitation),
-          ...(assignment && { assignment: assignmentMessage(assignment) }),
-        };
-      }
-      throw refusal("CONFLICT");
+      const accepted = await lookAgain(() => transact(db, call, (tx) => accept(tx, call, before, newcomer)));
+      if (accepted instanceof Refusal) throw accepted;
+      const { userId, invitation, assignment } = accepted;
+      return {
+        userId,
+        invitation: invitationMessage(invitation),
+        ...(assignment && { assignment: assignmentMessage(assignment) }),
+      };
     },
   } satisfies Partial<Handlers<typeof OrgService>>;
 };

@@ -15,23 +15,23 @@ const VARIABLES = { certFile: "TLS_CERT_FILE", keyFile: "TLS_KEY_FILE", clientCa
 const fault = (files: CertificateFiles, file: keyof CertificateFiles, what: string, cause?: unknown) =>
   new Error(`${VARIABLES[file]} (${files[file]}) ${what}`, { cause });
 
-async function read(files: CertificateFiles, file: keyof CertificateFiles, path: string): Promise<Buffer> {
+const read = async (files: CertificateFiles, file: keyof CertificateFiles, path: string): Promise<Buffer> => {
   try {
     return await readFile(path);
   } catch (error) {
     const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
     throw fault(files, file, `cannot be read: ${code}`, error);
   }
-}
+};
 
-export async function readCertificates(files: CertificateFiles): Promise<CertificateBytes> {
+export const readCertificates = async (files: CertificateFiles): Promise<CertificateBytes> => {
   const [cert, key, ca] = await Promise.all([
     read(files, "certFile", files.certFile),
     read(files, "keyFile", files.keyFile),
     files.clientCaFile === undefined ? undefined : read(files, "clientCaFile", files.clientCaFile),
   ]);
   return ca === undefined ? { cert, key } : { cert, key, ca };
-}
+};
 
 export const sameBytes = (a: CertificateBytes, b: CertificateBytes) =>
   a.cert.equals(b.cert) && a.key.equals(b.key) && (a.ca && b.ca ? a.ca.equals(b.ca) : a.ca === b.ca);
@@ -40,7 +40,7 @@ export const sameBytes = (a: CertificateBytes, b: CertificateBytes) =>
  * Files that change one by one, or together behind a swapped symlink, can be met in between: the former certificate with
  * the renewed key. So what is not `known` counts once two readings agree, or after the third, which the check judges.
  */
-export async function readSettled(files: CertificateFiles, known: CertificateBytes): Promise<CertificateBytes> {
+export const readSettled = async (files: CertificateFiles, known: CertificateBytes): Promise<CertificateBytes> => {
   let found = await readCertificates(files);
   for (let again = 0; again < 2 && !sameBytes(found, known); again++) {
     const former = found;
@@ -48,20 +48,23 @@ export async function readSettled(files: CertificateFiles, known: CertificateByt
     if (sameBytes(found, former)) break;
   }
   return found;
-}
+};
 
 // OpenSSL ends a CA list without a word at a block that was cut off, and takes a file without any block as a list that
 // trusts nobody: so each block is counted and parsed here.
-function parseCertificates(pem: Buffer): X509Certificate[] {
+const parseCertificates = (pem: Buffer): X509Certificate[] => {
   const text = pem.toString("latin1");
   const blocks = text.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? [];
   const begun = text.split("-----BEGIN CERTIFICATE-----").length - 1;
   if (blocks.length === 0 || blocks.length !== begun) throw new Error("no complete PEM certificate");
   return blocks.map((block) => new X509Certificate(block));
-}
+};
 
 /** Throws unless the pair could serve at once: the former stays in use until a new one passes here. */
-export function checkCertificates(files: CertificateFiles, { cert, key, ca }: CertificateBytes): CheckedCertificates {
+export const checkCertificates = (
+  files: CertificateFiles,
+  { cert, key, ca }: CertificateBytes,
+): CheckedCertificates => {
   const parsed = (file: keyof CertificateFiles, pem: Buffer) => {
     try {
       return parseCertificates(pem);
@@ -90,4 +93,4 @@ export function checkCertificates(files: CertificateFiles, { cert, key, ca }: Ce
     throw fault(files, "certFile", "is refused by OpenSSL", error);
   }
   return { context, leaf };
-}
+};

@@ -56,10 +56,10 @@ const readAtStart = async (files: CertificateFiles) => {
  * Reads the certificates, and again every `pollMs`.
  * @throws ConfigError if they cannot serve at the start.
  */
-export async function watchCertificates(
+export const watchCertificates = async (
   files: CertificateFiles,
   { pollMs, log }: { pollMs: number; log: CertificateLog },
-): Promise<Certificates> {
+): Promise<Certificates> => {
   let { bytes, context } = await readAtStart(files);
   const listeners = new Set<(context: SecureContextOptions) => void>();
   const handshake = {
@@ -114,4 +114,4 @@ export async function watchCertificates(
     reload: polling.now,
     close: polling.stop,
   };
-}
+};

@@ -1,0 +1,18 @@
+import { type Refusal, refusal } from "../rpc/refusal.ts";
+
+// Each look but the first follows a write of somebody else's, so a second one nearly always finds out.
+const LOOKS_MAX = 3;
+
+/** What a look answers with that met what somebody else wrote since it was looked: look again. */
+export const changedMeanwhile = undefined;
+
+/** Looks until nobody else wrote meanwhile; answers with CONFLICT where somebody always did. */
+export const lookAgain = async <Found extends object>(
+  look: () => Promise<Found | typeof changedMeanwhile>,
+): Promise<Found | Refusal> => {
+  for (let looks = 0; looks < LOOKS_MAX; looks++) {
+    const found = await look();
+    if (found) return found;
+  }
+  return refusal("CONFLICT");
+};
