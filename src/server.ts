@@ -1,49 +1,31 @@
 import { readFileSync } from "node:fs";
-import { setTimeout as sleep } from "node:timers/promises";
 import { type Server, ServerCredentials } from "@grpc/grpc-js";
 import type { Interceptor } from "slonik";
 import { createAuditHead } from "./audit/head.ts";
 import { type Sequencer, startSequencer } from "./audit/sequencer.ts";
-import { createAccessTokens } from "./auth/access-tokens.ts";
-import { createGoogle } from "./auth/google.ts";
-import { authHandlers } from "./auth/handlers.ts";
-import type { AuthParts } from "./auth/parts.ts";
-import { createPasswords } from "./auth/passwords.ts";
-import { createSessions } from "./auth/sessions.ts";
 import { watchSigningKeys } from "./auth/signing-keys.ts";
-import { createThrottles } from "./auth/throttles.ts";
 import type { Config } from "./config.ts";
 import { type Pepper, addressText } from "./config-values.ts";
 import { verifiedTls } from "./db/connections.ts";
 import { type Database, openDatabase } from "./db/pool.ts";
 import { schedulePurge } from "./db/purge.ts";
-import { availableChannels } from "./delivery/channels.ts";
 import { startDelivery } from "./delivery/delivery.ts";
 import type { Runner } from "./delivery/runner.ts";
 import { loadTemplates } from "./delivery/templates.ts";
-import { AuthService } from "./gen/auth/v1/auth_pb.ts";
-import { OrgService } from "./gen/org/v1/org_pb.ts";
-import { ServiceIdentityService } from "./gen/service_identity/v1/service_identity_pb.ts";
+import { createImplementations } from "./implementations.ts";
 import type { Log } from "./log.ts";
-import { orgHandlers } from "./org/handlers.ts";
+import { createMacs } from "./macs.ts";
 import { detached } from "./rpc/call.ts";
 import { createConnectHandler } from "./rpc/connect.ts";
 import { createGrpcServer } from "./rpc/grpc.ts";
 import { type Health, createHealth } from "./rpc/health.ts";
-import { type HttpServer, createHttpServer, createSideRoutes } from "./rpc/http.ts";
-import { bindMethods, implementation } from "./rpc/methods.ts";
-import { createMetrics } from "./rpc/metrics.ts";
-import { type Pipeline, createPipeline } from "./rpc/pipeline.ts";
+import { createHttpServer, createSideRoutes } from "./rpc/http.ts";
+import { bindMethods } from "./rpc/methods.ts";
+import { type Metrics, createMetrics } from "./rpc/metrics.ts";
+import { createPipeline } from "./rpc/pipeline.ts";
 import { addReflection } from "./rpc/reflection.ts";
 import { watchCertificates } from "./rpc/tls.ts";
-import { createCredentialHasher } from "./service-identity/credentials.ts";
-import { createMacs } from "./macs.ts";
-import { permissionHandlers } from "./service-identity/permissions.ts";
-import { secretHandlers } from "./service-identity/secrets.ts";
-import { serviceSessionHandlers } from "./service-identity/service-sessions.ts";
-import { createServiceTokens } from "./service-identity/service-tokens.ts";
-import { serviceHandlers } from "./service-identity/services.ts";
-import { signInHandlers } from "./service-identity/sign-in.ts";
+import { shutDown } from "./shutdown.ts";
 import { startTracing } from "./tracing.ts";
 
 /** A server that takes calls. */
@@ -85,45 +67,34 @@ const bindGrpc = (server: Server, address: string, credentials: ServerCredential
     server.bindAsync(address, credentials, (error, port) => (error ? reject(error) : resolve(port)));
   });
 
-const drainGrpc = (server: Server): Promise<void> => new Promise((resolve) => server.tryShutdown(() => resolve()));
-
 /** The first caller shall not wait for the first connection; where there is none to be had, the start goes on. */
 const warmUp = (db: Database, log: Log): Promise<void> =>
   db.use(detached(), () => Promise.resolve()).catch((error: unknown) => log.warn({ err: error }, "no connection yet"));
 
-/** How long what is cut off may take to be gone: grpc-js waits for whoever has not begun to speak TLS, and cuts nobody off. */
-const FORCED_MS = 500;
-
-interface Parts {
-  readonly delayMs: number;
-  readonly graceMs: number;
-  readonly health: Health;
-  readonly pipeline: Pipeline;
-  readonly grpc: Server;
-  readonly http: HttpServer | undefined;
-  readonly delivery: Runner | undefined;
-  readonly sequencer: Sequencer | undefined;
-  readonly databases: readonly Database[];
+interface HealthParts {
+  readonly db: Database;
+  readonly probe: Database;
+  readonly metrics: Metrics;
+  readonly log: Log;
 }
 
-/** NOT_SERVING, wait for endpoints to notice, take no new call, drain, force what stays, close the pool. */
-const shutDown = async (parts: Parts): Promise<void> => {
-  const { delayMs, graceMs, health, pipeline, grpc, http, delivery, sequencer, databases } = parts;
-  health.leave();
-  await sleep(delayMs);
-  health.endWatches();
-  pipeline.endStreams();
-  const drained = Promise.all([drainGrpc(grpc), http?.drain(), delivery?.stop(graceMs), sequencer?.stop()]);
-  const over = new AbortController();
-  const forced = async () => {
-    await sleep(graceMs, undefined, { signal: over.signal });
-    grpc.forceShutdown();
-    http?.force();
-    await sleep(FORCED_MS, undefined, { signal: over.signal });
-  };
-  await Promise.race([drained, forced().catch(() => drained)]);
-  over.abort();
-  await Promise.all(databases.map((database) => database.end()));
+/** Health, and what follows it: the metric, and whether calls wait for the database at all. */
+const followHealth = ({ db, probe, metrics, log }: HealthParts, services: readonly string[]): Health => {
+  const health = createHealth({
+    probe,
+    services,
+    log,
+    // Two pings fail before calls are refused; until then new connections may get through where old ones hang.
+    onFailure: db.renew,
+    onChange(readiness) {
+      metrics.setHealthy(readiness === "ready");
+      // Who leaves looks no more: what was known of the database then is still the best that is known.
+      if (readiness !== "shutting down") db.setDown(readiness !== "ready");
+    },
+  });
+  // Until it has seen the database, nobody waits for that.
+  db.setDown(true);
+  return health;
 };
 
 /** Puts everything together: the one place where parts meet. */
@@ -142,69 +113,20 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   metrics.watchPool(db.load);
 
   const macs = createMacs(peppers);
-  const hasher = createCredentialHasher(macs);
-  const tokens = createServiceTokens(db, hasher);
-  const accessTokens = createAccessTokens({ db, keys, config: config.accessTokens });
-  const passwords = createPasswords(config.passwords);
-  metrics.watchPasswordQueue(passwords.queueLength);
-  const auth: AuthParts = {
-    db,
-    config,
-    macs,
-    keys,
-    accessTokens,
-    passwords,
-    sessions: createSessions({ macs, accessTokens, config: config.sessions }),
-    throttles: createThrottles({ db, macs, config: config.throttles, log, onRefused: metrics.countRefusedTry }),
-    google: createGoogle(config.google),
-    channels: availableChannels(config.delivery),
-  };
-  const parts = { db, hasher, tokens };
   const auditHead = createAuditHead();
-  const implementations = [
-    implementation(AuthService, authHandlers(auth)),
-    implementation(OrgService, orgHandlers({ db, config, macs, passwords, auditHead, forgetTokens: tokens.forget })),
-    implementation(ServiceIdentityService, {
-      ...serviceHandlers(parts),
-      ...secretHandlers(parts),
-      ...permissionHandlers(parts),
-      ...signInHandlers(parts, config.serviceTokenTtlMs),
-      ...serviceSessionHandlers(parts),
-    }),
-  ];
+  const parts = createImplementations({ config, db, macs, keys, auditHead, metrics, log });
+  const { implementations, tokens, verifyActor, passwords } = parts;
   const services = implementations.map(({ service }) => service);
   const methods = bindMethods(implementations, metrics.meter, log);
-  const pipeline = createPipeline({
-    tokens,
-    async verifyActor(token, call) {
-      const verified = await accessTokens.verify(call, token);
-      return verified.reason === "OK" ? verified : undefined;
-    },
-    log,
-    callTimeoutMs: config.callTimeoutMs,
-    tracing,
-  });
+  const pipeline = createPipeline({ tokens, verifyActor, log, callTimeoutMs: config.callTimeoutMs, tracing });
 
-  const health = createHealth({
-    probe,
-    services: services.map(({ typeName }) => typeName),
-    log,
-    // Two pings fail before calls are refused; until then new connections may get through where old ones hang.
-    onFailure: db.renew,
-    onChange(readiness) {
-      metrics.setHealthy(readiness === "ready");
-      // Who leaves looks no more: what was known of the database then is still the best that is known.
-      if (readiness !== "shutting down") db.setDown(readiness !== "ready");
-    },
-  });
+  const names = services.map(({ typeName }) => typeName);
+  const health = followHealth({ db, probe, metrics, log }, names);
+  const ready = () => health.readiness() === "ready";
   const grpc = createGrpcServer(config, pipeline, methods);
   health.addTo(grpc);
   if (config.grpc.reflection) addReflection(grpc, services);
-  const sideRoutes = createSideRoutes({
-    metrics,
-    isReady: () => health.readiness() === "ready",
-    jwks: keys.jwks,
-  });
+  const sideRoutes = createSideRoutes({ metrics, isReady: ready, jwks: keys.jwks });
   const handler = createConnectHandler(pipeline, methods, config.messageMaxBytes, sideRoutes);
   const http = config.http.enabled ? createHttpServer({ config, handler, certificates }) : undefined;
 
@@ -220,28 +142,21 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   };
 
   try {
-    // Until health has seen the database, nobody waits for it.
-    db.setDown(true);
     await health.start();
-    if (health.readiness() === "ready") await warmUp(db, log);
+    if (ready()) await warmUp(db, log);
     const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
     const grpcPort = await bindGrpc(grpc, addressText(config.grpc.host, config.grpc.port), credentials);
     const httpPort = await http?.listen();
-    const ready = () => health.readiness() === "ready";
     const { registry } = metrics;
     delivery = startDelivery({ config, databaseUrl, db, probe, macs, templates, registry, log, ready });
     const intervalMs = config.auditSequenceIntervalMs;
     sequencer = startSequencer({ db, head: auditHead, intervalMs, log, ready });
     const stopPurge = schedulePurge(db, config.purge, log);
-    return {
-      grpcPort,
-      httpPort,
-      readiness: health.readiness,
-      stop: () => {
-        stopPurge();
-        return end(config.shutdown.delayMs);
-      },
+    const stop = () => {
+      stopPurge();
+      return end(config.shutdown.delayMs);
     };
+    return { grpcPort, httpPort, readiness: health.readiness, stop };
   } catch (error) {
     // A port that is taken must not leave the other one served by a process that nobody knows to be half alive.
     await end(0);

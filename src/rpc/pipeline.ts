@@ -1,6 +1,5 @@
 import { randomUUID } from "node:crypto";
 import { type Message, create } from "@bufbuild/protobuf";
-import { Code } from "@connectrpc/connect";
 import type { Log } from "../log.ts";
 import { covers } from "../service-identity/permission-sets.ts";
 import type { ServiceTokens } from "../service-identity/service-tokens.ts";
@@ -8,8 +7,8 @@ import type { RpcSystem, Tracing } from "../tracing.ts";
 import { Call } from "./call.ts";
 import { type ActorVerifier, type HeaderReader, actorOf, authenticate, checkTenant } from "./caller.ts";
 import { type Failure, failureOf } from "./failure.ts";
-import type { Method, MethodOf, StreamMethod, UnaryMethod } from "./methods.ts";
-import { codeName } from "./metrics.ts";
+import type { MethodOf, StreamMethod, UnaryMethod } from "./methods.ts";
+import { createRecorder } from "./records.ts";
 import { refusal, unreadable } from "./refusal.ts";
 import { type Opened, type StreamExchange, createStreams } from "./streams.ts";
 
@@ -105,36 +104,18 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     await actorBy(header, call);
   };
 
-  const record = (method: Method, call: Call, startedAt: number, failure?: Failure, error?: unknown, more?: object) => {
-    const milliseconds = performance.now() - startedAt;
-    const code = failure?.code ?? 0;
-    method.meter(code, milliseconds / 1_000);
-    const line = {
-      request_id: call.requestId,
-      code: codeName(code),
-      reason: failure?.reason,
-      service: call.callerIfAny?.key,
-      actor_user_id: call.actor?.userId,
-      trace_id: tracing?.traceId(),
-      ms: Math.round(milliseconds * 100) / 100,
-    };
-    if (more) Object.assign(line, more);
-    if (code === Code.Internal) method.log.error({ ...line, err: error }, "call failed");
-    else if (code === Code.Unavailable && failure?.reason !== "STREAM_ENDED")
-      method.log.warn({ ...line, err: (error as Error).cause }, "call unavailable");
-    else method.log.info(line, "call");
-  };
+  const record = createRecorder(tracing);
 
   const answer: Pipeline["answer"] = async (method, call, exchange) => {
     const startedAt = performance.now();
     try {
       const response = await call.outcome(() => handle(method, call, exchange));
       const encoded = exchange.encode(create(method.desc.output, response));
-      record(method, call, startedAt);
+      record({ method, call, startedAt });
       return { encoded };
     } catch (error) {
       const failure = failureOf(error, call.requestId);
-      record(method, call, startedAt, failure, error);
+      record({ method, call, startedAt, failure, error });
       return { failure };
     } finally {
       call.close();
@@ -152,8 +133,7 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
       exchange,
       begin: () => handle(method, call, exchange),
       verify: () => verifyAgain(method, call, exchange.header),
-      record: ({ startedAt, failure, error, messages }) =>
-        record(method, call, startedAt, failure, error, { messages, trace_id: traceId }),
+      record: (ended) => record({ method, call, traceId, ...ended }),
     });
   };
 

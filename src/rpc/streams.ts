@@ -4,6 +4,7 @@ import { startPolling } from "../polling.ts";
 import type { Call } from "./call.ts";
 import { type Failure, failureOf } from "./failure.ts";
 import type { StreamMethod } from "./methods.ts";
+import type { Ended } from "./records.ts";
 import { refusal } from "./refusal.ts";
 
 /** How often it is looked at whether a stream may go on, in milliseconds. */
@@ -25,13 +26,8 @@ export interface StreamExchange<Encoded> {
   readonly isLeaving?: () => boolean;
 }
 
-/** How a stream ended, for its log line and its count. */
-interface StreamEnd {
-  readonly startedAt: number;
-  readonly failure: Failure | undefined;
-  readonly error: unknown;
-  readonly messages: number;
-}
+/** How a stream ended. */
+type StreamEnd = Pick<Ended, "startedAt" | "failure" | "error" | "messages">;
 
 type Answers = Awaited<ReturnType<StreamMethod["handle"]>>;
 
