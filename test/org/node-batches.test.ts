@@ -23,6 +23,20 @@ const nodeCount = ({ pool }: TestService, tenantId: string) =>
   pool.oneFirst(sql.type(z.object({ count: z.bigint() }))`
     SELECT count(*) FROM org_nodes WHERE tenant_id = ${tenantId}::uuid`);
 
+test("a deep batch has the time of a move, and paths from all that was there to its last leaf", async () => {
+  const env = { DATABASE_STATEMENT_TIMEOUT: "300ms", TREE_DEPTH_MAX: "110" };
+  const server = await launchService("grpc", { env });
+  const tenantId = await server.addTenant();
+  const [, under = ""] = await addChain(server, tenantId, 2);
+  const chain = Array.from({ length: 100 }, () => node());
+  const deep = chain.map((each, index) => ({ ...each, parentNodeId: chain[index - 1]?.nodeId ?? under }));
+  const leaves = Array.from({ length: 200 }, () => node(chain.at(-1)!.nodeId));
+  const { nodes } = await server.org.batchCreateNodes({ tenantId, nodes: [...deep, ...leaves] });
+  expect(nodes.at(-1)?.depth).toBe(102);
+  expect(await pathDifferences(server, tenantId)).toEqual([]);
+  await server.stop();
+});
+
 describe.each(transports)("%s", (transport) => {
   test("a batch of a thousand is answered in its order, with depths, an event each, and exact paths", async () => {
     const server = await startService(transport);

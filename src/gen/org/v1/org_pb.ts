@@ -4184,7 +4184,8 @@ export const OrgService: GenService<{
     output: typeof CreateNodeResponseSchema;
   },
   /**
-   * Creates up to 1000 nodes, all or none, in a number of statements that does not depend on theirs (AIP-233).
+   * Creates up to 1000 nodes, all or none, in a number of statements that does not depend on theirs (AIP-233). It has the
+   * time limit of a move (`TREE_MOVE_TIMEOUT`), since it writes as many paths where it goes deep.
    *
    * Permission: `org.node.write`. Errors: TENANT_NOT_FOUND, NODE_NOT_FOUND (a parent), NODE_ID_TAKEN, NODE_TOO_DEEP.
    * Idempotent: a repeat with the same content answers the same nodes and writes nothing.
