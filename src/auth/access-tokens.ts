@@ -55,7 +55,7 @@ const standingRow = z.object({
 type StandingRow = z.output<typeof standingRow>;
 
 /** What became of sessions, their users and tenants, in the order of the ids. */
-const selectStandings = (sessionIds: readonly string[]) => sql.type(standingRow)`
+const selectStandings = (sessionIds: readonly string[]) => sql.prepared("select-standings", standingRow)`
   SELECT x.user_id, x.tenant_id,
     coalesce(x.revoked_utc IS NULL AND x.expiry_utc > now(), false) AS session_live,
     coalesce(u.user_state_code = 'active' AND u.erased_utc IS NULL, false) AS user_active,

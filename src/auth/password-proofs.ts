@@ -35,7 +35,10 @@ export const originOf = ({ macs, config }: AuthParts, tenantId: string, { networ
   lifeMs: config.sessions.knownNetworkMs,
 });
 
-const selectByEmail = (tenantId: string, email: string, { tags, lifeMs }: Origin) => sql.type(namedRow)`
+const selectByEmail = (tenantId: string, email: string, { tags, lifeMs }: Origin) => sql.prepared(
+  "select-named-by-email",
+  namedRow,
+)`
   SELECT t.tenant_state_code, u.user_id, u.user_state_code, u.email_addr, u.phone_e164, u.display_label,
     i.password_hash_text,
     EXISTS (
@@ -48,7 +51,10 @@ const selectByEmail = (tenantId: string, email: string, { tags, lifeMs }: Origin
   LEFT JOIN user_identities i ON i.user_id = u.user_id AND i.ident_provider_code = 'password'
   WHERE t.tenant_id = ${tenantId}::uuid`;
 
-const selectByPhone = (tenantId: string, phone: string, { tags, lifeMs }: Origin) => sql.type(namedRow)`
+const selectByPhone = (tenantId: string, phone: string, { tags, lifeMs }: Origin) => sql.prepared(
+  "select-named-by-phone",
+  namedRow,
+)`
   SELECT t.tenant_state_code, u.user_id, u.user_state_code, u.email_addr, u.phone_e164, u.display_label,
     i.password_hash_text,
     EXISTS (
@@ -64,7 +70,10 @@ const selectByPhone = (tenantId: string, phone: string, { tags, lifeMs }: Origin
 export const selectByContact = (tenantId: string, { kind, text }: Contact, origin: Origin) =>
   kind === "email" ? selectByEmail(tenantId, text, origin) : selectByPhone(tenantId, text, origin);
 
-export const selectById = (tenantId: string, userId: string, { tags, lifeMs }: Origin) => sql.type(namedRow)`
+export const selectById = (tenantId: string, userId: string, { tags, lifeMs }: Origin) => sql.prepared(
+  "select-named-by-id",
+  namedRow,
+)`
   SELECT t.tenant_state_code, u.user_id, u.user_state_code, u.email_addr, u.phone_e164, u.display_label,
     i.password_hash_text,
     EXISTS (
@@ -79,7 +88,7 @@ export const selectById = (tenantId: string, userId: string, { tags, lifeMs }: O
 
 const hashRow = z.object({ password_hash_text: z.string().nullable() });
 
-const selectHash = (userId: string) => sql.type(hashRow)`
+const selectHash = (userId: string) => sql.prepared("select-password-hash", hashRow)`
   SELECT i.password_hash_text FROM user_identities i
   WHERE i.user_id = ${userId}::uuid AND i.ident_provider_code = 'password'`;
 

@@ -44,7 +44,7 @@ const lockSession = (own: string | null, sessionId: string) => sql.type(sessionR
 const standingRow = z.object({ may_refresh: z.boolean() });
 const rotatedRow = z.object({ expiry_utc: z.number() });
 
-const selectMayRefresh = (tenantId: string, userId: string) => sql.type(standingRow)`
+const selectMayRefresh = (tenantId: string, userId: string) => sql.prepared("select-may-refresh", standingRow)`
   SELECT u.user_state_code = 'active' AND u.erased_utc IS NULL AND t.tenant_state_code = 'active' AS may_refresh
   FROM users u JOIN tenants t ON t.tenant_id = u.tenant_id
   WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid`;
@@ -54,7 +54,7 @@ const updateGeneration = (
   { tenant_id: tenantId, session_id: sessionId }: SessionRow,
   next: { readonly generation: number; readonly tokenHash: string; readonly idleTtlMs: number },
   client: Client,
-) => sql.type(rotatedRow)`
+) => sql.prepared("update-generation", rotatedRow)`
   UPDATE refresh_sessions x SET generation = ${next.generation}, refresh_token_hash_text = ${next.tokenHash},
     refreshed_utc = now(), client_user_agent_text = coalesce(${client.userAgent}, x.client_user_agent_text),
     client_ip_text = coalesce(${client.ip}, x.client_ip_text),

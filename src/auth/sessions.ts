@@ -89,7 +89,7 @@ const networkStaleMs = ({ knownNetworkMs }: Config["sessions"]) => Math.min(DAY_
  * sessions beyond the bound. What another login has locked, that one ends.
  */
 const insertSession = (session: NewSession, { tenantId, userId, client }: SignIn, config: Config["sessions"]) =>
-  sql.type(openedRow)`
+  sql.prepared("insert-session", openedRow)`
   WITH network AS (
     INSERT INTO login_networks (tenant_id, user_id, network_hash)
     SELECT ${tenantId}::uuid, ${userId}::uuid, ${session.networkHash}::text

@@ -5,7 +5,7 @@ import { refusal } from "../rpc/refusal.ts";
 const tenantRow = z.object({ tenant_state_code: z.enum(["active", "suspended"]) });
 type TenantRow = z.output<typeof tenantRow>;
 
-export const selectTenant = (tenantId: string) => sql.type(tenantRow)`
+export const selectTenant = (tenantId: string) => sql.prepared("select-tenant-state", tenantRow)`
   SELECT t.tenant_state_code FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 /**

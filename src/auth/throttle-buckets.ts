@@ -53,7 +53,7 @@ const countTry = (buckets: readonly Bucket[]) => {
   const maxes = buckets.map(({ max }) => max);
   const lengths = buckets.map(({ windowMs }) => windowMs);
   const grow = buckets.map(({ grows }) => grows);
-  return sql.type(triedRow)`
+  return sql.prepared("count-try", triedRow)`
   WITH asked AS (
     SELECT a.key, a.hit_max, a.window_ms * interval '1 millisecond' AS length, a.grows
     FROM unnest(${sql.array(keys, "text")}, ${sql.array(maxes, "int4")}, ${sql.array(lengths, "float8")},
@@ -115,7 +115,10 @@ const countTry = (buckets: readonly Bucket[]) => {
 const takenBackRow = z.object({ throttle_key_hash: z.string() });
 
 /** All rows are locked, in the order of their keys, before the first is written: as in a count. */
-const takeBack = (keys: readonly string[], windowEnds: readonly string[]) => sql.type(takenBackRow)`
+const takeBack = (keys: readonly string[], windowEnds: readonly string[]) => sql.prepared(
+  "take-try-back",
+  takenBackRow,
+)`
   WITH counted AS (
     SELECT a.key, a.window_end_utc
     FROM unnest(${sql.array(keys, "text")}, ${sql.array(windowEnds, "timestamptz")}) AS a (key, window_end_utc)

@@ -24,7 +24,7 @@ export const userRow = z.object({
 });
 export type UserRow = z.output<typeof userRow>;
 
-export const selectUser = (tenantId: string, userId: string) => sql.type(userRow)`
+export const selectUser = (tenantId: string, userId: string) => sql.prepared("select-user", userRow)`
   SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid`;
@@ -43,17 +43,17 @@ export const shareUser = (tenantId: string, userId: string) => sql.type(userRow)
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
   FOR SHARE`;
 
-const selectUserByEmail = (tenantId: string, email: string) => sql.type(userRow)`
+const selectUserByEmail = (tenantId: string, email: string) => sql.prepared("select-user-by-email", userRow)`
   SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.email_addr = ${email}`;
 
-const selectUserByPhone = (tenantId: string, phone: string) => sql.type(userRow)`
+const selectUserByPhone = (tenantId: string, phone: string) => sql.prepared("select-user-by-phone", userRow)`
   SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.phone_e164 = ${phone}`;
 
-const selectUsersByIds = (tenantId: string, userIds: readonly string[]) => sql.type(userRow)`
+const selectUsersByIds = (tenantId: string, userIds: readonly string[]) => sql.prepared("select-users-by-ids", userRow)`
   SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ANY(${sql.array(userIds, "uuid")})`;

@@ -9,7 +9,7 @@ import {
   parseDsn,
 } from "slonik";
 import { TIMER_MAX_MS } from "../config-values.ts";
-import { DatabaseSilent } from "./faults.ts";
+import { DatabaseSilent, isStalePlan } from "./faults.ts";
 import { type Company, createSender } from "./sending.ts";
 
 /** How long a connection may take to say good-bye. */
@@ -109,7 +109,10 @@ export const withCommit = <T>(work: () => Promise<T>): Promise<T> =>
 export interface DriverOptions {
   /** How long each statement's answer may take, in milliseconds; the connection is then given up. */
   readonly silenceMs: number;
-  /** Whether a statement with a name is prepared once for a connection; a PgBouncer may not know of it. */
+  /**
+   * Whether a statement with a name is prepared once for a connection; a PgBouncer may not know of it. Names are for what
+   * finds its rows by their keys, and has one plan whatever is asked: planning is most of what such a statement costs.
+   */
   readonly prepares: boolean;
 }
 
@@ -149,7 +152,7 @@ export const createDriver = ({ silenceMs, prepares }: DriverOptions): DriverFact
             // A statement and the commit behind it are two for which PostgreSQL may take its time.
             return await within(company.commits ? 2 * allowedMs : allowedMs, send(statement, company));
           } catch (error) {
-            throw error instanceof DatabaseSilent ? breakOff(error) : whatBroke(error);
+            throw error instanceof DatabaseSilent || isStalePlan(error) ? breakOff(error as Error) : whatBroke(error);
           }
         };
 

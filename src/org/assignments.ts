@@ -49,7 +49,10 @@ export interface NewAssignment extends WindowRequest {
 }
 
 const assignmentNowRow = assignmentRow.extend({ now_us: z.bigint() });
-const selectAssignment = (tenantId: string, assignmentId: string) => sql.type(assignmentNowRow)`
+const selectAssignment = (tenantId: string, assignmentId: string) => sql.prepared(
+  "select-assignment",
+  assignmentNowRow,
+)`
   SELECT a.assignment_id, a.tenant_id, a.user_id, a.org_node_id, a.role_id,
     (extract(epoch FROM a.start_utc) * 1000000)::bigint AS start_us,
     (extract(epoch FROM a.end_utc) * 1000000)::bigint AS end_us,
@@ -66,7 +69,7 @@ const selectAssignmentAnywhere = (assignmentId: string) => sql.type(assignmentRo
   FROM org_assignments a WHERE a.assignment_id = ${assignmentId}::uuid`;
 
 /** Inserts nothing where the id is taken, or where the window would end before it begins. */
-const insertAssignment = (assignment: NewAssignment) => sql.type(assignmentRow)`
+const insertAssignment = (assignment: NewAssignment) => sql.prepared("insert-assignment", assignmentRow)`
   INSERT INTO org_assignments (assignment_id, tenant_id, user_id, org_node_id, role_id, start_utc, end_utc)
   SELECT ${assignment.assignmentId}::uuid, ${assignment.tenantId}::uuid, ${assignment.userId}::uuid,
     ${assignment.nodeId}::uuid, ${assignment.roleId}::uuid, w.start_utc, w.end_utc

@@ -15,12 +15,12 @@ const shareUser = (tenantId: string, userId: string) => sql.type(erasedRow)`
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
   FOR SHARE`;
 
-const shareRole = (tenantId: string, roleId: string) => sql.type(roleIdRow)`
+const shareRole = (tenantId: string, roleId: string) => sql.prepared("share-role", roleIdRow)`
   SELECT r.role_id FROM roles r
   WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
   FOR SHARE`;
 
-const shareNode = (tenantId: string, nodeId: string) => sql.type(orgNodeIdRow)`
+const shareNode = (tenantId: string, nodeId: string) => sql.prepared("share-node", orgNodeIdRow)`
   SELECT n.org_node_id FROM org_nodes n
   WHERE n.tenant_id = ${tenantId}::uuid AND n.org_node_id = ${nodeId}::uuid
   FOR KEY SHARE`;

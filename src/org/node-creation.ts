@@ -54,7 +54,7 @@ const insertNodes = (tenantId: string, nodes: readonly PlacedNode[]) => {
   // without fresh statistics would join with all paths of all tenants; and from there alone, since to look for what this very
   // statement writes finds nothing, at the cost of reading it. What another tenant's writer was faster with is left
   // out here, and missed by who counts the rows.
-  return sql.type(nodeRow)`
+  return sql.prepared("insert-nodes", nodeRow)`
   WITH RECURSIVE batch AS MATERIALIZED (
     SELECT b.node_id, b.parent_id, b.node_type, b.node_label, b.depth_val
     FROM unnest(${nodeIds}, ${parentIds}, ${types}, ${labels}, ${depths})

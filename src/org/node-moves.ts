@@ -19,7 +19,7 @@ const pathRow = z.object({
 });
 type PathRow = z.output<typeof pathRow>;
 
-const selectPathsUp = (nodeIds: readonly string[]) => sql.type(pathRow)`
+const selectPathsUp = (nodeIds: readonly string[]) => sql.prepared("select-paths-up", pathRow)`
   SELECT p.descendant_org_node_id, p.ancestor_org_node_id, p.depth_val
   FROM org_node_paths p WHERE p.descendant_org_node_id = ANY(${sql.array(nodeIds, "uuid")})`;
 
@@ -27,7 +27,7 @@ const selectPathsUp = (nodeIds: readonly string[]) => sql.type(pathRow)`
  * A node and all below it. Their ids go back as they come, as the text of an array: of what a parameter holds the planner knows
  * how many there are, also where the table's statistics are old, and joins no 20,000 rows with 20,000 by comparing each pair.
  */
-const selectMoved = (nodeId: string) => sql.type(movedRow)`
+const selectMoved = (nodeId: string) => sql.prepared("select-moved", movedRow)`
   SELECT coalesce(max(p.depth_val), 0) AS height, coalesce(array_agg(p.descendant_org_node_id)::text, '{}') AS node_ids
   FROM org_node_paths p WHERE p.ancestor_org_node_id = ${nodeId}::uuid`;
 
@@ -111,7 +111,7 @@ const updatePaths = (nodeId: string, movedIds: string, { changed, removed, added
 };
 
 const updateParent = (tenantId: string, nodeId: string, parentId: string | null) =>
-  sql.type(movedNodeRow)`
+  sql.prepared("update-parent", movedNodeRow)`
   UPDATE org_nodes SET parent_org_node_id = ${parentId}::uuid
   WHERE tenant_id = ${tenantId}::uuid AND org_node_id = ${nodeId}::uuid
   RETURNING org_node_id, tenant_id, node_type_code, node_label, parent_org_node_id, active_flag, created_utc`;

@@ -28,13 +28,13 @@ export type NodeRow = z.output<typeof nodeRow>;
 const lockedNodeRow = nodeRow.pick({ node_type_code: true, node_label: true, active_flag: true });
 
 /** Nodes of any tenant, with their depth from their root. */
-export const selectNodes = (nodeIds: readonly string[]) => sql.type(nodeRow)`
+export const selectNodes = (nodeIds: readonly string[]) => sql.prepared("select-nodes", nodeRow)`
   SELECT n.org_node_id, n.tenant_id, n.node_type_code, n.node_label, n.parent_org_node_id, n.active_flag, n.created_utc,
     coalesce((SELECT max(p.depth_val) FROM org_node_paths p WHERE p.descendant_org_node_id = n.org_node_id), 0) AS depth_val
-  FROM org_nodes n WHERE n.org_node_id = ANY(${sql.array(nodeIds, "uuid")})`;
+  FROM org_nodes n WHERE n.org_node_id = ANY((SELECT ${sql.array(nodeIds, "uuid")})::uuid[])`;
 
 /** One node, with its depth from its root. */
-export const selectNode = (tenantId: string, nodeId: string) => sql.type(nodeRow)`
+export const selectNode = (tenantId: string, nodeId: string) => sql.prepared("select-node", nodeRow)`
   SELECT n.org_node_id, n.tenant_id, n.node_type_code, n.node_label, n.parent_org_node_id, n.active_flag, n.created_utc,
     coalesce((SELECT max(p.depth_val) FROM org_node_paths p WHERE p.descendant_org_node_id = n.org_node_id), 0) AS depth_val
   FROM org_nodes n WHERE n.tenant_id = ${tenantId}::uuid AND n.org_node_id = ${nodeId}::uuid`;

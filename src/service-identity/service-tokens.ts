@@ -25,7 +25,7 @@ const tokenRow = z.object({
 });
 type TokenRow = z.output<typeof tokenRow>;
 
-const selectToken = (sessionId: string) => sql.type(tokenRow)`
+const selectToken = (sessionId: string) => sql.prepared("select-service-token", tokenRow)`
   SELECT x.svc_session_id, x.token_hash_text, x.perm_keys, x.expiry_utc,
     (extract(epoch FROM x.expiry_utc - now()) * 1000)::float8 AS remaining_ms,
     s.svc_id, s.svc_key, s.tenant_id, t.tenant_state_code,

@@ -22,7 +22,7 @@ const credentialRow = z.object({
   use_is_stale: z.boolean(),
 });
 
-const selectCredential = (secretId: string) => sql.type(credentialRow)`
+const selectCredential = (secretId: string) => sql.prepared("select-credential", credentialRow)`
   SELECT x.secret_hash_text, s.svc_key, s.svc_state_code, t.tenant_state_code,
     ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key COLLATE "C") AS perm_keys,
     coalesce(x.last_used_utc < now() - interval '1 minute', true) AS use_is_stale
@@ -31,7 +31,7 @@ const selectCredential = (secretId: string) => sql.type(credentialRow)`
   LEFT JOIN tenants t ON t.tenant_id = s.tenant_id
   WHERE x.secret_id = ${secretId}::uuid AND (x.revoked_utc IS NULL OR x.revoked_utc > now())`;
 
-const updateLastUsed = (secretId: string) => sql.type(secretIdRow)`
+const updateLastUsed = (secretId: string) => sql.prepared("update-secret-used", secretIdRow)`
   UPDATE service_secrets SET last_used_utc = now()
   WHERE secret_id = ${secretId}::uuid AND coalesce(last_used_utc < now() - interval '1 minute', true)
   RETURNING secret_id`;
@@ -49,7 +49,7 @@ interface NewSession {
  * revokes later waits for this one and ends it. By the clock, since now() is from before the wait. Service before secret,
  * the order in which those who revoke lock.
  */
-const insertSession = (session: NewSession) => sql.type(expiryUtcRow)`
+const insertSession = (session: NewSession) => sql.prepared("insert-service-session", expiryUtcRow)`
   INSERT INTO service_sessions (svc_session_id, svc_id, secret_id, token_hash_text, perm_keys, created_utc, expiry_utc)
   SELECT ${session.sessionId}::uuid, s.svc_id, x.secret_id, ${session.tokenHash}, ${sql.array(session.permissions, "text")},
     clock_timestamp(), now() + ${session.ttlMs}::float8 * interval '1 millisecond'

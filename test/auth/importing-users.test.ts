@@ -189,7 +189,9 @@ describe.each(transports)("%s, with cheap hashes", (transport) => {
 test("a thousand rows take as many statements as one", async () => {
   const database = await createDatabase();
   const proxy = await startDatabaseProxy(database.url);
-  const server = await launchService("grpc", { databaseUrl: proxy.url });
+  // Of what is prepared the text was sent with the tenant: a connection then hears its name alone.
+  const env = { DATABASE_POOL_MAX: "1" };
+  const server = await launchService("grpc", { databaseUrl: proxy.url, env });
   const tenantId = await server.addTenant();
   const statements = async (from: number, count: number) => {
     const rows = Array.from({ length: count }, (_, n) => ({
@@ -203,7 +205,7 @@ test("a thousand rows take as many statements as one", async () => {
       ...proxy
         .sent()
         .slice(before)
-        .matchAll(/INSERT INTO (users|user_identities|audit_events)|WITH met/g),
+        .matchAll(/INSERT INTO (users|user_identities)|insert-events|WITH met/g),
     ].map(([text]) => text);
   };
   const one = await statements(0, 1);

@@ -66,6 +66,10 @@ test("a row schema that disagrees is found at its own line, with the statement i
   ]);
 });
 
+test("a name under which two statements are prepared is found, since a connection would refuse the second", () => {
+  expect(of(described, "prepared-names.ts")).toEqual(['10: another statement is prepared as "select-label" too']);
+});
+
 test("clean statements have no finding", () => {
   expect(of(linted, "clean.ts")).toEqual([]);
   expect(of(described, "clean.ts")).toEqual([]);

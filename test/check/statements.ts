@@ -12,6 +12,8 @@ export interface Finding {
 /** A statement as slonik would send it, and what its row schema takes. */
 export interface Statement {
   readonly text: string;
+  /** Under which it is prepared. */
+  readonly name: string | undefined;
   /** Columns of the row schema; undefined where there is none, as in `sql.unsafe`. */
   readonly row: ReadonlyMap<string, Accepted> | undefined;
   /** Where an offset of `text`, a column of the schema, or the tag itself stands in the source. */
@@ -35,6 +37,23 @@ const flagKinds: readonly (readonly [flag: number, kind: Kind])[] = [
   [ts.TypeFlags.BooleanLike, "boolean"],
   [ts.TypeFlags.BigIntLike, "bigint"],
 ];
+
+/** Of `sql.prepared("name", …)`. */
+const nameOf = (tag: ts.Expression): string | undefined => {
+  if (!ts.isCallExpression(tag) || !ts.isPropertyAccessExpression(tag.expression)) return undefined;
+  const [name] = tag.expression.name.text === "prepared" ? tag.arguments : [];
+  return name && ts.isStringLiteral(name) ? name.text : undefined;
+};
+
+/** A connection knows one statement by a name, and refuses another. */
+const sharedNames = (statements: readonly Statement[]): Finding[] => {
+  const byName = Map.groupBy(statements, ({ name }) => name);
+  return [...byName].flatMap(([name, [, ...others]]) =>
+    name === undefined
+      ? []
+      : others.map((other) => other.findingAt("tag", `another statement is prepared as "${name}" too`)),
+  );
+};
 
 class Reader {
   readonly #checker: ts.TypeChecker;
@@ -69,6 +88,7 @@ class Reader {
     const source = this.#source;
     this.statements.push({
       text: rendered.text,
+      name: nameOf(node.tag),
       row:
         input && !hasFlag(input, anyOrUnknown)
           ? new Map([...columns].map(([name, symbol]) => [name, this.#accepted(symbol, node)]))
@@ -213,8 +233,6 @@ export const readStatements = (program: ts.Program, isChecked: (file: string) =>
       reader.read();
       return reader;
     });
-  return {
-    statements: readers.flatMap(({ statements }) => statements),
-    findings: readers.flatMap(({ findings }) => findings),
-  };
+  const statements = readers.flatMap((reader) => reader.statements);
+  return { statements, findings: [...readers.flatMap(({ findings }) => findings), ...sharedNames(statements)] };
 };

@@ -9,7 +9,7 @@ import { read, transact } from "../../src/db/transact.ts";
 import { detached } from "../../src/rpc/call.ts";
 import { administer, databaseUrl } from "../support/admin.ts";
 import { startDatabaseProxy } from "../support/database-proxy.ts";
-import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
+import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { cancellable, openFor, reasonOf } from "../support/open-database.ts";
 
 let database: TestDatabase;
@@ -215,4 +215,17 @@ test("connections to what has become a replica are not used again, though they a
   await setReadOnly("off");
   expect(await write()).toBe("answered");
   expect(await settingOf(db, "default_transaction_read_only")).toBe("off");
+});
+
+test("a prepared statement whose columns a migration changes is told to come again, and then runs", async () => {
+  const migrated = await createDatabase();
+  onTestFinished(() => migrated.drop());
+  const db = openFor(migrated.url, { DATABASE_POOL_MAX: "1" });
+  const selectLabels = sql.prepared("select-labels", z.object({ tenant_label: z.string() }))`
+    SELECT t.tenant_label FROM tenants t`;
+  const ask = () => read(db, detached(), (connection) => connection.any(selectLabels));
+  expect(await ask()).toEqual([]);
+  await administer(migrated.url, sql.unsafe`ALTER TABLE tenants ALTER COLUMN tenant_label TYPE varchar(200)`);
+  expect(await reasonOf(ask())).toBe("DATABASE_UNAVAILABLE");
+  expect(await ask()).toEqual([]);
 });
