@@ -105,14 +105,14 @@ const insertSession = (session: NewSession, { tenantId, userId, client }: SignIn
     ORDER BY x.session_id DESC LIMIT ${config.perUserMax + EXPIRED_MAX}
   ), ended AS (
     UPDATE refresh_sessions SET revoked_utc = clock_timestamp(), end_reason_code = 'superseded'
-    WHERE session_id IN (
+    WHERE session_id = ANY (ARRAY(
       SELECT y.session_id FROM refresh_sessions y
-      WHERE y.revoked_utc IS NULL AND y.session_id IN (
+      WHERE y.revoked_utc IS NULL AND y.session_id = ANY (ARRAY(
         SELECT n.session_id FROM newest n WHERE n.expiry_utc > now()
         ORDER BY n.session_id DESC OFFSET ${config.perUserMax - 1} LIMIT ${END_MAX}
-      )
+      ))
       FOR NO KEY UPDATE SKIP LOCKED
-    )
+    ))
     RETURNING session_id
   )
   INSERT INTO refresh_sessions (session_id, user_id, tenant_id, refresh_token_hash_text, client_user_agent_text,
