@@ -32,7 +32,7 @@ export type User = Message<"auth.v1.User"> & {
   userId: string;
 
   /**
-   * The tenant that the user belongs to.
+   * The tenant that the user belongs to, a UUID.
    *
    * @generated from field: string tenant_id = 2;
    */
@@ -116,7 +116,7 @@ export type Identity = Message<"auth.v1.Identity"> & {
   identityId: string;
 
   /**
-   * The user whose it is.
+   * The user whose it is, a UUID.
    *
    * @generated from field: string user_id = 2;
    */
@@ -173,15 +173,15 @@ export const IdentitySchema: GenMessage<Identity> = /*@__PURE__*/
  */
 export type ClientInfo = Message<"auth.v1.ClientInfo"> & {
   /**
-   * The client's `User-Agent` (RFC 9110, section 10.1.5), at most 1024 characters. Not set: unknown.
+   * The client's `User-Agent` (RFC 9110, section 10.1.5), at most 1024 characters. Not set or empty: unknown.
    *
    * @generated from field: optional string user_agent = 1;
    */
   userAgent?: string | undefined;
 
   /**
-   * The client's IPv4 or IPv6 address in text form, at most 45 characters; one that is none is INVALID_REQUEST. Not
-   * set: unknown.
+   * The client's IPv4 or IPv6 address in text form, at most 45 characters; one that is none is INVALID_REQUEST. Not set
+   * or empty: unknown.
    *
    * @generated from field: optional string ip = 2;
    */
@@ -209,14 +209,14 @@ export type Session = Message<"auth.v1.Session"> & {
   sessionId: string;
 
   /**
-   * The user who signed in.
+   * The user who signed in, a UUID.
    *
    * @generated from field: string user_id = 2;
    */
   userId: string;
 
   /**
-   * The tenant that the user belongs to.
+   * The tenant that the user belongs to, a UUID.
    *
    * @generated from field: string tenant_id = 3;
    */
@@ -303,7 +303,7 @@ export type TokenPair = Message<"auth.v1.TokenPair"> & {
   refreshExpireTime?: Timestamp | undefined;
 
   /**
-   * The session that they belong to.
+   * The session that they belong to, a UUID.
    *
    * @generated from field: string session_id = 5;
    */
@@ -338,8 +338,9 @@ export type CreateUserRequest = Message<"auth.v1.CreateUserRequest"> & {
   userId?: string | undefined;
 
   /**
-   * The e-mail address, at most 254 characters, trimmed and lower-cased by the server; unique in the tenant. Of `email`
-   * and `phone` at least one must be there, else INVALID_REQUEST.
+   * The e-mail address, at most 254 characters, trimmed and lower-cased by the server; unique in the tenant; one that
+   * is none is INVALID_REQUEST. Not set: it has none. Of `email` and `phone` at least one must be there, else
+   * INVALID_REQUEST.
    *
    * @generated from field: optional string email = 3;
    */
@@ -347,14 +348,14 @@ export type CreateUserRequest = Message<"auth.v1.CreateUserRequest"> & {
 
   /**
    * The phone number, at most 32 characters, brought to E.164 by the server and then unique in the tenant; one that is
-   * no number is INVALID_REQUEST.
+   * no number is INVALID_REQUEST. Not set: it has none.
    *
    * @generated from field: optional string phone = 4;
    */
   phone?: string | undefined;
 
   /**
-   * The name that people read, 1 to 200 characters.
+   * The name that people read, 1 to 200 characters. Not set: it has none.
    *
    * @generated from field: optional string display_name = 5;
    */
@@ -439,22 +440,24 @@ export type ImportUsersRequest_User = Message<"auth.v1.ImportUsersRequest.User">
   userId?: string | undefined;
 
   /**
-   * The e-mail address, at most 254 characters, trimmed and lower-cased by the server; unique in the tenant. Of
-   * `email` and `phone` at least one must be there.
+   * The e-mail address, at most 254 characters, trimmed and lower-cased by the server; unique in the tenant. Not set:
+   * it has none. Of `email` and `phone` at least one must be there; a row with none, or with one that is no contact,
+   * is refused with INVALID_REQUEST.
    *
    * @generated from field: optional string email = 2;
    */
   email?: string | undefined;
 
   /**
-   * The phone number, at most 32 characters, brought to E.164 by the server and then unique in the tenant.
+   * The phone number, at most 32 characters, brought to E.164 by the server and then unique in the tenant. Not set:
+   * it has none.
    *
    * @generated from field: optional string phone = 3;
    */
   phone?: string | undefined;
 
   /**
-   * The name that people read, 1 to 200 characters.
+   * The name that people read, 1 to 200 characters. Not set: it has none.
    *
    * @generated from field: optional string display_name = 4;
    */
@@ -462,8 +465,10 @@ export type ImportUsersRequest_User = Message<"auth.v1.ImportUsersRequest.User">
 
   /**
    * The hash of the password, 1 to 1024 characters: a PHC or modular-crypt string of argon2id, argon2i, bcrypt,
-   * scrypt, pbkdf2-sha256 or pbkdf2-sha512 whose cost is not beyond bounds. It is verified as it is, and replaced at
-   * the next login. Not set: the user has no password.
+   * scrypt, pbkdf2-sha256 or pbkdf2-sha512. Its bounds are 512 characters, memory of 256 MiB (times the passes over
+   * it 1 GiB), 16 lanes of argon2, a bcrypt cost of 4 to 14, 2,000,000 iterations of PBKDF2, a salt of 8 to 128 and a
+   * hash of 16 to 64 bytes; a row with another is refused with PASSWORD_HASH_UNSUPPORTED. It is verified as it is,
+   * and replaced at the next login. Not set: the user has no password.
    *
    * @generated from field: optional string password_hash = 5;
    */
@@ -478,14 +483,16 @@ export type ImportUsersRequest_User = Message<"auth.v1.ImportUsersRequest.User">
   googleSubject?: string | undefined;
 
   /**
-   * The other system knows that the e-mail address is the user's. Not set: it is not known.
+   * The other system knows that the e-mail address is the user's; a row that says so without one is refused with
+   * INVALID_REQUEST. Not set: it is not known.
    *
    * @generated from field: optional bool email_verified = 7;
    */
   emailVerified?: boolean | undefined;
 
   /**
-   * The other system knows that the phone number is the user's. Not set: it is not known.
+   * The other system knows that the phone number is the user's; a row that says so without one is refused with
+   * INVALID_REQUEST. Not set: it is not known.
    *
    * @generated from field: optional bool phone_verified = 8;
    */
@@ -493,14 +500,14 @@ export type ImportUsersRequest_User = Message<"auth.v1.ImportUsersRequest.User">
 
   /**
    * Whether the user may sign in, `USER_STATE_ACTIVE` or `USER_STATE_INACTIVE`; a row with `USER_STATE_ERASED` is
-   * refused. Not set: active.
+   * refused with INVALID_REQUEST. Not set: active.
    *
    * @generated from field: optional auth.v1.UserState state = 9;
    */
   state?: UserState | undefined;
 
   /**
-   * When the user was created in the other system. Not set: now.
+   * When the user was created in the other system, of the years 1 to 9999, cut to the millisecond. Not set: now.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 10;
    */
@@ -542,7 +549,7 @@ export const ImportUsersResponseSchema: GenMessage<ImportUsersResponse> = /*@__P
  */
 export type ImportUsersResponse_Result = Message<"auth.v1.ImportUsersResponse.Result"> & {
   /**
-   * The user. Empty: the row was refused and named no id.
+   * The user, a UUID. Empty: the row was refused and named no id.
    *
    * @generated from field: string user_id = 1;
    */
@@ -679,7 +686,7 @@ export const BatchGetUsersRequestSchema: GenMessage<BatchGetUsersRequest> = /*@_
  */
 export type BatchGetUsersResponse = Message<"auth.v1.BatchGetUsersResponse"> & {
   /**
-   * Those that exist.
+   * Those that exist, each once, in the order of the request.
    *
    * @generated from field: repeated auth.v1.User users = 1;
    */
@@ -722,14 +729,15 @@ export type ListUsersRequest = Message<"auth.v1.ListUsersRequest"> & {
   prefix?: string | undefined;
 
   /**
-   * How many users a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many users a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 4;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 5;
    */
@@ -793,7 +801,7 @@ export type UpdateUserRequest = Message<"auth.v1.UpdateUserRequest"> & {
 
   /**
    * The e-mail address, at most 254 characters, trimmed and lower-cased by the server; unique in the tenant. Empty or
-   * not set where the mask names it: it is cleared.
+   * not set where the mask names it: it is cleared; where there is no mask: it stays.
    *
    * @generated from field: optional string email = 3;
    */
@@ -801,22 +809,24 @@ export type UpdateUserRequest = Message<"auth.v1.UpdateUserRequest"> & {
 
   /**
    * The phone number, at most 32 characters, brought to E.164 by the server and then unique in the tenant; one that is
-   * no number is INVALID_REQUEST. Empty or not set where the mask names it: it is cleared.
+   * no number is INVALID_REQUEST. Empty or not set where the mask names it: it is cleared; where there is no mask: it
+   * stays.
    *
    * @generated from field: optional string phone = 4;
    */
   phone?: string | undefined;
 
   /**
-   * The name that people read, at most 200 characters. Empty or not set where the mask names it: it is cleared.
+   * The name that people read, at most 200 characters. Empty or not set where the mask names it: it is cleared; where
+   * there is no mask: it stays.
    *
    * @generated from field: optional string display_name = 5;
    */
   displayName?: string | undefined;
 
   /**
-   * What to change: `email`, `phone`, `display_name`. Not set: every field that is not empty. Another path is
-   * INVALID_REQUEST.
+   * What to change: `email`, `phone`, `display_name`; `*` names all. Not set or empty: every field that is not empty.
+   * Another path is INVALID_REQUEST.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 6;
    */
@@ -1520,7 +1530,7 @@ export type RequestOtpResponse = Message<"auth.v1.RequestOtpResponse"> & {
   otpId: string;
 
   /**
-   * When the code expires.
+   * When the code expires: `OTP_TTL` after it was made.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 2;
    */
@@ -1860,14 +1870,15 @@ export type ListSessionsRequest = Message<"auth.v1.ListSessionsRequest"> & {
   includeEnded?: boolean | undefined;
 
   /**
-   * How many sessions a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many sessions a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 4;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 5;
    */
@@ -2036,28 +2047,28 @@ export type VerifyAccessTokenResponse = Message<"auth.v1.VerifyAccessTokenRespon
   active: boolean;
 
   /**
-   * The user who signed in.
+   * The user who signed in, a UUID. Empty: the token is not active.
    *
    * @generated from field: string user_id = 2;
    */
   userId: string;
 
   /**
-   * That user's tenant.
+   * That user's tenant, a UUID. Empty: the token is not active.
    *
    * @generated from field: string tenant_id = 3;
    */
   tenantId: string;
 
   /**
-   * The session that the token belongs to.
+   * The session that the token belongs to, a UUID. Empty: the token is not active.
    *
    * @generated from field: string session_id = 4;
    */
   sessionId: string;
 
   /**
-   * When the token expires.
+   * When the token expires. Not set: the token is not active.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 5;
    */
@@ -2435,8 +2446,10 @@ export const TokenReasonSchema: GenEnum<TokenReason> = /*@__PURE__*/
  * Keeps the users of tenants, signs them in, and verifies their tokens.
  *
  * A user signs in by a password, a Google account or a one-time code. Each login opens a session with two tokens: an
- * access token, a JWT that lives 10 minutes unless configured otherwise, and a refresh token, which RefreshSession
- * rotates. A session ends 30 days after its last refresh and 90 days after its login, unless configured otherwise.
+ * access token, a JWT that lives `ACCESS_TOKEN_TTL` (by default 10 minutes), and a refresh token, which RefreshSession
+ * rotates. A session ends `SESSION_IDLE_TTL` (by default 30 days) after its last refresh, and `SESSION_MAX_TTL` (by
+ * default 90 days) after its login. A user has at most `SESSIONS_PER_USER_MAX` of them (by default 1000): the next
+ * login ends the oldest.
  *
  * Every RPC except GetJwks can also answer INVALID_REQUEST (a field breaks its rule), CALLER_TOKEN_INVALID,
  * ACTOR_TOKEN_INVALID, PERMISSION_MISSING, TENANT_SUSPENDED (the caller's own tenant), OVERLOADED,
@@ -2449,7 +2462,7 @@ export const TokenReasonSchema: GenEnum<TokenReason> = /*@__PURE__*/
  *
  * The password rule: at least 10 characters after NFKC, not a common password, and not the user's own e-mail address,
  * phone number or display name; what else it is made of is free (compare NIST SP 800-63B). Another is
- * PASSWORD_TOO_WEAK.
+ * PASSWORD_TOO_WEAK; one of more than 256 characters after NFKC is INVALID_REQUEST.
  *
  * @generated from service auth.v1.AuthService
  */
@@ -2675,13 +2688,14 @@ export const AuthService: GenService<{
     output: typeof LoginWithGoogleResponseSchema;
   },
   /**
-   * Sends a one-time code of 6 digits, valid for 5 minutes, 5 attempts and one use, where the destination is that of a
-   * user whom it may be sent to. The answer is the same, after the same time, where it is not. A new code ends the
-   * former of the same destination and purpose.
+   * Sends a one-time code of 6 digits, valid for `OTP_TTL` (by default 5 minutes), `OTP_ATTEMPT_MAX` attempts (by
+   * default 5) and one use, where the destination is that of a user whom it may be sent to. The answer is the same,
+   * after the same time, where it is not. A new code ends the former of the same destination and purpose.
    *
-   * Permission: `auth.login`. Errors: TENANT_NOT_FOUND, TENANT_SUSPENDED, CHANNEL_UNAVAILABLE, RATE_LIMITED (within 60
-   * seconds of the last request for the destination and purpose, above 5 an hour for the destination, or too many from
-   * one address or in the tenant). Not idempotent: every call makes a code.
+   * Permission: `auth.login`. Errors: TENANT_NOT_FOUND, TENANT_SUSPENDED, CHANNEL_UNAVAILABLE, RATE_LIMITED (within
+   * `OTP_REQUEST_INTERVAL`, by default 60 seconds, of the last request for the destination and purpose, above
+   * `OTP_REQUESTS_PER_HOUR`, by default 5, in an hour for the destination, or too many from one address or in the
+   * tenant). Not idempotent: every call makes a code.
    *
    * @generated from rpc auth.v1.AuthService.RequestOtp
    */
@@ -2736,8 +2750,9 @@ export const AuthService: GenService<{
   },
   /**
    * Rotates a session's tokens: answers a new pair, after which the refresh token is spent (RFC 9700, section 4.14.2).
-   * A spent one that is shown again within 10 seconds gets the same refresh token as before, so that a lost answer can
-   * be asked for again; later it ends the session, for it may be stolen.
+   * The one that was spent last, shown again within `REFRESH_GRACE` (by default 10 seconds), gets the same refresh
+   * token as before, so that a lost answer can be asked for again; later it ends the session, as an older one does at
+   * once, for it may be stolen.
    *
    * Permission: `auth.login`. Errors: SESSION_INVALID (token unknown, forged or expired, session ended, user inactive,
    * tenant suspended or not the caller's: one answer), SESSION_REUSED (the session has now ended).
@@ -2763,7 +2778,7 @@ export const AuthService: GenService<{
     output: typeof LogoutResponseSchema;
   },
   /**
-   * Lists a user's sessions (AIP-132, AIP-158): those that live, with `include_ended` all.
+   * Lists a user's sessions by id, newest first (AIP-132, AIP-158): those that live, with `include_ended` all.
    *
    * Permission: `auth.session.read`. Errors: USER_NOT_FOUND.
    *

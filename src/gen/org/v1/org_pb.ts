@@ -62,7 +62,8 @@ export const TenantSchema: GenMessage<Tenant> = /*@__PURE__*/
   messageDesc(file_org_v1_org, 0);
 
 /**
- * A place in the organisation. Nodes of a tenant make a forest, in which none is deeper than `TREE_DEPTH_MAX`.
+ * A place in the organisation. Nodes of a tenant make a forest, in which none is deeper than `TREE_DEPTH_MAX` (by
+ * default 100).
  *
  * @generated from message org.v1.Node
  */
@@ -75,28 +76,28 @@ export type Node = Message<"org.v1.Node"> & {
   nodeId: string;
 
   /**
-   * The tenant that it belongs to.
+   * The tenant that it belongs to, a UUID.
    *
    * @generated from field: string tenant_id = 2;
    */
   tenantId: string;
 
   /**
-   * What kind of place it is, such as `shop`.
+   * What kind of place it is, such as `shop`, 1 to 63 characters.
    *
    * @generated from field: string node_type = 3;
    */
   nodeType: string;
 
   /**
-   * The name that people read.
+   * The name that people read, 1 to 200 characters.
    *
    * @generated from field: string label = 4;
    */
   label: string;
 
   /**
-   * The node above it. Not set: it is a root.
+   * The node above it, a UUID. Not set: it is a root.
    *
    * @generated from field: optional string parent_node_id = 5;
    */
@@ -110,7 +111,8 @@ export type Node = Message<"org.v1.Node"> & {
   active: boolean;
 
   /**
-   * How many nodes lie above it: up to the node that was asked about in a list of descendants, else up to its root.
+   * How many nodes lie above it, 0 of a root: up to the node that was asked about in a list of descendants, else up to
+   * its root.
    *
    * @generated from field: int32 depth = 7;
    */
@@ -145,7 +147,7 @@ export type Capability = Message<"org.v1.Capability"> & {
   capabilityId: string;
 
   /**
-   * Its name in decisions, such as `menu.edit`.
+   * Its name in decisions, such as `menu.edit`, 1 to 128 characters, unique.
    *
    * @generated from field: string key = 2;
    */
@@ -180,21 +182,21 @@ export type Role = Message<"org.v1.Role"> & {
   roleId: string;
 
   /**
-   * The tenant that it belongs to.
+   * The tenant that it belongs to, a UUID.
    *
    * @generated from field: string tenant_id = 2;
    */
   tenantId: string;
 
   /**
-   * The name that people read, unique in its tenant.
+   * The name that people read, 1 to 200 characters, unique in its tenant.
    *
    * @generated from field: string label = 3;
    */
   label: string;
 
   /**
-   * What it allows, in the order of their bytes.
+   * What it allows, at most 1000 keys of capabilities, in the order of their bytes.
    *
    * @generated from field: repeated string capability_keys = 4;
    */
@@ -229,42 +231,42 @@ export type Assignment = Message<"org.v1.Assignment"> & {
   assignmentId: string;
 
   /**
-   * The tenant that it belongs to.
+   * The tenant that it belongs to, a UUID.
    *
    * @generated from field: string tenant_id = 2;
    */
   tenantId: string;
 
   /**
-   * Who has the role.
+   * Who has the role, the id of a user, a UUID.
    *
    * @generated from field: string user_id = 3;
    */
   userId: string;
 
   /**
-   * Where.
+   * Where, the id of a node, a UUID.
    *
    * @generated from field: string node_id = 4;
    */
   nodeId: string;
 
   /**
-   * Which role.
+   * Which role, a UUID.
    *
    * @generated from field: string role_id = 5;
    */
   roleId: string;
 
   /**
-   * From when it counts, inclusive.
+   * From when it counts, inclusive, to the microsecond.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 6;
    */
   startTime?: Timestamp | undefined;
 
   /**
-   * Until when it counts, exclusive. Not set: it has no end.
+   * Until when it counts, exclusive, to the microsecond. Not set: it has no end.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 7;
    */
@@ -299,42 +301,42 @@ export type VisibilityGrant = Message<"org.v1.VisibilityGrant"> & {
   grantId: string;
 
   /**
-   * The tenant that it belongs to.
+   * The tenant that it belongs to, a UUID.
    *
    * @generated from field: string tenant_id = 2;
    */
   tenantId: string;
 
   /**
-   * Who may see.
+   * Who may see, the id of a user, a UUID.
    *
    * @generated from field: string user_id = 3;
    */
   userId: string;
 
   /**
-   * Where.
+   * Where, the id of a node, a UUID.
    *
    * @generated from field: string node_id = 4;
    */
   nodeId: string;
 
   /**
-   * How much.
+   * How much; `analyze` includes `read`.
    *
    * @generated from field: org.v1.AccessScope scope = 5;
    */
   scope: AccessScope;
 
   /**
-   * From when it counts, inclusive.
+   * From when it counts, inclusive, to the microsecond.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 6;
    */
   startTime?: Timestamp | undefined;
 
   /**
-   * Until when it counts, exclusive. Not set: it has no end.
+   * Until when it counts, exclusive, to the microsecond. Not set: it has no end.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 7;
    */
@@ -369,42 +371,43 @@ export type Invitation = Message<"org.v1.Invitation"> & {
   invitationId: string;
 
   /**
-   * The tenant that it belongs to.
+   * The tenant that it belongs to, a UUID.
    *
    * @generated from field: string tenant_id = 2;
    */
   tenantId: string;
 
   /**
-   * The e-mail of who is invited, trimmed and in lower case.
+   * The e-mail of who is invited, trimmed and in lower case. Not set: it names a phone, or the contact was erased with
+   * its user.
    *
    * @generated from field: optional string email = 3;
    */
   email?: string | undefined;
 
   /**
-   * The phone of who is invited, in E.164.
+   * The phone of who is invited, in E.164. Not set: it names an e-mail, or the contact was erased with its user.
    *
    * @generated from field: optional string phone = 4;
    */
   phone?: string | undefined;
 
   /**
-   * The user for whom the calling service invited, proven by `x-actor-token`.
+   * The user for whom the calling service invited, a UUID, proven by `x-actor-token`. Not set: it named none.
    *
    * @generated from field: optional string invited_by_user_id = 5;
    */
   invitedByUserId?: string | undefined;
 
   /**
-   * The role that accepting assigns; set exactly where `node_id` is.
+   * The role that accepting assigns, a UUID; set exactly where `node_id` is. Not set: accepting assigns none.
    *
    * @generated from field: optional string role_id = 6;
    */
   roleId?: string | undefined;
 
   /**
-   * Where it assigns it.
+   * Where accepting assigns it, the id of a node, a UUID. Not set: it assigns none.
    *
    * @generated from field: optional string node_id = 7;
    */
@@ -418,7 +421,7 @@ export type Invitation = Message<"org.v1.Invitation"> & {
   state: InvitationState;
 
   /**
-   * Until when it can be accepted.
+   * Until when it can be accepted, exclusive.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 9;
    */
@@ -460,21 +463,21 @@ export type AuditEvent = Message<"org.v1.AuditEvent"> & {
   auditId: string;
 
   /**
-   * The tenant that the change concerns. Not set: it concerns none.
+   * The tenant that the change concerns, a UUID. Not set: it concerns none.
    *
    * @generated from field: optional string tenant_id = 2;
    */
   tenantId?: string | undefined;
 
   /**
-   * The user that the calling service acted for, proven by `x-actor-token`. Not set: it named none.
+   * The user that the calling service acted for, a UUID, proven by `x-actor-token`. Not set: it named none.
    *
    * @generated from field: optional string actor_user_id = 3;
    */
   actorUserId?: string | undefined;
 
   /**
-   * The service that called. Not set: the change was made from the command line.
+   * The service that called, a UUID. Not set: the change was made from the command line.
    *
    * @generated from field: optional string actor_service_id = 4;
    */
@@ -495,21 +498,22 @@ export type AuditEvent = Message<"org.v1.AuditEvent"> & {
   entityKind: string;
 
   /**
-   * The id of the thing that was changed, a UUID.
+   * The id of the thing that was changed, a UUID. Not set: the event was loaded in bulk and names none.
    *
    * @generated from field: optional string entity_id = 7;
    */
   entityId?: string | undefined;
 
   /**
-   * When it was done, by the database's clock.
+   * When it was done, by the database's clock, to the microsecond.
    *
    * @generated from field: google.protobuf.Timestamp occur_time = 8;
    */
   occurTime?: Timestamp | undefined;
 
   /**
-   * The rest: other ids, names of changed fields, and values that are no personal data. Never a secret.
+   * The rest: the `request_id` of the call, other ids, names of changed fields, and values that are no personal data.
+   * Never a secret.
    *
    * @generated from field: google.protobuf.Struct payload = 9;
    */
@@ -628,14 +632,15 @@ export type ListTenantsRequest = Message<"org.v1.ListTenantsRequest"> & {
   state?: TenantState | undefined;
 
   /**
-   * How many tenants a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many tenants a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 3;
    */
@@ -691,14 +696,16 @@ export type UpdateTenantRequest = Message<"org.v1.UpdateTenantRequest"> & {
   tenantId: string;
 
   /**
-   * The name that people read, 1 to 200 characters; it may be empty only where the mask does not name it.
+   * The name that people read, 1 to 200 characters; it may be empty only where the mask does not name it, else
+   * INVALID_REQUEST.
    *
    * @generated from field: string label = 2;
    */
   label: string;
 
   /**
-   * What to change: `label`. Not set: every field that is not empty. Another path is INVALID_REQUEST.
+   * What to change: `label`, also as `*`. Not set or empty: every field that is not empty. Another path is
+   * INVALID_REQUEST.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 3;
    */
@@ -852,7 +859,7 @@ export type CreateNodeRequest = Message<"org.v1.CreateNodeRequest"> & {
   label: string;
 
   /**
-   * The node above it, of the same tenant. Not set: it is a root, of which a tenant may have several.
+   * The node above it, a UUID, of the same tenant. Not set: it is a root, of which a tenant may have several.
    *
    * @generated from field: optional string parent_node_id = 5;
    */
@@ -922,7 +929,7 @@ export const BatchCreateNodesRequestSchema: GenMessage<BatchCreateNodesRequest> 
  */
 export type BatchCreateNodesRequest_Node = Message<"org.v1.BatchCreateNodesRequest.Node"> & {
   /**
-   * The new node's id, a UUID of the caller's choice, once in the batch.
+   * The new node's id, a UUID of the caller's choice, once in the batch, else INVALID_REQUEST.
    *
    * @generated from field: string node_id = 1;
    */
@@ -943,7 +950,8 @@ export type BatchCreateNodesRequest_Node = Message<"org.v1.BatchCreateNodesReque
   label: string;
 
   /**
-   * The node above it: one that exists, or one that stands before it in the batch. Not set: it is a root.
+   * The node above it, a UUID: one that exists, or one that stands before it in the batch; one that stands after it
+   * is INVALID_REQUEST. Not set: it is a root.
    *
    * @generated from field: optional string parent_node_id = 4;
    */
@@ -1048,22 +1056,24 @@ export type UpdateNodeRequest = Message<"org.v1.UpdateNodeRequest"> & {
   nodeId: string;
 
   /**
-   * The name that people read, 1 to 200 characters; it may be empty only where the mask does not name it.
+   * The name that people read, 1 to 200 characters; it may be empty only where the mask does not name it, else
+   * INVALID_REQUEST.
    *
    * @generated from field: string label = 3;
    */
   label: string;
 
   /**
-   * What kind of place it is, such as `shop`: a lower-case letter, then up to 62 letters, digits, `_` or `-`;
-   * it may be empty only where the mask does not name it.
+   * What kind of place it is, such as `shop`: a lower-case letter, then up to 62 letters, digits, `_` or `-`; it may be
+   * empty only where the mask does not name it, else INVALID_REQUEST.
    *
    * @generated from field: string node_type = 4;
    */
   nodeType: string;
 
   /**
-   * What to change: `label`, `node_type`. Not set: every field that is not empty. Another path is INVALID_REQUEST.
+   * What to change: `label`, `node_type`; `*` names all. Not set or empty: every field that is not empty. Another path
+   * is INVALID_REQUEST.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 5;
    */
@@ -1162,7 +1172,7 @@ export type MoveNodeRequest = Message<"org.v1.MoveNodeRequest"> & {
   nodeId: string;
 
   /**
-   * The node that shall be above it. Not set: it becomes a root.
+   * The node that shall be above it, a UUID. Not set: it becomes a root.
    *
    * @generated from field: optional string new_parent_node_id = 3;
    */
@@ -1309,21 +1319,22 @@ export type ListChildrenRequest = Message<"org.v1.ListChildrenRequest"> & {
   tenantId: string;
 
   /**
-   * Whose children. Not set: the roots.
+   * Whose children, a UUID. Not set: the roots.
    *
    * @generated from field: optional string parent_node_id = 2;
    */
   parentNodeId?: string | undefined;
 
   /**
-   * How many nodes a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many nodes a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 3;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 4;
    */
@@ -1442,14 +1453,15 @@ export type ListDescendantsRequest = Message<"org.v1.ListDescendantsRequest"> & 
   maxDepth?: number | undefined;
 
   /**
-   * How many nodes a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many nodes a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 4;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 5;
    */
@@ -1548,21 +1560,22 @@ export const CreateCapabilityResponseSchema: GenMessage<CreateCapabilityResponse
  */
 export type ListCapabilitiesRequest = Message<"org.v1.ListCapabilitiesRequest"> & {
   /**
-   * Only capabilities whose key begins so; up to 128 characters.
+   * Only capabilities whose key begins so, up to 128 characters. Not set or empty: all.
    *
    * @generated from field: optional string prefix = 1;
    */
   prefix?: string | undefined;
 
   /**
-   * How many capabilities a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many capabilities a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 3;
    */
@@ -1611,7 +1624,7 @@ export const ListCapabilitiesResponseSchema: GenMessage<ListCapabilitiesResponse
  */
 export type DeleteCapabilityRequest = Message<"org.v1.DeleteCapabilityRequest"> & {
   /**
-   * Which capability.
+   * Which capability, by its key, 1 to 128 characters.
    *
    * @generated from field: string key = 1;
    */
@@ -1668,7 +1681,8 @@ export type CreateRoleRequest = Message<"org.v1.CreateRoleRequest"> & {
   label: string;
 
   /**
-   * What it allows: keys of capabilities that exist, up to 1000; one that is named twice counts once.
+   * What it allows: keys of capabilities that exist, up to 1000 of 1 to 128 characters; one that is named twice counts
+   * once. None: it allows nothing.
    *
    * @generated from field: repeated string capability_keys = 4;
    */
@@ -1766,14 +1780,15 @@ export type ListRolesRequest = Message<"org.v1.ListRolesRequest"> & {
   tenantId: string;
 
   /**
-   * How many roles a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many roles a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 2;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 3;
    */
@@ -1836,22 +1851,24 @@ export type UpdateRoleRequest = Message<"org.v1.UpdateRoleRequest"> & {
   roleId: string;
 
   /**
-   * The name that people read, 1 to 200 characters; it may be empty only where the mask does not name it.
+   * The name that people read, 1 to 200 characters; it may be empty only where the mask does not name it, else
+   * INVALID_REQUEST. Another role with it is ROLE_LABEL_TAKEN.
    *
    * @generated from field: string label = 3;
    */
   label: string;
 
   /**
-   * All that it shall allow; what it allowed before and is not here is taken from it.
+   * All that it shall allow, up to 1000 keys of 1 to 128 characters of capabilities that exist; what it allowed before
+   * and is not here is taken from it. Empty where the mask names it: it allows nothing.
    *
    * @generated from field: repeated string capability_keys = 4;
    */
   capabilityKeys: string[];
 
   /**
-   * What to change: `label`, `capability_keys`. Not set: every field that is not empty. Another path is
-   * INVALID_REQUEST.
+   * What to change: `label`, `capability_keys`; `*` names all. Not set or empty: every field that is not empty. Another
+   * path is INVALID_REQUEST.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 5;
    */
@@ -1950,7 +1967,8 @@ export type AddRoleCapabilitiesRequest = Message<"org.v1.AddRoleCapabilitiesRequ
   roleId: string;
 
   /**
-   * What it shall also allow, 1 to 1000; what it allows already is ignored.
+   * What it shall also allow, 1 to 1000 keys of 1 to 128 characters of capabilities that exist; what it allows already
+   * is ignored. It allows at most 1000 in all, else INVALID_REQUEST.
    *
    * @generated from field: repeated string capability_keys = 3;
    */
@@ -2006,7 +2024,7 @@ export type RemoveRoleCapabilitiesRequest = Message<"org.v1.RemoveRoleCapabiliti
   roleId: string;
 
   /**
-   * What it shall no longer allow, 1 to 1000; what it does not allow is ignored.
+   * What it shall no longer allow, 1 to 1000 keys of 1 to 128 characters; what it does not allow is ignored.
    *
    * @generated from field: repeated string capability_keys = 3;
    */
@@ -2083,14 +2101,15 @@ export type AssignRoleRequest = Message<"org.v1.AssignRoleRequest"> & {
   roleId: string;
 
   /**
-   * From when it counts, in the past or later. Not set: from now on.
+   * From when it counts, in the past or later, of the years 1 to 9999, cut to the microsecond. Not set: from now on.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 6;
    */
   startTime?: Timestamp | undefined;
 
   /**
-   * Until when it counts, later than its start. Not set: it has no end.
+   * Until when it counts, later than its start (else INVALID_REQUEST), of the years 1 to 9999, cut to the microsecond.
+   * Not set: it has no end.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 7;
    */
@@ -2146,7 +2165,8 @@ export type EndAssignmentRequest = Message<"org.v1.EndAssignmentRequest"> & {
   assignmentId: string;
 
   /**
-   * When it ends, not in the past. Not set: now. One that has not begun by then is cancelled.
+   * When it ends, not in the past unless it has ended already (else INVALID_REQUEST), of the years 1 to 9999, cut to
+   * the microsecond; an end that was set before moves to it. Not set: now. One that has not begun by then is cancelled.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 3;
    */
@@ -2244,42 +2264,44 @@ export type ListAssignmentsRequest = Message<"org.v1.ListAssignmentsRequest"> & 
   tenantId: string;
 
   /**
-   * Only of this user.
+   * Only of this user, a UUID. Not set: of any.
    *
    * @generated from field: optional string user_id = 2;
    */
   userId?: string | undefined;
 
   /**
-   * Only at exactly this node.
+   * Only at exactly this node, a UUID. Not set: at any.
    *
    * @generated from field: optional string node_id = 3;
    */
   nodeId?: string | undefined;
 
   /**
-   * Only of this role.
+   * Only of this role, a UUID. Not set: of any.
    *
    * @generated from field: optional string role_id = 4;
    */
   roleId?: string | undefined;
 
   /**
-   * Only those whose time includes this moment.
+   * Only those whose time includes this moment, of the years 1 to 9999, cut to the microsecond. Not set: all, also
+   * those that have ended or were cancelled.
    *
    * @generated from field: google.protobuf.Timestamp active_at = 5;
    */
   activeAt?: Timestamp | undefined;
 
   /**
-   * How many assignments a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many assignments a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 6;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 7;
    */
@@ -2300,7 +2322,7 @@ export const ListAssignmentsRequestSchema: GenMessage<ListAssignmentsRequest> = 
  */
 export type ListAssignmentsResponse = Message<"org.v1.ListAssignmentsResponse"> & {
   /**
-   * The assignments of this page, by id.
+   * The assignments of this page, by id; it may be empty before the end.
    *
    * @generated from field: repeated org.v1.Assignment assignments = 1;
    */
@@ -2363,14 +2385,15 @@ export type GrantVisibilityRequest = Message<"org.v1.GrantVisibilityRequest"> & 
   scope: AccessScope;
 
   /**
-   * From when it counts, in the past or later. Not set: from now on.
+   * From when it counts, in the past or later, of the years 1 to 9999, cut to the microsecond. Not set: from now on.
    *
    * @generated from field: google.protobuf.Timestamp start_time = 6;
    */
   startTime?: Timestamp | undefined;
 
   /**
-   * Until when it counts, later than its start. Not set: it has no end.
+   * Until when it counts, later than its start (else INVALID_REQUEST), of the years 1 to 9999, cut to the microsecond.
+   * Not set: it has no end.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 7;
    */
@@ -2426,7 +2449,8 @@ export type RevokeVisibilityRequest = Message<"org.v1.RevokeVisibilityRequest"> 
   grantId: string;
 
   /**
-   * When it ends, not in the past. Not set: now. One that has not begun by then is cancelled.
+   * When it ends, not in the past unless it has ended already (else INVALID_REQUEST), of the years 1 to 9999, cut to
+   * the microsecond; an end that was set before moves to it. Not set: now. One that has not begun by then is cancelled.
    *
    * @generated from field: google.protobuf.Timestamp end_time = 3;
    */
@@ -2524,42 +2548,44 @@ export type ListVisibilityGrantsRequest = Message<"org.v1.ListVisibilityGrantsRe
   tenantId: string;
 
   /**
-   * Only of this user.
+   * Only of this user, a UUID. Not set: of any.
    *
    * @generated from field: optional string user_id = 2;
    */
   userId?: string | undefined;
 
   /**
-   * Only at exactly this node.
+   * Only at exactly this node, a UUID. Not set: at any.
    *
    * @generated from field: optional string node_id = 3;
    */
   nodeId?: string | undefined;
 
   /**
-   * Only of exactly this scope.
+   * Only of exactly this scope. Not set: of any.
    *
    * @generated from field: optional org.v1.AccessScope scope = 4;
    */
   scope?: AccessScope | undefined;
 
   /**
-   * Only those whose time includes this moment.
+   * Only those whose time includes this moment, of the years 1 to 9999, cut to the microsecond. Not set: all, also
+   * those that have ended or were cancelled.
    *
    * @generated from field: google.protobuf.Timestamp active_at = 5;
    */
   activeAt?: Timestamp | undefined;
 
   /**
-   * How many grants a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many grants a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 6;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 7;
    */
@@ -2580,7 +2606,7 @@ export const ListVisibilityGrantsRequestSchema: GenMessage<ListVisibilityGrantsR
  */
 export type ListVisibilityGrantsResponse = Message<"org.v1.ListVisibilityGrantsResponse"> & {
   /**
-   * The grants of this page, by id.
+   * The grants of this page, by id; it may be empty before the end.
    *
    * @generated from field: repeated org.v1.VisibilityGrant grants = 1;
    */
@@ -2602,7 +2628,7 @@ export const ListVisibilityGrantsResponseSchema: GenMessage<ListVisibilityGrants
   messageDesc(file_org_v1_org, 77);
 
 /**
- * The request of CreateInvitation. It names exactly one of `email` and `phone`.
+ * The request of CreateInvitation. It names exactly one of `email` and `phone`, else INVALID_REQUEST.
  *
  * @generated from message org.v1.CreateInvitationRequest
  */
@@ -2622,35 +2648,40 @@ export type CreateInvitationRequest = Message<"org.v1.CreateInvitationRequest"> 
   invitationId?: string | undefined;
 
   /**
-   * The e-mail of who is invited; trimmed and lower-cased before it is stored. Up to 254 characters.
+   * The e-mail of who is invited, up to 254 characters, trimmed and lower-cased before it is stored; one that is none
+   * is INVALID_REQUEST. Not set: who is invited has the `phone`.
    *
    * @generated from field: optional string email = 3;
    */
   email?: string | undefined;
 
   /**
-   * The phone of who is invited, with its country code; stored in E.164. Up to 32 characters.
+   * The phone of who is invited, with its country code, up to 32 characters, stored in E.164; one that is no number is
+   * INVALID_REQUEST. Not set: who is invited has the `email`.
    *
    * @generated from field: optional string phone = 4;
    */
   phone?: string | undefined;
 
   /**
-   * The role that accepting assigns. Set exactly where `node_id` is.
+   * The role that accepting assigns, a UUID. Set exactly where `node_id` is, else INVALID_REQUEST. Not set: accepting
+   * assigns none.
    *
    * @generated from field: optional string role_id = 5;
    */
   roleId?: string | undefined;
 
   /**
-   * Where accepting assigns it.
+   * Where accepting assigns it, the id of a node, a UUID. Set exactly where `role_id` is, else INVALID_REQUEST. Not
+   * set: accepting assigns none.
    *
    * @generated from field: optional string node_id = 6;
    */
   nodeId?: string | undefined;
 
   /**
-   * How long it can be accepted, 1 second to 365 days. Not set: `INVITATION_TTL`.
+   * How long it can be accepted, 1 second to 365 days, rounded to the millisecond. Not set: `INVITATION_TTL`, by
+   * default 7 days.
    *
    * @generated from field: google.protobuf.Duration ttl = 7;
    */
@@ -2678,7 +2709,7 @@ export type CreateInvitationResponse = Message<"org.v1.CreateInvitationResponse"
   invitation?: Invitation | undefined;
 
   /**
-   * What accepts it. It proves nothing about the e-mail or phone. A repeat answers it again.
+   * What accepts it, `inv_…`. It proves nothing about the e-mail or phone. A repeat answers it again.
    *
    * @generated from field: string invite_token = 2;
    */
@@ -2705,7 +2736,7 @@ export type GetInvitationRequest = Message<"org.v1.GetInvitationRequest"> & {
    */
   selector: {
     /**
-     * By its token.
+     * By its token, 1 to 4096 characters.
      *
      * @generated from field: string invite_token = 1;
      */
@@ -2757,22 +2788,24 @@ export const GetInvitationResponseSchema: GenMessage<GetInvitationResponse> = /*
  */
 export type AcceptInvitationRequest = Message<"org.v1.AcceptInvitationRequest"> & {
   /**
-   * The token that CreateInvitation answered.
+   * The token that CreateInvitation answered, 1 to 4096 characters.
    *
    * @generated from field: string invite_token = 1;
    */
   inviteToken: string;
 
   /**
-   * The name of a user that is made, 1 to 200 characters.
+   * The name of a user that is made, 1 to 200 characters; ignored where a user with that contact exists. Not set: it
+   * has none.
    *
    * @generated from field: optional string display_name = 2;
    */
   displayName?: string | undefined;
 
   /**
-   * The password of a user that is made, 10 to 256 characters after NFKC. Refused where a user with that contact
-   * exists.
+   * The password of a user that is made, 1 to 256 characters, also after NFKC; the password rule of AuthService is
+   * stricter (PASSWORD_TOO_WEAK). INVALID_REQUEST where a user with that contact exists. Not set: it has none, and
+   * signs in by a code or an identity provider.
    *
    * @generated from field: optional string password = 3;
    */
@@ -2793,7 +2826,7 @@ export const AcceptInvitationRequestSchema: GenMessage<AcceptInvitationRequest> 
  */
 export type AcceptInvitationResponse = Message<"org.v1.AcceptInvitationResponse"> & {
   /**
-   * Who accepted: a user that was made, or the actor.
+   * Who accepted, a UUID: a user that was made, or the actor.
    *
    * @generated from field: string user_id = 1;
    */
@@ -2891,14 +2924,15 @@ export type ListInvitationsRequest = Message<"org.v1.ListInvitationsRequest"> & 
   state?: InvitationState | undefined;
 
   /**
-   * How many invitations a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many invitations a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 3;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 4;
    */
@@ -2919,7 +2953,7 @@ export const ListInvitationsRequestSchema: GenMessage<ListInvitationsRequest> = 
  */
 export type ListInvitationsResponse = Message<"org.v1.ListInvitationsResponse"> & {
   /**
-   * The invitations of this page, by id.
+   * The invitations of this page, by id; it may be empty before the end.
    *
    * @generated from field: repeated org.v1.Invitation invitations = 1;
    */
@@ -2968,7 +3002,7 @@ export type CheckAccessRequest = Message<"org.v1.CheckAccessRequest"> & {
   nodeId: string;
 
   /**
-   * What the user would do: the key of a capability.
+   * What the user would do: the key of a capability, 1 to 128 characters.
    *
    * @generated from field: string capability = 4;
    */
@@ -3059,7 +3093,7 @@ export type BatchCheckAccessRequest_Check = Message<"org.v1.BatchCheckAccessRequ
   nodeId: string;
 
   /**
-   * What the user would do: the key of a capability.
+   * What the user would do: the key of a capability, 1 to 128 characters.
    *
    * @generated from field: string capability = 3;
    */
@@ -3080,7 +3114,7 @@ export const BatchCheckAccessRequest_CheckSchema: GenMessage<BatchCheckAccessReq
  */
 export type BatchCheckAccessResponse = Message<"org.v1.BatchCheckAccessResponse"> & {
   /**
-   * The answers, in the order of the questions, all of one moment.
+   * The answers, as many as the questions and in their order, all of one moment.
    *
    * @generated from field: repeated org.v1.BatchCheckAccessResponse.Result results = 1;
    */
@@ -3150,7 +3184,7 @@ export type CheckVisibilityRequest = Message<"org.v1.CheckVisibilityRequest"> & 
   nodeId: string;
 
   /**
-   * How much the user would see.
+   * How much the user would see; `analyze` includes `read`.
    *
    * @generated from field: org.v1.AccessScope scope = 4;
    */
@@ -3220,7 +3254,7 @@ export type ExplainAccessRequest = Message<"org.v1.ExplainAccessRequest"> & {
   nodeId: string;
 
   /**
-   * What the user would do: the key of a capability.
+   * What the user would do: the key of a capability, 1 to 128 characters.
    *
    * @generated from field: string capability = 4;
    */
@@ -3255,14 +3289,15 @@ export type ExplainAccessResponse = Message<"org.v1.ExplainAccessResponse"> & {
   reason: DecisionReason;
 
   /**
-   * Every assignment that grants it; empty where the answer is no. Nearest first.
+   * The assignments that grant it, nearest first, as many as 3,500 parts have room for; empty where the answer is no.
    *
    * @generated from field: repeated org.v1.ExplainAccessResponse.Grant grants = 3;
    */
   grants: ExplainAccessResponse_Grant[];
 
   /**
-   * Every other assignment of the user at the node or above it. Nearest first.
+   * The other assignments of the user at the node or above it, nearest first, as many as the parts that are left have
+   * room for. What only the state of its tenant or user holds up is not among them: `reason` says it.
    *
    * @generated from field: repeated org.v1.ExplainAccessResponse.NearMiss near_misses = 4;
    */
@@ -3297,7 +3332,8 @@ export type ExplainAccessResponse_Grant = Message<"org.v1.ExplainAccessResponse.
   roleLabel: string;
 
   /**
-   * The nodes by which it reaches the node that was asked about: its own first, that node last.
+   * The nodes by which it reaches the node that was asked about: its own first, that node last. Each counts as one of
+   * the 3,500 parts of an answer.
    *
    * @generated from field: repeated org.v1.Node path = 3;
    */
@@ -3332,7 +3368,8 @@ export type ExplainAccessResponse_NearMiss = Message<"org.v1.ExplainAccessRespon
   roleLabel: string;
 
   /**
-   * Why not: the first that applies, in the order of the values.
+   * Why not: NEAR_MISS_REASON_CANCELLED where it was cancelled, else the first that applies in the order of the
+   * values.
    *
    * @generated from field: org.v1.NearMissReason why = 3;
    */
@@ -3429,7 +3466,7 @@ export type ListAccessibleNodesRequest = Message<"org.v1.ListAccessibleNodesRequ
    */
   access: {
     /**
-     * The key of a capability.
+     * The key of a capability, 1 to 128 characters.
      *
      * @generated from field: string capability = 3;
      */
@@ -3437,7 +3474,7 @@ export type ListAccessibleNodesRequest = Message<"org.v1.ListAccessibleNodesRequ
     case: "capability";
   } | {
     /**
-     * How much visibility.
+     * How much visibility; `analyze` includes `read`.
      *
      * @generated from field: org.v1.AccessScope scope = 4;
      */
@@ -3446,14 +3483,15 @@ export type ListAccessibleNodesRequest = Message<"org.v1.ListAccessibleNodesRequ
   } | { case: undefined; value?: undefined };
 
   /**
-   * How many nodes a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many nodes a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 5;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 6;
    */
@@ -3522,7 +3560,7 @@ export type ListUsersWithAccessRequest = Message<"org.v1.ListUsersWithAccessRequ
    */
   access: {
     /**
-     * The key of a capability.
+     * The key of a capability, 1 to 128 characters.
      *
      * @generated from field: string capability = 3;
      */
@@ -3530,7 +3568,7 @@ export type ListUsersWithAccessRequest = Message<"org.v1.ListUsersWithAccessRequ
     case: "capability";
   } | {
     /**
-     * How much visibility.
+     * How much visibility; `analyze` includes `read`.
      *
      * @generated from field: org.v1.AccessScope scope = 4;
      */
@@ -3539,14 +3577,15 @@ export type ListUsersWithAccessRequest = Message<"org.v1.ListUsersWithAccessRequ
   } | { case: undefined; value?: undefined };
 
   /**
-   * How many users a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many users a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 5;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 6;
    */
@@ -3608,7 +3647,7 @@ export type ListUsersWithAccessResponse_User = Message<"org.v1.ListUsersWithAcce
    */
   via: {
     /**
-     * An assignment.
+     * An assignment, where a capability was asked about, a UUID.
      *
      * @generated from field: string assignment_id = 2;
      */
@@ -3616,7 +3655,7 @@ export type ListUsersWithAccessResponse_User = Message<"org.v1.ListUsersWithAcce
     case: "assignmentId";
   } | {
     /**
-     * A visibility grant.
+     * A visibility grant, where a scope was asked about, a UUID.
      *
      * @generated from field: string grant_id = 3;
      */
@@ -3639,63 +3678,64 @@ export const ListUsersWithAccessResponse_UserSchema: GenMessage<ListUsersWithAcc
  */
 export type ListAuditEventsRequest = Message<"org.v1.ListAuditEventsRequest"> & {
   /**
-   * Only events of this tenant. Not set: of every tenant, and those of none.
+   * Only events of this tenant, a UUID. Not set: of every tenant, and those of none.
    *
    * @generated from field: optional string tenant_id = 1;
    */
   tenantId?: string | undefined;
 
   /**
-   * Only events in which a service acted for this user.
+   * Only events in which a service acted for this user, a UUID. Not set: for any, or for none.
    *
    * @generated from field: optional string actor_user_id = 2;
    */
   actorUserId?: string | undefined;
 
   /**
-   * Only events of exactly this action, such as `org.tenant.create`; 1 to 128 characters.
+   * Only events of exactly this action, such as `org.tenant.create`; 1 to 128 characters. Not set: of any.
    *
    * @generated from field: optional string action = 3;
    */
   action?: string | undefined;
 
   /**
-   * Only events about this kind of thing, such as `tenant`; 1 to 128 characters.
+   * Only events about this kind of thing, such as `tenant`; 1 to 128 characters. Not set: about any.
    *
    * @generated from field: optional string entity_kind = 4;
    */
   entityKind?: string | undefined;
 
   /**
-   * Only events about the thing with this id.
+   * Only events about the thing with this id, a UUID. Not set: about any.
    *
    * @generated from field: optional string entity_id = 5;
    */
   entityId?: string | undefined;
 
   /**
-   * Only events that occurred at this time or later.
+   * Only events that occurred at this time or later, of the years 1 to 9999. Not set: from the first on.
    *
    * @generated from field: google.protobuf.Timestamp after = 6;
    */
   after?: Timestamp | undefined;
 
   /**
-   * Only events that occurred earlier than this time.
+   * Only events that occurred earlier than this time, of the years 1 to 9999. Not set: up to the newest.
    *
    * @generated from field: google.protobuf.Timestamp before = 7;
    */
   before?: Timestamp | undefined;
 
   /**
-   * How many events a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many events a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 8;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 9;
    */
@@ -3744,15 +3784,15 @@ export const ListAuditEventsResponseSchema: GenMessage<ListAuditEventsResponse> 
  */
 export type WatchAuditEventsRequest = Message<"org.v1.WatchAuditEventsRequest"> & {
   /**
-   * Only events of this tenant. Not set: of every tenant, and those of none.
+   * Only events of this tenant, a UUID. Not set: of every tenant, and those of none.
    *
    * @generated from field: optional string tenant_id = 1;
    */
   tenantId?: string | undefined;
 
   /**
-   * Begin after this event, one that was received before. Not set: with what is recorded from now on, and what was in
-   * the last moment before.
+   * Begin after this event, a UUID, one that was received before. Not set: with what is recorded from now on, and what
+   * was in the last moment before.
    *
    * @generated from field: optional string after_audit_id = 2;
    */
@@ -3897,14 +3937,14 @@ export const InvitationState = {
   ACCEPTED: 2,
 
   /**
-   * It was revoked.
+   * It was revoked, before or after its time was over.
    *
    * @generated from enum value: INVITATION_STATE_REVOKED = 3;
    */
   REVOKED: 3,
 
   /**
-   * Its time is over.
+   * Its time is over, and it was neither accepted nor revoked.
    *
    * @generated from enum value: INVITATION_STATE_EXPIRED = 4;
    */
@@ -4015,7 +4055,8 @@ export const DecisionReasonSchema: GenEnum<DecisionReason> = /*@__PURE__*/
   enumDesc(file_org_v1_org, 3);
 
 /**
- * Why an assignment at the node or above it does not grant what was asked about.
+ * Why an assignment at the node or above it does not grant what was asked about. Where several apply, CANCELLED is
+ * answered, else the first in this order.
  *
  * @generated from enum org.v1.NearMissReason
  */
@@ -4064,7 +4105,8 @@ export const NearMissReason = {
 } as const;
 
 /**
- * Why an assignment at the node or above it does not grant what was asked about.
+ * Why an assignment at the node or above it does not grant what was asked about. Where several apply, CANCELLED is
+ * answered, else the first in this order.
  *
  * @generated from enum org.v1.NearMissReason
  */
@@ -4077,8 +4119,8 @@ export const NearMissReasonSchema: GenEnum<NearMissReason> = /*@__PURE__*/
   enumDesc(file_org_v1_org, 4);
 
 /**
- * Keeps tenants with their nodes, roles, assignments, visibility grants and invitations, decides what a user may do at a
- * node, and answers the audit events of this whole API.
+ * Keeps tenants with their nodes, roles, assignments, visibility grants and invitations, decides what a user may do at
+ * a node, and answers the audit events of this whole API.
  *
  * Every RPC can also answer INVALID_REQUEST (a field breaks its rule), CALLER_TOKEN_INVALID, ACTOR_TOKEN_INVALID,
  * PERMISSION_MISSING, TENANT_SUSPENDED (the caller's own tenant), OVERLOADED, DATABASE_UNAVAILABLE, DEADLINE and, where
@@ -4087,6 +4129,8 @@ export const NearMissReasonSchema: GenEnum<NearMissReason> = /*@__PURE__*/
  *
  * A caller that belongs to a tenant acts in that tenant alone and must name it: to name another, or none, is
  * TENANT_MISMATCH.
+ *
+ * A create that is idempotent does not compare what its repeat leaves out.
  *
  * @generated from service org.v1.OrgService
  */
@@ -4224,7 +4268,7 @@ export const OrgService: GenService<{
   /**
    * Deletes a leaf that nothing ever named: no assignment, visibility grant or invitation, ended or not.
    *
-   * Permission: `org.node.write`. Errors: NODE_NOT_FOUND, NODE_IN_USE.
+   * Permission: `org.node.write`. Errors: NODE_NOT_FOUND, NODE_IN_USE. Not idempotent: a repeat is NODE_NOT_FOUND.
    *
    * @generated from rpc org.v1.OrgService.DeleteNode
    */
@@ -4313,7 +4357,8 @@ export const OrgService: GenService<{
    * Creates a capability, for all tenants.
    *
    * Permission: `org.role.write`, and the caller must belong to no tenant (else TENANT_MISMATCH). Errors:
-   * CAPABILITY_KEY_TAKEN, CAPABILITY_ID_TAKEN. Idempotent with a `capability_id` (AIP-133).
+   * CAPABILITY_KEY_TAKEN, CAPABILITY_ID_TAKEN. Idempotent with a `capability_id` (AIP-133): a repeat with the same
+   * content answers the same capability and writes nothing.
    *
    * @generated from rpc org.v1.OrgService.CreateCapability
    */
@@ -4335,10 +4380,10 @@ export const OrgService: GenService<{
     output: typeof ListCapabilitiesResponseSchema;
   },
   /**
-   * Deletes a capability that no role has.
+   * Deletes a capability that no role has; roles that were deleted lose it too.
    *
    * Permission: `org.role.write`, and the caller must belong to no tenant (else TENANT_MISMATCH). Errors:
-   * CAPABILITY_NOT_FOUND, CAPABILITY_IN_USE.
+   * CAPABILITY_NOT_FOUND, CAPABILITY_IN_USE. Not idempotent: a repeat is CAPABILITY_NOT_FOUND.
    *
    * @generated from rpc org.v1.OrgService.DeleteCapability
    */
@@ -4351,7 +4396,8 @@ export const OrgService: GenService<{
    * Creates a role.
    *
    * Permission: `org.role.write`. Errors: TENANT_NOT_FOUND, CAPABILITY_NOT_FOUND, ROLE_LABEL_TAKEN, ROLE_ID_TAKEN.
-   * Idempotent with a `role_id` (AIP-133).
+   * Idempotent with a `role_id` (AIP-133): a repeat with the same content answers the same role and writes nothing; the
+   * id of a role that was deleted is ROLE_ID_TAKEN.
    *
    * @generated from rpc org.v1.OrgService.CreateRole
    */
@@ -4400,8 +4446,7 @@ export const OrgService: GenService<{
   /**
    * Deletes a role that no unended assignment and no pending invitation names. What ended keeps its history.
    *
-   * Permission: `org.role.write`. Errors: ROLE_NOT_FOUND,
-   * ROLE_IN_USE.
+   * Permission: `org.role.write`. Errors: ROLE_NOT_FOUND, ROLE_IN_USE. Not idempotent: a repeat is ROLE_NOT_FOUND.
    *
    * @generated from rpc org.v1.OrgService.DeleteRole
    */
@@ -4438,7 +4483,8 @@ export const OrgService: GenService<{
    * Assigns a role to a user at a node and everywhere below it, for a time.
    *
    * Permission: `org.assignment.write`. Errors: USER_NOT_FOUND, USER_ERASED, NODE_NOT_FOUND, ROLE_NOT_FOUND,
-   * ASSIGNMENT_ID_TAKEN. Idempotent with an `assignment_id` (AIP-133).
+   * ASSIGNMENT_ID_TAKEN. Idempotent with an `assignment_id` (AIP-133): a repeat with the same content answers the same
+   * assignment as it now is, also once the user was erased or the role deleted, and writes nothing.
    *
    * @generated from rpc org.v1.OrgService.AssignRole
    */
@@ -4487,7 +4533,8 @@ export const OrgService: GenService<{
    * Lets a user see what stands at a node and everywhere below it, for a time.
    *
    * Permission: `org.visibility.write`. Errors: USER_NOT_FOUND, USER_ERASED, NODE_NOT_FOUND, VISIBILITY_GRANT_ID_TAKEN.
-   * Idempotent with a `grant_id` (AIP-133).
+   * Idempotent with a `grant_id` (AIP-133): a repeat with the same content answers the same grant as it now is, also
+   * once the user was erased, and writes nothing.
    *
    * @generated from rpc org.v1.OrgService.GrantVisibility
    */
@@ -4536,8 +4583,9 @@ export const OrgService: GenService<{
    * Invites somebody. The caller sends the token to them; the service sends nothing.
    *
    * Permission: `org.invitation.write`, and `org.assignment.write` where it names a role. Errors: TENANT_NOT_FOUND,
-   * ROLE_NOT_FOUND, NODE_NOT_FOUND, INVITATION_ID_TAKEN. Idempotent with an `invitation_id` (AIP-133): a repeat answers
-   * the same token again.
+   * ROLE_NOT_FOUND, NODE_NOT_FOUND, INVITATION_ID_TAKEN. Idempotent with an `invitation_id` (AIP-133): a repeat with
+   * the same content answers the same invitation as it now is and the same token, and writes nothing; it is
+   * INVITATION_ID_TAKEN once the pepper that the token was made with is no longer configured.
    *
    * @generated from rpc org.v1.OrgService.CreateInvitation
    */
@@ -4562,9 +4610,10 @@ export const OrgService: GenService<{
    * Accepts an invitation: makes a user of the invited contact, which stays unverified, or takes the user who has it
    * and proves it by `x-actor-token`; assigns the role where it names one. Of many at once exactly one wins.
    *
-   * Permission: `org.invitation.accept`. Errors: INVITATION_NOT_FOUND, INVITATION_EXPIRED, INVITATION_ENDED,
-   * LOGIN_REQUIRED (a user has the contact and is not the actor), PASSWORD_TOO_WEAK, TENANT_SUSPENDED, ROLE_NOT_FOUND,
-   * NODE_NOT_FOUND.
+   * Permission: `org.invitation.accept`. Errors: INVITATION_NOT_FOUND, INVITATION_EXPIRED, INVITATION_ENDED (it was
+   * accepted or revoked, or its contact erased), LOGIN_REQUIRED (a user has the contact and is inactive or not the
+   * actor), PASSWORD_TOO_WEAK, TENANT_SUSPENDED, ROLE_NOT_FOUND, NODE_NOT_FOUND. Not idempotent: a repeat is
+   * INVITATION_ENDED.
    *
    * @generated from rpc org.v1.OrgService.AcceptInvitation
    */
@@ -4636,9 +4685,10 @@ export const OrgService: GenService<{
     output: typeof CheckVisibilityResponseSchema;
   },
   /**
-   * Answers as CheckAccess, with every assignment that grants it and the path by which it reaches the node, and every
-   * assignment on the way that does not, with why. Of more than 4 MiB of them, which gRPC clients take, what grants comes
-   * first, and then the nearest.
+   * Answers as CheckAccess, with the assignments that grant it and the paths by which they reach the node, and the
+   * assignments on the way that do not, with why. An answer has at most 3,500 parts, an assignment being one and each
+   * node of a path another, so that it stays below the 4 MiB that gRPC clients take. Of more it has what grants first,
+   * and then the nearest.
    *
    * Permission: `org.access.check`.
    *
@@ -4650,7 +4700,7 @@ export const OrgService: GenService<{
     output: typeof ExplainAccessResponseSchema;
   },
   /**
-   * Lists all that CheckAccess would allow a user at a node.
+   * Lists all that CheckAccess would allow a user at a node: of an unknown or inactive user or node nothing.
    *
    * Permission: `org.access.check`.
    *
@@ -4662,7 +4712,8 @@ export const OrgService: GenService<{
     output: typeof ListEffectiveCapabilitiesResponseSchema;
   },
   /**
-   * Lists all nodes at which CheckAccess or CheckVisibility would allow a user something, by id (AIP-158).
+   * Lists all nodes at which CheckAccess or CheckVisibility would allow a user something, by id (AIP-158). Of an
+   * unknown or inactive user: none.
    *
    * Permission: `org.access.check`.
    *
@@ -4674,7 +4725,8 @@ export const OrgService: GenService<{
     output: typeof ListAccessibleNodesResponseSchema;
   },
   /**
-   * Lists all users whom CheckAccess or CheckVisibility would allow something at a node, by id, each once (AIP-158).
+   * Lists all users whom CheckAccess or CheckVisibility would allow something at a node, by id, each once (AIP-158). Of
+   * an unknown or inactive node: none.
    *
    * Permission: `org.access.check`.
    *

@@ -32,7 +32,8 @@ export type Service = Message<"service_identity.v1.Service"> & {
   serviceId: string;
 
   /**
-   * The tenant that the service acts in, alone; it must name it in every request. Not set: it acts in all tenants.
+   * The tenant that the service acts in, alone, a UUID; it must name it in every request. Not set: it acts in all
+   * tenants.
    *
    * @generated from field: optional string tenant_id = 2;
    */
@@ -60,8 +61,8 @@ export type Service = Message<"service_identity.v1.Service"> & {
   state: ServiceState;
 
   /**
-   * What it may do, in alphabetical order, at most 100. Each is dotted and hierarchical: `*` covers all, `org.*` covers
-   * every `org.…` but not `org`, any other covers itself.
+   * What it may do, in alphabetical order, at most 100 of up to 128 characters. Each is dotted and hierarchical: `*`
+   * covers all, `org.*` covers every `org.…` but not `org`, any other covers itself.
    *
    * @generated from field: repeated string permissions = 6;
    */
@@ -96,7 +97,7 @@ export type ServiceSecret = Message<"service_identity.v1.ServiceSecret"> & {
   secretId: string;
 
   /**
-   * The service that the secret belongs to.
+   * The service that the secret belongs to, a UUID.
    *
    * @generated from field: string service_id = 2;
    */
@@ -145,7 +146,7 @@ export type ServiceSession = Message<"service_identity.v1.ServiceSession"> & {
   sessionId: string;
 
   /**
-   * The service that signed in.
+   * The service that signed in, a UUID.
    *
    * @generated from field: string service_id = 2;
    */
@@ -194,7 +195,7 @@ export type RegisterServiceRequest = Message<"service_identity.v1.RegisterServic
   serviceId?: string | undefined;
 
   /**
-   * The tenant that the service is to act in, alone. Not set: it acts in all.
+   * The tenant that the service is to act in, alone, a UUID. Not set: it acts in all.
    *
    * @generated from field: optional string tenant_id = 2;
    */
@@ -215,7 +216,8 @@ export type RegisterServiceRequest = Message<"service_identity.v1.RegisterServic
   label: string;
 
   /**
-   * What it may do, at most 100, no two alike. None: it may call only what any valid caller may.
+   * What it may do, at most 100 of up to 128 characters, no two alike. None: it may call only what any valid caller
+   * may.
    *
    * @generated from field: repeated string permissions = 5;
    */
@@ -243,7 +245,8 @@ export type RegisterServiceResponse = Message<"service_identity.v1.RegisterServi
   service?: Service | undefined;
 
   /**
-   * The id of the secret that was made with it.
+   * The id of the secret that was made with it, a UUID. Empty in the answer to a repeat: the service was loaded in bulk
+   * and has none.
    *
    * @generated from field: string secret_id = 2;
    */
@@ -285,7 +288,7 @@ export type GetServiceRequest = Message<"service_identity.v1.GetServiceRequest">
     case: "serviceId";
   } | {
     /**
-     * By its key.
+     * By its key, `^[a-z][a-z0-9-]{1,62}$`.
      *
      * @generated from field: string key = 2;
      */
@@ -329,7 +332,7 @@ export const GetServiceResponseSchema: GenMessage<GetServiceResponse> = /*@__PUR
  */
 export type ListServicesRequest = Message<"service_identity.v1.ListServicesRequest"> & {
   /**
-   * Only services of this tenant. Not set: of every tenant, and those of none.
+   * Only services of this tenant, a UUID. Not set: of every tenant, and those of none.
    *
    * @generated from field: optional string tenant_id = 1;
    */
@@ -343,14 +346,15 @@ export type ListServicesRequest = Message<"service_identity.v1.ListServicesReque
   state?: ServiceState | undefined;
 
   /**
-   * How many services a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many services a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 3;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 4;
    */
@@ -406,14 +410,16 @@ export type UpdateServiceRequest = Message<"service_identity.v1.UpdateServiceReq
   serviceId: string;
 
   /**
-   * The name that people read, 1 to 200 characters; it may be empty only where the mask does not name it.
+   * The name that people read, 1 to 200 characters; it may be empty only where the mask does not name it, else
+   * INVALID_REQUEST.
    *
    * @generated from field: string label = 2;
    */
   label: string;
 
   /**
-   * What to change: `label`. Not set: every field that is not empty. Another path is INVALID_REQUEST.
+   * What to change: `label`, also as `*`. Not set or empty: every field that is not empty. Another path is
+   * INVALID_REQUEST.
    *
    * @generated from field: google.protobuf.FieldMask update_mask = 3;
    */
@@ -560,7 +566,7 @@ export const CreateServiceSecretRequestSchema: GenMessage<CreateServiceSecretReq
  */
 export type CreateServiceSecretResponse = Message<"service_identity.v1.CreateServiceSecretResponse"> & {
   /**
-   * The new secret's id.
+   * The new secret's id, a UUID.
    *
    * @generated from field: string secret_id = 1;
    */
@@ -595,7 +601,7 @@ export type RotateServiceSecretRequest = Message<"service_identity.v1.RotateServ
   serviceId: string;
 
   /**
-   * How long the other secrets stay valid, 0 to 7 days. Not set or 0: they end now.
+   * How long the other secrets stay valid, 0 to 7 days, rounded to the millisecond. Not set or 0: they end now.
    *
    * @generated from field: google.protobuf.Duration overlap = 2;
    */
@@ -616,7 +622,7 @@ export const RotateServiceSecretRequestSchema: GenMessage<RotateServiceSecretReq
  */
 export type RotateServiceSecretResponse = Message<"service_identity.v1.RotateServiceSecretResponse"> & {
   /**
-   * The new secret's id.
+   * The new secret's id, a UUID.
    *
    * @generated from field: string secret_id = 1;
    */
@@ -736,7 +742,8 @@ export type GrantServicePermissionsRequest = Message<"service_identity.v1.GrantS
   serviceId: string;
 
   /**
-   * The permissions to give, 1 to 100, no two alike.
+   * The permissions to give, 1 to 100 of up to 128 characters, no two alike. A service has at most 100 in all, else
+   * INVALID_REQUEST.
    *
    * @generated from field: repeated string permissions = 2;
    */
@@ -785,7 +792,7 @@ export type RevokeServicePermissionsRequest = Message<"service_identity.v1.Revok
   serviceId: string;
 
   /**
-   * The permissions to take, 1 to 100, no two alike, written as they were given.
+   * The permissions to take, 1 to 100 of up to 128 characters, no two alike, written as they were given.
    *
    * @generated from field: repeated string permissions = 2;
    */
@@ -827,7 +834,7 @@ export const RevokeServicePermissionsResponseSchema: GenMessage<RevokeServicePer
  */
 export type AuthenticateServiceRequest = Message<"service_identity.v1.AuthenticateServiceRequest"> & {
   /**
-   * The service's key.
+   * The service's key, `^[a-z][a-z0-9-]{1,62}$`.
    *
    * @generated from field: string key = 1;
    */
@@ -841,15 +848,16 @@ export type AuthenticateServiceRequest = Message<"service_identity.v1.Authentica
   secret: string;
 
   /**
-   * How long the token is to live, above 0 and at most 24 hours. Not set: 1 hour.
+   * How long the token is to live, above 0 and at most 24 hours, rounded to the millisecond. Not set:
+   * `SERVICE_TOKEN_TTL`, by default 1 hour.
    *
    * @generated from field: google.protobuf.Duration ttl = 3;
    */
   ttl?: Duration | undefined;
 
   /**
-   * What the token is to be limited to, at most 100, no two alike, each covered by the service's own permissions. None:
-   * all that the service may do.
+   * What the token is to be limited to, at most 100 of up to 128 characters, no two alike, each covered by the
+   * service's own permissions. None: all that the service may do.
    *
    * @generated from field: repeated string permissions = 4;
    */
@@ -947,35 +955,35 @@ export type VerifyServiceTokenResponse = Message<"service_identity.v1.VerifyServ
   active: boolean;
 
   /**
-   * The service that the token belongs to.
+   * The service that the token belongs to, a UUID. Empty: the token is not active.
    *
    * @generated from field: string service_id = 2;
    */
   serviceId: string;
 
   /**
-   * That service's key.
+   * That service's key. Empty: the token is not active.
    *
    * @generated from field: string key = 3;
    */
   key: string;
 
   /**
-   * The tenant that the service acts in, alone. Not set: it acts in all.
+   * The tenant that the service acts in, alone, a UUID. Not set: it acts in all, or the token is not active.
    *
    * @generated from field: optional string tenant_id = 4;
    */
   tenantId?: string | undefined;
 
   /**
-   * What the token may do now, in alphabetical order.
+   * What the token may do now, in alphabetical order. Empty: nothing, or the token is not active.
    *
    * @generated from field: repeated string permissions = 5;
    */
   permissions: string[];
 
   /**
-   * When the token expires.
+   * When the token expires. Not set: the token is not active.
    *
    * @generated from field: google.protobuf.Timestamp expire_time = 6;
    */
@@ -1069,14 +1077,15 @@ export type ListServiceSessionsRequest = Message<"service_identity.v1.ListServic
   includeEnded?: boolean | undefined;
 
   /**
-   * How many sessions a page may have. 0 means 50, more than 1000 means 1000; a page may have fewer.
+   * How many sessions a page may have, not negative. 0 means 50, more than 1000 means 1000; a page may have fewer.
    *
    * @generated from field: int32 page_size = 3;
    */
   pageSize: number;
 
   /**
-   * The former page's `next_page_token`, sent with the same filters. Empty: the first page.
+   * The former page's `next_page_token`, up to 4096 characters, sent with the same filters (else INVALID_REQUEST).
+   * Empty: the first page.
    *
    * @generated from field: string page_token = 4;
    */
