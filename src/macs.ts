@@ -1,4 +1,4 @@
-import { createHmac, timingSafeEqual } from "node:crypto";
+import { type KeyObject, createHmac, createSecretKey, timingSafeEqual } from "node:crypto";
 import type { Pepper } from "./config-values.ts";
 
 /** What a MAC is for: it goes into it, so that none can stand for another. */
@@ -22,15 +22,23 @@ export interface Macs {
 /** A tag's pepper version, for what was derived together with it. */
 export const versionOf = (tag: string): number => Number.parseInt(tag, 10);
 
+/** A pepper, ready for use. */
+interface Key {
+  readonly version: number;
+  readonly key: KeyObject;
+}
+
 // Credentials were hashed before anything else was, as they are.
 const bytes = (purpose: MacPurpose, text: string) => (purpose === "credential" ? text : `${purpose}\0${text}`);
 
-export const createMacs = (peppers: readonly Pepper[]): Macs => {
+export const createMacs = (configured: readonly Pepper[]): Macs => {
+  // Of bytes Node would make such a key for each MAC, which is three quarters of its cost.
+  const peppers = configured.map(({ version, key }) => ({ version, key: createSecretKey(key) }));
   const newest = peppers.at(-1);
   if (!newest) throw new TypeError("at least one pepper is needed");
-  const mac = ({ key }: Pepper, purpose: MacPurpose, text: string) =>
+  const mac = ({ key }: Key, purpose: MacPurpose, text: string) =>
     createHmac("sha256", key).update(bytes(purpose, text)).digest();
-  const tagUnder = (pepper: Pepper, purpose: MacPurpose, text: string) =>
+  const tagUnder = (pepper: Key, purpose: MacPurpose, text: string) =>
     `${pepper.version}:${mac(pepper, purpose, text).toString("base64url")}`;
   const pepperOf = (version: number) => peppers.find((pepper) => pepper.version === version);
 
