@@ -9,7 +9,7 @@ import {
   parseDsn,
 } from "slonik";
 import { TIMER_MAX_MS } from "../config-values.ts";
-import { DatabaseSilent, isStalePlan } from "./faults.ts";
+import { DatabaseSilent, isUnusableStatement } from "./faults.ts";
 import { type Company, createSender } from "./sending.ts";
 
 /** How long a connection may take to say good-bye. */
@@ -152,7 +152,9 @@ export const createDriver = ({ silenceMs, prepares }: DriverOptions): DriverFact
             // A statement and the commit behind it are two for which PostgreSQL may take its time.
             return await within(company.commits ? 2 * allowedMs : allowedMs, send(statement, company));
           } catch (error) {
-            throw error instanceof DatabaseSilent || isStalePlan(error) ? breakOff(error as Error) : whatBroke(error);
+            throw error instanceof DatabaseSilent || isUnusableStatement(error)
+              ? breakOff(error as Error)
+              : whatBroke(error);
           }
         };
 

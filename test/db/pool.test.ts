@@ -217,7 +217,7 @@ test("connections to what has become a replica are not used again, though they a
   expect(await settingOf(db, "default_transaction_read_only")).toBe("off");
 });
 
-test("a prepared statement whose columns a migration changes is told to come again, and then runs", async () => {
+test("a prepared statement whose columns a migration changes, or which is gone, is told to come again, and then runs", async () => {
   const migrated = await createDatabase();
   onTestFinished(() => migrated.drop());
   const db = openFor(migrated.url, { DATABASE_POOL_MAX: "1" });
@@ -226,6 +226,11 @@ test("a prepared statement whose columns a migration changes is told to come aga
   const ask = () => read(db, detached(), (connection) => connection.any(selectLabels));
   expect(await ask()).toEqual([]);
   await administer(migrated.url, sql.unsafe`ALTER TABLE tenants ALTER COLUMN tenant_label TYPE varchar(200)`);
+  expect(await reasonOf(ask())).toBe("DATABASE_UNAVAILABLE");
+  expect(await ask()).toEqual([]);
+
+  // As behind a PgBouncer of which the service was told nothing.
+  await read(db, detached(), (connection) => connection.query(sql.unsafe`DEALLOCATE ALL`));
   expect(await reasonOf(ask())).toBe("DATABASE_UNAVAILABLE");
   expect(await ask()).toEqual([]);
 });
