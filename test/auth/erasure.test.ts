@@ -3,16 +3,15 @@ import { type DatabasePool, sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { OtpChannel, OtpPurpose, type User, UserState } from "../../src/gen/auth/v1/auth_pb.ts";
+import { END_OF, plantWindows, sessionsOf, windowsOf } from "../support/erasures.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
 import { actionsOf, addUser, eventsOf, plantCode, uniqueEmail, uniquePhone } from "../support/users.ts";
-import { plantUnchecked } from "../support/admin.ts";
 
 const PASSWORD = "correct horse battery";
 
 const keyOf = ({ tenantId, userId }: User) => ({ tenantId, userId });
 
-const countRow = z.object({ count: z.bigint() });
 const tableRow = z.object({ schema: z.string(), table: z.string() });
 const foundRow = z.object({ text: z.string() });
 
@@ -36,51 +35,6 @@ const findTexts = async (pool: DatabasePool, texts: readonly string[]) => {
   );
   return found.flat();
 };
-
-/** A node and a role of the tenant, to be assigned. */
-const plantPlace = async ({ pool }: TestService, tenantId: string) => {
-  const [nodeId, roleId] = [randomUUID(), randomUUID()];
-  await pool.query(sql.unsafe`
-    INSERT INTO org_nodes (org_node_id, tenant_id, node_type_code, node_label)
-    VALUES (${nodeId}::uuid, ${tenantId}::uuid, 'shop', 'Shop')`);
-  await pool.query(sql.unsafe`
-    INSERT INTO roles (role_id, tenant_id, role_label) VALUES (${roleId}::uuid, ${tenantId}::uuid, ${roleId})`);
-  return { nodeId, roleId };
-};
-
-/** One window that has ended, one under way with and without an end, one that has not begun, and one cancelled. */
-const WINDOWS = sql.fragment`
-  (VALUES (1, -20, -10, NULL), (2, -20, NULL, NULL), (3, -20, 20, NULL), (4, 10, 20, NULL), (5, 20, NULL, 10))
-    AS w (number, start_day, end_day, cancelled_day)`;
-
-const plantWindows = async (server: TestService, user: User) => {
-  const { nodeId, roleId } = await plantPlace(server, user.tenantId);
-  await server.pool.query(sql.unsafe`
-    INSERT INTO org_assignments (assignment_id, tenant_id, user_id, org_node_id, role_id, start_utc, end_utc, cancelled_utc)
-    SELECT gen_random_uuid(), ${user.tenantId}::uuid, ${user.userId}::uuid, ${nodeId}::uuid, ${roleId}::uuid,
-      now() + start_day * interval '1 day', now() + end_day * interval '1 day', now() + cancelled_day * interval '1 day'
-    FROM ${WINDOWS}`);
-  await server.pool.query(sql.unsafe`
-    INSERT INTO visibility_grants (grant_id, tenant_id, user_id, org_node_id, access_scope_code, start_utc, end_utc,
-      cancelled_utc)
-    SELECT gen_random_uuid(), ${user.tenantId}::uuid, ${user.userId}::uuid, ${nodeId}::uuid, 'read',
-      now() + start_day * interval '1 day', now() + end_day * interval '1 day', now() + cancelled_day * interval '1 day'
-    FROM ${WINDOWS}`);
-};
-
-const windowRow = z.object({ id: z.string(), ended: z.boolean(), ended_now: z.boolean(), cancelled_now: z.boolean() });
-
-const ID_OF = { org_assignments: "assignment_id", visibility_grants: "grant_id" } as const;
-const END_OF = { org_assignments: "org.assignment.end", visibility_grants: "org.visibility.revoke" } as const;
-
-/** What stands of assignments or grants, those that start first first. */
-const windowsOf = ({ pool }: TestService, table: "org_assignments" | "visibility_grants", { userId }: User) =>
-  pool.any(sql.type(windowRow)`
-    SELECT ${sql.identifier([ID_OF[table]])} AS id, coalesce(end_utc <= now() OR cancelled_utc IS NOT NULL, false) AS ended,
-      coalesce(end_utc BETWEEN now() - interval '1 minute' AND now(), false) AS ended_now,
-      coalesce(cancelled_utc BETWEEN now() - interval '1 minute' AND now(), false) AS cancelled_now
-    FROM ${sql.identifier([table])} WHERE user_id = ${userId}::uuid
-    ORDER BY start_utc, end_utc NULLS LAST`);
 
 interface Invited {
   readonly tenantId: string;
@@ -107,14 +61,6 @@ const invitation = ({ pool }: TestService, inviteId: string) =>
   pool.one(sql.type(invitationRow)`
     SELECT coalesce(email_addr, phone_e164) AS contact, revoked_utc IS NOT NULL AS revoked
     FROM invitations WHERE invite_id = ${inviteId}::uuid`);
-
-const sessionRow = z.object({ reason: z.string().nullable(), clients: z.bigint(), sessions: z.bigint() });
-
-const sessionsOf = ({ pool }: TestService, { userId }: User) =>
-  pool.any(sql.type(sessionRow)`
-    SELECT CASE WHEN revoked_utc IS NULL AND expiry_utc > now() THEN 'live' ELSE end_reason_code END AS reason,
-      count(client_ip_text) + count(client_user_agent_text) AS clients, count(*) AS sessions
-    FROM refresh_sessions WHERE user_id = ${userId}::uuid GROUP BY 1`);
 
 const logIn = (server: TestService, { tenantId, email = "" }: User, client = {}) =>
   server.auth.loginWithPassword({ tenantId, identifier: { case: "email", value: email }, password: PASSWORD, client });
@@ -269,32 +215,4 @@ describe.each(transports)("%s", (transport) => {
     await expectRefusal(auth.eraseUser({ ...keyOf(user), tenantId: other }), "USER_NOT_FOUND");
     expect(await actionsOf(server, user.userId)).toEqual(["auth.user.create"]);
   });
-});
-
-test("a user with 6,000 sessions and 20,000 assignments is erased by statements that keep their time", async () => {
-  const server = await startService("grpc");
-  const user = await addUser(server);
-  const { nodeId, roleId } = await plantPlace(server, user.tenantId);
-  await plantUnchecked(server, async (tx) => {
-    await tx.query(sql.unsafe`
-      INSERT INTO refresh_sessions (session_id, user_id, tenant_id, refresh_token_hash_text, client_ip_text, expiry_utc,
-        revoked_utc)
-      SELECT gen_random_uuid(), ${user.userId}::uuid, ${user.tenantId}::uuid, 'x', '192.0.2.7', now() + interval '1 day',
-        CASE WHEN n > 1000 THEN now() END
-      FROM generate_series(1, 6000) AS n`);
-    await tx.query(sql.unsafe`
-      INSERT INTO org_assignments (assignment_id, tenant_id, user_id, org_node_id, role_id, start_utc)
-      SELECT gen_random_uuid(), ${user.tenantId}::uuid, ${user.userId}::uuid, ${nodeId}::uuid, ${roleId}::uuid,
-        now() + (n % 2 - 0.5) * interval '1 day'
-      FROM generate_series(1, 20000) AS n`);
-  });
-  expect((await server.auth.eraseUser(keyOf(user))).user?.state).toBe(UserState.ERASED);
-  expect((await windowsOf(server, "org_assignments", user)).filter(({ ended }) => !ended)).toEqual([]);
-  const events = sql.type(countRow)`
-    SELECT count(DISTINCT entity_id) AS count FROM audit_events
-    WHERE tenant_id = ${user.tenantId}::uuid AND action_key = 'org.assignment.end'`;
-  expect(await server.pool.oneFirst(events)).toBe(20_000n);
-  const sessions = await sessionsOf(server, user);
-  expect(sessions.map(({ clients }) => clients)).toEqual([0n, 0n]);
-  expect(sessions.map(({ reason }) => reason)).not.toContain("live");
 });
