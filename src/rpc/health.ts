@@ -51,12 +51,22 @@ const selectAppliedMigrations = () => sql.type(filenameRow)`
 const selectQueueStep = () => sql.type(stepRow)`
   SELECT max(m.id) AS step FROM graphile_worker.migrations m`;
 
+/** Undefined where the table of these migrations is not there yet. */
+const ifThere = async <T>(query: Promise<T>): Promise<T | undefined> => {
+  try {
+    return await query;
+  } catch (error) {
+    if (sqlStateOf(error) !== UNDEFINED_TABLE) throw error;
+    return undefined;
+  }
+};
+
 const selectPending = async (db: CommonQueryMethods): Promise<readonly string[]> => {
-  const applied = await db.any(selectAppliedMigrations());
-  const { step } = await db.one(selectQueueStep());
+  const applied = (await ifThere(db.any(selectAppliedMigrations()))) ?? [];
+  const queue = await ifThere(db.one(selectQueueStep()));
   return [
     ...pendingMigrations(applied.map(({ filename }) => filename)),
-    ...((step ?? 0) < QUEUE_STEP ? ["the delivery queue's schema"] : []),
+    ...((queue?.step ?? 0) < QUEUE_STEP ? ["the delivery queue's schema"] : []),
   ];
 };
 
@@ -87,10 +97,6 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
       failures = 0;
       set(pending.length === 0 ? "ready" : "migrations pending", pending);
     } catch (error) {
-      if (sqlStateOf(error) === UNDEFINED_TABLE) {
-        failures = 0;
-        return set("migrations pending", pendingMigrations([]));
-      }
       onFailure();
       if (++failures === FAILURES_TO_FALL) {
         log.warn({ err: error }, "the database does not answer");

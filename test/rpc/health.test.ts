@@ -3,14 +3,18 @@ import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { status } from "@grpc/grpc-js";
 import { HealthImplementation } from "grpc-health-check";
+import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { migrate } from "../../src/commands/migrate.ts";
+import { committedMigrations } from "../../src/db/migrations.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import type { RunningServer } from "../../src/server.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
+import { administer } from "../support/admin.ts";
 import { type DatabaseProxy, poolStartups, startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { healthClient, probe, watchHealth } from "../support/health-client.ts";
+import { loggedLines } from "../support/logged-lines.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { serve } from "../support/serve.ts";
 
@@ -125,6 +129,19 @@ test("pending migrations are not ready and refuse calls, until they are applied"
     await unmigrated.stop();
     await empty.drop();
   }
+});
+
+test("what is pending is named: all of a fresh database, of one whose queue is gone that alone", async () => {
+  const [empty, halved] = [await createEmptyDatabase(), await createDatabase()];
+  await administer(halved.url, sql.unsafe`DROP SCHEMA graphile_worker CASCADE`);
+  const pendingOf = async ({ url, drop }: TestDatabase) => {
+    const logged = loggedLines();
+    await (await serve(url, {}, logged.log)).stop();
+    await drop();
+    return logged.all.find((line) => line.pending_migrations?.length)?.pending_migrations;
+  };
+  expect(await pendingOf(empty)).toEqual([...committedMigrations(), "the delivery queue's schema"]);
+  expect(await pendingOf(halved)).toEqual(["the delivery queue's schema"]);
 });
 
 test("pending migrations still refuse calls by a reason while the server leaves", async () => {

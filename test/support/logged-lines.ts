@@ -7,11 +7,13 @@ interface Line {
   readonly request_id?: string;
   readonly code?: string;
   readonly reason?: string;
+  readonly pending_migrations?: readonly string[];
 }
 
 /** A log that is kept. */
 export interface LoggedLines {
   readonly log: Log;
+  readonly all: readonly Line[];
   /** The lines of one request. */
   of(requestId: string): readonly Line[];
 }
@@ -26,6 +28,7 @@ export const loggedLines = (): LoggedLines => {
   });
   return {
     log: pino({ level: "info" }, kept),
+    all: lines,
     of: (requestId) => lines.filter(({ request_id: id }) => id === requestId),
   };
 };
