@@ -18,7 +18,8 @@ const addresses = (config: Config, { grpcPort, httpPort }: RunningServer) => ({
 /** For people: in development on a database of our own. Never in the log, since it holds a secret. */
 const welcome = (config: Config, server: RunningServer, { rootSecret }: PreparedDatabase) => {
   const { grpc, http } = addresses(config, server);
-  const call = `grpcurl -plaintext -H "authorization: Bearer $(npm run --silent token)" localhost:${server.grpcPort}`;
+  const plaintext = config.tls ? "" : "-plaintext ";
+  const call = `grpcurl ${plaintext}-H "authorization: Bearer $(npm run --silent token)" localhost:${server.grpcPort}`;
   return [
     `ready: gRPC on ${grpc}, HTTP on ${http}`,
     rootSecret && `root secret, shown this once (also in ${rootSecretFile(config)}): ${rootSecret}`,
