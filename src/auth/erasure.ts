@@ -16,12 +16,12 @@ const identIdRow = z.object({ ident_id: z.string() });
 const clearSessionClients = (tenantId: string, userId: string) => sql.type(changedRow)`
   WITH cleared AS (
     UPDATE refresh_sessions SET client_user_agent_text = NULL, client_ip_text = NULL
-    WHERE session_id IN (
+    WHERE session_id = ANY (ARRAY(
       SELECT s.session_id FROM refresh_sessions s
       WHERE s.tenant_id = ${tenantId}::uuid AND s.user_id = ${userId}::uuid
         AND (s.client_user_agent_text IS NOT NULL OR s.client_ip_text IS NOT NULL)
       LIMIT ${BATCH}
-    )
+    ))
     RETURNING 1
   )
   SELECT count(*) AS count FROM cleared`;
@@ -29,24 +29,24 @@ const clearSessionClients = (tenantId: string, userId: string) => sql.type(chang
 /** Also those that were asked for by its contacts while they were nobody's. */
 const deleteCodes = ({ tenant_id, user_id, email_addr, phone_e164 }: UserRow) => sql.type(changedRow)`
   WITH deleted AS (
-    DELETE FROM otp_codes WHERE otp_id IN (
+    DELETE FROM otp_codes WHERE otp_id = ANY (ARRAY(
       SELECT c.otp_id FROM otp_codes c WHERE c.tenant_id = ${tenant_id}::uuid AND c.user_id = ${user_id}::uuid
       UNION
       SELECT c.otp_id FROM otp_codes c
       WHERE c.tenant_id = ${tenant_id}::uuid AND c.destination_text IN (${email_addr}::text, ${phone_e164}::text)
       LIMIT ${BATCH}
-    )
+    ))
     RETURNING 1
   )
   SELECT count(*) AS count FROM deleted`;
 
 const deleteNetworks = (tenantId: string, userId: string) => sql.type(changedRow)`
   WITH deleted AS (
-    DELETE FROM login_networks WHERE user_id = ${userId}::uuid AND network_hash IN (
+    DELETE FROM login_networks WHERE user_id = ${userId}::uuid AND network_hash = ANY (ARRAY(
       SELECT n.network_hash FROM login_networks n
       WHERE n.tenant_id = ${tenantId}::uuid AND n.user_id = ${userId}::uuid
       LIMIT ${BATCH}
-    )
+    ))
     RETURNING 1
   )
   SELECT count(*) AS count FROM deleted`;

@@ -18,94 +18,94 @@ const DEAD_LETTER_LIFE = "7 days";
 
 const deleteEndedSessions = (retentionMs: number) => sql.type(svcSessionIdRow)`
   DELETE FROM service_sessions x
-  WHERE x.svc_session_id IN (
+  WHERE x.svc_session_id = ANY (ARRAY(
     SELECT y.svc_session_id FROM service_sessions y
     WHERE y.expiry_utc < now() - ${retentionMs}::float8 * interval '1 millisecond'
     ORDER BY y.expiry_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  )
+  ))
   RETURNING x.svc_session_id`;
 
 /** Writes the end into the sessions that a mark on their service has ended. */
 const revokeMarkedByService = () => sql.type(svcSessionIdRow)`
   UPDATE service_sessions x SET revoked_utc = now()
-  WHERE x.svc_session_id IN (
+  WHERE x.svc_session_id = ANY (ARRAY(
     SELECT y.svc_session_id FROM services s
     JOIN service_sessions y ON y.svc_id = s.svc_id AND y.created_utc <= s.sessions_ended_utc
     WHERE s.sessions_ended_utc IS NOT NULL AND y.revoked_utc IS NULL AND y.expiry_utc > now()
     LIMIT ${BATCH}
     FOR UPDATE OF y SKIP LOCKED
-  )
+  ))
   RETURNING x.svc_session_id`;
 
 /** Likewise for those that a mark on their secret has ended. */
 const revokeMarkedBySecret = () => sql.type(svcSessionIdRow)`
   UPDATE service_sessions x SET revoked_utc = now()
-  WHERE x.svc_session_id IN (
+  WHERE x.svc_session_id = ANY (ARRAY(
     SELECT y.svc_session_id FROM service_secrets s
     JOIN service_sessions y ON y.secret_id = s.secret_id
     WHERE s.sessions_ended_utc IS NOT NULL AND y.revoked_utc IS NULL AND y.expiry_utc > now()
     LIMIT ${BATCH}
     FOR UPDATE OF y SKIP LOCKED
-  )
+  ))
   RETURNING x.svc_session_id`;
 
 const sessionIdRow = z.object({ session_id: z.string() });
 
 const deleteExpiredUserSessions = (retentionMs: number) => sql.type(sessionIdRow)`
   DELETE FROM refresh_sessions x
-  WHERE x.session_id IN (
+  WHERE x.session_id = ANY (ARRAY(
     SELECT y.session_id FROM refresh_sessions y
     WHERE y.expiry_utc < now() - ${retentionMs}::float8 * interval '1 millisecond'
     ORDER BY y.expiry_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  )
+  ))
   RETURNING x.session_id`;
 
 const deleteRevokedUserSessions = (retentionMs: number) => sql.type(sessionIdRow)`
   DELETE FROM refresh_sessions x
-  WHERE x.session_id IN (
+  WHERE x.session_id = ANY (ARRAY(
     SELECT y.session_id FROM refresh_sessions y
     WHERE y.revoked_utc < now() - ${retentionMs}::float8 * interval '1 millisecond'
     ORDER BY y.revoked_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  )
+  ))
   RETURNING x.session_id`;
 
 const deleteCodes = () => sql.type(otpIdRow)`
   DELETE FROM otp_codes x
-  WHERE x.otp_id IN (
+  WHERE x.otp_id = ANY (ARRAY(
     SELECT y.otp_id FROM otp_codes y
     WHERE y.expiry_utc < now() - interval '1 day'
     ORDER BY y.expiry_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  )
+  ))
   RETURNING x.otp_id`;
 
 const deleteThrottles = (lifeMs: number) => sql.type(throttleKeyHashRow)`
   DELETE FROM throttles x
-  WHERE x.throttle_key_hash IN (
+  WHERE x.throttle_key_hash = ANY (ARRAY(
     SELECT y.throttle_key_hash FROM throttles y
     WHERE y.window_end_utc < now() - ${lifeMs}::float8 * interval '1 millisecond'
     ORDER BY y.window_end_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  )
+  ))
   RETURNING x.throttle_key_hash`;
 
 const deleteLoginNetworks = (lifeMs: number) => sql.type(userIdRow)`
   DELETE FROM login_networks x
-  WHERE (x.user_id, x.network_hash) IN (
-    SELECT y.user_id, y.network_hash FROM login_networks y
+  WHERE x.ctid = ANY (ARRAY(
+    SELECT y.ctid FROM login_networks y
     WHERE y.last_login_utc < now() - ${lifeMs}::float8 * interval '1 millisecond'
     ORDER BY y.last_login_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  )
+  ))
   RETURNING x.user_id`;
 
 // Ids in order, so that two replicas do not wait for each other in a circle.

@@ -24,12 +24,12 @@ const endAssignments = ({ tenant_id, user_id }: Leaving) => sql.type(assignmentR
     end_utc = CASE WHEN start_utc > statement_timestamp() THEN end_utc
       ELSE greatest(statement_timestamp(), start_utc + interval '1 microsecond') END,
     cancelled_utc = CASE WHEN start_utc > statement_timestamp() THEN statement_timestamp() END
-  WHERE assignment_id IN (
+  WHERE assignment_id = ANY (ARRAY(
     SELECT a.assignment_id FROM org_assignments a
     WHERE a.tenant_id = ${tenant_id}::uuid AND a.user_id = ${user_id}::uuid AND a.cancelled_utc IS NULL
       AND (a.end_utc IS NULL OR a.end_utc > statement_timestamp() + interval '1 microsecond')
     LIMIT ${BATCH}
-  )
+  ))
   RETURNING assignment_id, tenant_id, user_id, org_node_id, role_id,
     (extract(epoch FROM start_utc) * 1000000)::bigint AS start_us,
     (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
@@ -40,12 +40,12 @@ const endGrants = ({ tenant_id, user_id }: Leaving) => sql.type(grantRow)`
     end_utc = CASE WHEN start_utc > statement_timestamp() THEN end_utc
       ELSE greatest(statement_timestamp(), start_utc + interval '1 microsecond') END,
     cancelled_utc = CASE WHEN start_utc > statement_timestamp() THEN statement_timestamp() END
-  WHERE grant_id IN (
+  WHERE grant_id = ANY (ARRAY(
     SELECT g.grant_id FROM visibility_grants g
     WHERE g.tenant_id = ${tenant_id}::uuid AND g.user_id = ${user_id}::uuid AND g.cancelled_utc IS NULL
       AND (g.end_utc IS NULL OR g.end_utc > statement_timestamp() + interval '1 microsecond')
     LIMIT ${BATCH}
-  )
+  ))
   RETURNING grant_id, tenant_id, user_id, org_node_id, access_scope_code,
     (extract(epoch FROM start_utc) * 1000000)::bigint AS start_us,
     (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
@@ -54,7 +54,7 @@ const endGrants = ({ tenant_id, user_id }: Leaving) => sql.type(grantRow)`
 // Said twice that it is open: of one that was accepted while this waited for its row, the latter is asked again.
 const revokeInvitations = ({ tenant_id, email_addr, phone_e164 }: Leaving) => sql.type(invitationKeyRow)`
   UPDATE invitations SET revoked_utc = statement_timestamp()
-  WHERE invite_id IN (
+  WHERE invite_id = ANY (ARRAY(
     SELECT i.invite_id FROM invitations i
     WHERE i.tenant_id = ${tenant_id}::uuid AND i.email_addr = ${email_addr}::text
       AND i.accepted_utc IS NULL AND i.revoked_utc IS NULL AND i.expiry_utc > statement_timestamp()
@@ -63,14 +63,14 @@ const revokeInvitations = ({ tenant_id, email_addr, phone_e164 }: Leaving) => sq
     WHERE i.tenant_id = ${tenant_id}::uuid AND i.phone_e164 = ${phone_e164}::text
       AND i.accepted_utc IS NULL AND i.revoked_utc IS NULL AND i.expiry_utc > statement_timestamp()
     LIMIT ${BATCH}
-  ) AND accepted_utc IS NULL AND revoked_utc IS NULL
+  )) AND accepted_utc IS NULL AND revoked_utc IS NULL
   RETURNING tenant_id, invite_id`;
 
 /** Those to the user's contacts, and those that it accepted, perhaps under a former contact. */
 const clearInvitations = ({ tenant_id, user_id, email_addr, phone_e164 }: Leaving) => sql.type(changedRow)`
   WITH cleared AS (
     UPDATE invitations SET email_addr = NULL, phone_e164 = NULL
-    WHERE invite_id IN (
+    WHERE invite_id = ANY (ARRAY(
       SELECT i.invite_id FROM invitations i WHERE i.tenant_id = ${tenant_id}::uuid AND i.email_addr = ${email_addr}::text
       UNION
       SELECT i.invite_id FROM invitations i WHERE i.tenant_id = ${tenant_id}::uuid AND i.phone_e164 = ${phone_e164}::text
@@ -79,7 +79,7 @@ const clearInvitations = ({ tenant_id, user_id, email_addr, phone_e164 }: Leavin
       WHERE i.tenant_id = ${tenant_id}::uuid AND i.accepted_user_id = ${user_id}::uuid
         AND (i.email_addr IS NOT NULL OR i.phone_e164 IS NOT NULL)
       LIMIT ${BATCH}
-    )
+    ))
     RETURNING 1
   )
   SELECT count(*) AS count FROM cleared`;

@@ -97,12 +97,12 @@ const markSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow
 
 const revokeSomeSessions = (serviceId: string, secretId: string | null) => sql.type(sessionIdRow)`
   UPDATE service_sessions SET revoked_utc = now()
-  WHERE svc_session_id IN (
+  WHERE svc_session_id = ANY (ARRAY(
     SELECT x.svc_session_id FROM service_sessions x
     WHERE x.svc_id = ${serviceId}::uuid AND (${secretId}::uuid IS NULL OR x.secret_id = ${secretId}::uuid)
       AND x.revoked_utc IS NULL AND x.expiry_utc > now()
     LIMIT ${REVOKE_ROWS}
-  )
+  ))
   RETURNING svc_session_id`;
 
 /** Ends every session of a service, whose row is locked, at a cost that does not grow with their number. */
