@@ -44,7 +44,10 @@ export const bodyOf = (request: HttpRequest): Body => {
 
 /** A message that comes for longer than a call lasts is cut off. */
 const boundBody = (request: HttpRequest, timeoutMs: number): void => {
-  const late = setTimeout(() => ("stream" in request ? request.stream : request).destroy(), timeoutMs + GRACE_MS);
+  const late = setTimeout(() => {
+    // A connection of HTTP/1.1 serves others by now, where the message is there.
+    if (!request.complete) ("stream" in request ? request.stream : request).destroy();
+  }, timeoutMs + GRACE_MS);
   request.once("end", () => clearTimeout(late)).once("close", () => clearTimeout(late));
 };
 
@@ -55,13 +58,19 @@ const boundBody = (request: HttpRequest, timeoutMs: number): void => {
  */
 const letGo = (request: HttpRequest, response: HttpResponse): void => {
   if (!("stream" in request)) {
-    response.once("finish", () => request.complete || request.removeAllListeners("readable").resume());
+    response.once("finish", () => {
+      // Whose message nobody has begun to read, Node itself throws away; told twice, it forgets that it does.
+      if (request.complete || request.listenerCount("readable") === 0) return;
+      request.removeAllListeners("readable").resume();
+    });
     return;
   }
   const { stream } = request;
-  stream.once("finish", () => {
+  const close = () => {
     if (!stream.endAfterHeaders && !stream.readableEnded) stream.close(constants.NGHTTP2_NO_ERROR);
-  });
+  };
+  // After the trailers, which a native gRPC call has its status in.
+  stream.once("wantTrailers", () => setImmediate(close));
 };
 
 /** Bounds what a request's message may take of time, before its answer and after it. */

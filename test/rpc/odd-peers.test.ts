@@ -89,6 +89,14 @@ test.each(["NGHTTP2_INTERNAL_ERROR", "NGHTTP2_REFUSED_STREAM", "NGHTTP2_ENHANCE_
   },
 );
 
+test("HTTP/2: a native gRPC call that is refused before its message is read has its status", async () => {
+  const stream = post(LIST, { "content-type": "application/grpc", te: "trailers", authorization: "Bearer x" });
+  stream.end(frame(Buffer.alloc(20_000)));
+  stream.resume();
+  const [trailers] = (await once(stream, "trailers")) as [Record<string, unknown>];
+  expect(trailers["grpc-status"]).toBe("16");
+});
+
 test("a message too large is not waited for: the stream is closed, and the connection serves on", async () => {
   const large = post(LIST);
   large.write(Buffer.alloc(MESSAGE_MAX + 1, " "));

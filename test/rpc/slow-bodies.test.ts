@@ -68,6 +68,26 @@ describe("HTTP/1.1", () => {
   );
 });
 
+test("HTTP/1.1: a connection whose call was refused before its message was read serves on", async () => {
+  const server = await serve(database.url, CALL_TIMEOUT);
+  onTestFinished(() => server.stop());
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  onTestFinished(() => agent.destroy());
+  const call = async (path: string) => {
+    const headers = { "content-type": "application/json", authorization: "Bearer x" };
+    const request = requestPlain({ port: server.httpPort, host: "127.0.0.1", path, method: "POST", headers, agent });
+    request.end("{}");
+    const [response] = (await once(request, "response")) as [IncomingMessage];
+    await text(response);
+    return request.reusedSocket;
+  };
+  const began = performance.now();
+  await call("/org.v1.OrgService/ListTenants");
+  await call("/nowhere");
+  // Longer than its message may come for, by a second and CALL_TIMEOUT.
+  while (performance.now() - began < TIMEOUT_MS + 1_500) expect(await call(PATH)).toBe(true);
+});
+
 test("so it is with HTTP/2, whose connection serves on", async () => {
   const { server, ca } = await serveTls(database.url, CALL_TIMEOUT);
   onTestFinished(() => server.stop());
