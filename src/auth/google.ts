@@ -31,9 +31,11 @@ const CLOCK_TOLERANCE_S = 5;
 // Google's tokens live an hour. Where one claims to live longer, it is none that Google gives to people.
 const AGE_MAX_S = 86_400;
 
+/** Never more than 255 characters of ASCII (OpenID Connect Core, section 2). */
+export const GOOGLE_SUBJECT = /^[\x20-\x7e]{1,255}$/;
+
 const claimsOfAccount = z.object({
-  // Never more than 255 characters of ASCII (OpenID Connect Core, section 2).
-  sub: z.string().regex(/^[\x20-\x7e]{1,255}$/),
+  sub: z.string().regex(GOOGLE_SUBJECT),
   aud: z.union([z.string(), z.array(z.string())]),
   azp: z.string().optional(),
   nonce: z.string().optional(),

@@ -3,6 +3,7 @@ import { v7 as uuidv7 } from "uuid";
 import { type ImportUsersRequest_User, UserState } from "../gen/auth/v1/auth_pb.ts";
 import type { Reason } from "../rpc/refusal.ts";
 import { normalEmail, normalPhone } from "./contacts.ts";
+import { GOOGLE_SUBJECT } from "./google.ts";
 import { subjectKey } from "./identities.ts";
 import { isSupportedHash } from "./password-hashes.ts";
 
@@ -49,7 +50,10 @@ const faultOf = (user: ImportUsersRequest_User, { email, phone }: ImportRow["say
   const hasNone = email === undefined && phone === undefined;
   const isBaseless =
     (user.emailVerified === true && email === undefined) || (user.phoneVerified === true && phone === undefined);
-  if (isUnreadable || hasNone || isBaseless || user.state === UserState.ERASED) return "INVALID_REQUEST";
+  // One that no token can have would count as a way in, and be none.
+  const isNoSubject = user.googleSubject !== undefined && !GOOGLE_SUBJECT.test(user.googleSubject);
+  const isOther = isNoSubject || user.state === UserState.ERASED;
+  if (isUnreadable || hasNone || isBaseless || isOther) return "INVALID_REQUEST";
   return user.passwordHash === undefined || isSupportedHash(user.passwordHash)
     ? undefined
     : "PASSWORD_HASH_UNSUPPORTED";

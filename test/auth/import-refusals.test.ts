@@ -69,6 +69,7 @@ describe.each(transports)("%s", (transport) => {
       { phone: "+14155552671", googleSubject: "1" },
       { email: "bob@example.com", googleSubject: "1" },
       { email: "bob@example.com" },
+      { email: "eve@example.com", googleSubject: "\u00e9" },
     ]);
     expect(outcomes).toEqual([
       "CREATED",
@@ -80,6 +81,7 @@ describe.each(transports)("%s", (transport) => {
       "CREATED",
       "IDENTITY_TAKEN",
       "CREATED",
+      "INVALID_REQUEST",
     ]);
     expect(ids.slice(0, 6)).toEqual([ann, ann, ann, ann, bob, ""]);
     expect(await countUsers(server, tenantId)).toBe(3);

@@ -475,8 +475,8 @@ export type ImportUsersRequest_User = Message<"auth.v1.ImportUsersRequest.User">
   passwordHash?: string | undefined;
 
   /**
-   * The `sub` of the user's Google account, 1 to 255 characters (OpenID Connect Core, section 2). Not set: none is
-   * linked.
+   * The `sub` of the user's Google account, 1 to 255 characters of printable ASCII (OpenID Connect Core, section 2);
+   * others are refused as INVALID_REQUEST. Not set: none is linked.
    *
    * @generated from field: optional string google_subject = 6;
    */
