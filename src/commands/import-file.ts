@@ -1,5 +1,5 @@
 import type { FileHandle } from "node:fs/promises";
-import { type JsonValue, create, fromJson, toJson } from "@bufbuild/protobuf";
+import { type JsonValue, create, fromJson, toBinary, toJson } from "@bufbuild/protobuf";
 import { pathToString } from "@bufbuild/protobuf/reflect";
 import { createValidator } from "@bufbuild/protovalidate";
 import {
@@ -38,7 +38,17 @@ const brokenRules = (person: ImportUsersRequest_User): string | undefined => {
   return violations?.map(({ field, message }) => `${pathToString(field)}: ${message}`).join("; ");
 };
 
-const readPerson = (text: string): Line["person"] => {
+/** Undefined of bytes that are no UTF-8. Text of another encoding would be stored damaged, and no repeat would mend it. */
+const textOf = (bytes: Uint8Array): string | undefined => {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    return undefined;
+  }
+};
+
+const readPerson = (text: string | undefined): Line["person"] => {
+  if (text === undefined) return "no UTF-8";
   let json: JsonValue;
   try {
     json = JSON.parse(text) as JsonValue;
@@ -54,19 +64,57 @@ const readPerson = (text: string): Line["person"] => {
   }
 };
 
+const LINE_FEED = 0x0a;
+
+/** A line ends at a line feed alone: JSON may have the other ends that Unicode knows within its strings (RFC 8259, 7). */
+async function* linesOf(file: FileHandle): AsyncGenerator<Buffer> {
+  let begun: Buffer[] = [];
+  for await (const chunk of file.createReadStream() as AsyncIterable<Buffer>) {
+    let start = 0;
+    for (let end = chunk.indexOf(LINE_FEED); end !== -1; end = chunk.indexOf(LINE_FEED, start)) {
+      yield Buffer.concat([...begun, chunk.subarray(start, end)]);
+      begun = [];
+      start = end + 1;
+    }
+    begun.push(chunk.subarray(start));
+  }
+  const last = Buffer.concat(begun);
+  if (last.length > 0) yield last;
+}
+
+// Of a message beside the people, and of each of them in it.
+const MESSAGE_FRAME_BYTES = 64;
+const PERSON_FRAME_BYTES = 6;
+
+/** How much a batch may be. */
+export interface BatchBounds {
+  readonly people: number;
+  /** Of the message that carries them. */
+  readonly messageBytes: number;
+}
+
+const sizeOf = (person: Line["person"]) =>
+  typeof person === "string" ? 0 : toBinary(ImportUsersRequest_UserSchema, person).length + PERSON_FRAME_BYTES;
+
 /** Reads a file of one JSON object a line, and never more of it than is asked for; empty lines are passed over. */
-export async function* readBatches(file: FileHandle, size: number): AsyncGenerator<Batch> {
-  let lines: Line[] = [];
-  let bytes = 0;
+export async function* readBatches(file: FileHandle, bounds: BatchBounds): AsyncGenerator<Batch> {
+  const room = bounds.messageBytes - MESSAGE_FRAME_BYTES;
+  let [lines, bytes, size]: [Line[], number, number] = [[], 0, 0];
   let number = 0;
-  for await (const text of file.readLines()) {
+  for await (const line of linesOf(file)) {
     number++;
-    bytes += Buffer.byteLength(text) + 1;
-    if (text.trim() !== "") lines.push({ number, person: readPerson(text) });
-    if (lines.length < size) continue;
-    yield { lines, bytes };
-    lines = [];
-    bytes = 0;
+    const text = textOf(line);
+    const read = text?.trim() === "" ? undefined : readPerson(text);
+    const isTooLarge = read !== undefined && sizeOf(read) > room;
+    const person = isTooLarge ? "larger than MESSAGE_MAX_BYTES lets through" : read;
+    const more = person === undefined ? 0 : sizeOf(person);
+    if (lines.length === bounds.people || size + more > room) {
+      yield { lines, bytes };
+      [lines, bytes, size] = [[], 0, 0];
+    }
+    bytes += line.length + 1;
+    size += more;
+    if (person !== undefined) lines.push({ number, person });
   }
   if (lines.length > 0) yield { lines, bytes };
 }

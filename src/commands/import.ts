@@ -6,7 +6,15 @@ import { Presets, SingleBar } from "cli-progress";
 import type { Config } from "../config.ts";
 import { AuthService, ImportStatus, type ImportUsersResponse_Result } from "../gen/auth/v1/auth_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
-import { type Batch, type LineResult, peopleOf, readBatches, reportLine, resultsOf } from "./import-file.ts";
+import {
+  type Batch,
+  type BatchBounds,
+  type LineResult,
+  peopleOf,
+  readBatches,
+  reportLine,
+  resultsOf,
+} from "./import-file.ts";
 import { callOwnServer } from "./own-server.ts";
 import { rootToken } from "./root-token.ts";
 import { runCommand } from "./run.ts";
@@ -38,6 +46,7 @@ interface Import {
   readonly auth: Client<typeof AuthService>;
   readonly tenantId: string;
   readonly options: CallOptions;
+  readonly bounds: BatchBounds;
   /** Told by the signals: nothing more is sent, what is under way is reported. */
   readonly stopping: AbortSignal;
 }
@@ -109,7 +118,7 @@ const importFile = async (work: Import, people: FileHandle, report: FileHandle, 
     bar?.increment(sent.batch.bytes);
   };
   try {
-    for await (const batch of readBatches(people, BATCH_SIZE)) {
+    for await (const batch of readBatches(people, work.bounds)) {
       if (work.stopping.aborted) break;
       const results = send(work, batch);
       // It is awaited in its turn, and no fault of the process until then.
@@ -175,10 +184,11 @@ await runCommand(async (config) => {
   await using people = await openFile(file, "r");
   const tally = createTally();
   await callOwnServer(config, async (transport) => {
+    const bounds = { people: BATCH_SIZE, messageBytes: config.messageMaxBytes };
     const options = { headers: { authorization: `Bearer ${await tokenOf(config, transport)}` } };
     const auth = createClient(AuthService, transport);
     await using report = await openFile(`${file}.report`, "w");
-    await importFile({ auth, tenantId, options, stopping }, people, report, tally);
+    await importFile({ auth, tenantId, options, bounds, stopping }, people, report, tally);
   });
   process.stdout.write(`${stopping.aborted ? "stopped: " : ""}${tally.summary()}; each line: ${file}.report\n`);
   if (tally.refused() > 0 || stopping.aborted) process.exitCode = 1;

@@ -66,6 +66,32 @@ const importer = async (server: TestService) => {
   return { SERVICE_TOKEN: token };
 };
 
+test("a line ends at a line feed alone, and what is no UTF-8, or too large by itself, is refused by its line", async () => {
+  const server = await launchService("grpc", { env: { MESSAGE_MAX_BYTES: "2048" } });
+  const tenantId = await server.addTenant();
+  const names = ["Smith\u2028Co", "Jones\u2029Co", "x".repeat(190)];
+  const file = await writeLines([
+    ...names.map((name, n) => ({ email: `line${n}@example.com`, display_name: name })),
+    ...Array.from({ length: 60 }, (_, n) => ({ email: `person${n}@example.com`, display_name: "y".repeat(190) })),
+    { email: "large@example.com", password_hash: "\u{1f600}".repeat(1_000) },
+  ]);
+  const text = await readFile(file);
+  const latin = Buffer.from('{"email":"latin@example.com","display_name":"M\xfcller"}', "latin1");
+  await writeFile(file, Buffer.concat([Buffer.from("\ufeff"), text, latin]));
+  const env = { ...(await importer(server)), MESSAGE_MAX_BYTES: "2048" };
+  const { code, stdout } = await runImport([file, "--tenant", tenantId], server, env);
+  expect([code, stdout]).toEqual([1, expect.stringContaining("63 created")]);
+  const report = await reportOf(file);
+  expect(report.map(({ line }) => line)).toEqual(Array.from({ length: 65 }, (_, n) => n + 1));
+  expect(report.slice(63).map(({ detail }) => detail)).toEqual([
+    "larger than MESSAGE_MAX_BYTES lets through",
+    "no UTF-8",
+  ]);
+  const { users } = await server.auth.listUsers({ tenantId, prefix: "line" });
+  expect(users.map(({ displayName }) => displayName)).toEqual(names);
+  await server.stop();
+});
+
 test("each line is reported in its order, and one that does not fit keeps back no other", async () => {
   const server = await startService("grpc");
   const tenantId = await server.addTenant();
