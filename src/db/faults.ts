@@ -46,18 +46,19 @@ export const isConflict = (error: unknown): boolean => sqlStateOf(error)?.starts
 export const isReadOnly = (error: unknown): boolean => sqlStateOf(error) === "25006";
 
 /**
- * A prepared statement whose columns a migration has changed, or which the server does not know: it fails for as long as
- * its connection lives.
+ * A prepared statement whose columns a migration has changed, or which the server does not know, or knows from somebody
+ * else: it fails for as long as its connection lives.
  */
 export const isUnusableStatement = (error: unknown): boolean =>
-  error instanceof DatabaseError && (error.routine === "RevalidateCachedQuery" || error.code === "26000");
+  error instanceof DatabaseError &&
+  (error.routine === "RevalidateCachedQuery" || error.code === "26000" || error.code === "42P05");
 
 /** A fault of the statement alone, after which the connection is as good as before; all else may have broken it. */
 export const sparesConnection = (error: unknown): boolean => {
   if (HARMLESS.some((type) => error instanceof type)) return true;
   const state = sqlStateOf(error);
-  // 0A000 and 26000 are those of prepared statements that can be used no more, and rare otherwise.
-  return state !== undefined && !/^(08|0A000|26000|57P|58|XX|25P03)/.test(state);
+  // 0A000, 26000 and 42P05 are those of prepared statements that cannot be used, and rare otherwise.
+  return state !== undefined && !/^(08|0A000|26000|42P05|57P|58|XX|25P03)/.test(state);
 };
 
 /** What a caller is told of a database error; what it should not be told stays an error, which is INTERNAL. */

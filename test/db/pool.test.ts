@@ -1,7 +1,7 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { sql } from "slonik";
+import { type QuerySqlToken, sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import type { Database } from "../../src/db/pool.ts";
@@ -217,7 +217,7 @@ test("connections to what has become a replica are not used again, though they a
   expect(await settingOf(db, "default_transaction_read_only")).toBe("off");
 });
 
-test("a prepared statement whose columns a migration changes, or which is gone, is told to come again, and then runs", async () => {
+test("a prepared statement whose columns a migration changes, or that is gone or another's, is told to come again, and then runs", async () => {
   const migrated = await createDatabase();
   onTestFinished(() => migrated.drop());
   const db = openFor(migrated.url, { DATABASE_POOL_MAX: "1" });
@@ -230,7 +230,10 @@ test("a prepared statement whose columns a migration changes, or which is gone, 
   expect(await ask()).toEqual([]);
 
   // As behind a PgBouncer of which the service was told nothing.
-  await read(db, detached(), (connection) => connection.query(sql.unsafe`DEALLOCATE ALL`));
+  const tell = (statement: QuerySqlToken) => read(db, detached(), (connection) => connection.query(statement));
+  await tell(sql.unsafe`DEALLOCATE ALL`);
+  expect(await reasonOf(ask())).toBe("DATABASE_UNAVAILABLE");
+  await tell(sql.unsafe`PREPARE "select-labels" AS SELECT 1`);
   expect(await reasonOf(ask())).toBe("DATABASE_UNAVAILABLE");
   expect(await ask()).toEqual([]);
 });
