@@ -74,6 +74,16 @@ const endCodesTo = (tenantId: string, userId: string, destinations: readonly str
     AND destination_text = ANY(${sql.array(destinations, "text")}) AND consumed_utc IS NULL AND expiry_utc > now()
   RETURNING otp_id`;
 
+/**
+ * Deletes the codes to these destinations that were nobody's, or an inactive user's. They open nothing, and name no user by
+ * whom an erasure could find them.
+ */
+const deleteNobodysCodes = (tenantId: string, destinations: readonly string[]) => sql.type(otpIdRow)`
+  DELETE FROM otp_codes
+  WHERE tenant_id = ${tenantId}::uuid AND user_id IS NULL
+    AND destination_text = ANY(${sql.array(destinations, "text")})
+  RETURNING otp_id`;
+
 /** Which contact of the profile another user has, if one still has it. */
 const takenContact = async (tx: Tx, tenantId: string, userId: string, profile: Profile) => {
   const taken = await tx.one(selectTaken(tenantId, userId, profile));
@@ -168,7 +178,10 @@ const changeProfile = async (tx: Tx, call: Call, before: UserRow, changes: Parti
   const row = await writeProfile(tx, tenantId, userId, profile);
   if (row instanceof Refusal) return row;
   const left = contacts.map((name) => old[name]).filter((text) => text !== null);
-  if (left.length > 0) await tx.any(endCodesTo(tenantId, userId, left));
+  if (left.length > 0) {
+    await tx.any(endCodesTo(tenantId, userId, left));
+    await tx.any(deleteNobodysCodes(tenantId, left));
+  }
   await recordEvent(tx, call, { ...userEvent("auth.user.update", tenantId, userId), payload: { fields } });
   return row;
 };

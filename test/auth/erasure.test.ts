@@ -85,6 +85,7 @@ describe.each(transports)("%s", (transport) => {
       VALUES (${randomUUID()}::uuid, ${userId}::uuid, 'google', ${`${tenantId}:${subject}`})`);
     await plantInvitation(server, { tenantId, email: former, acceptedBy: userId });
     await plantCode(server, { tenantId, userId, destination: former });
+    await plantCode(server, { tenantId, destination: former });
     const email = uniqueEmail();
     const user = (await server.auth.updateUser({ tenantId, userId, email })).user!;
     const phone = user.phone ?? "";
