@@ -56,9 +56,10 @@ export const isUnusableStatement = (error: unknown): boolean =>
 /** A fault of the statement alone, after which the connection is as good as before; all else may have broken it. */
 export const sparesConnection = (error: unknown): boolean => {
   if (HARMLESS.some((type) => error instanceof type)) return true;
+  // Broken off by the driver, whatever the fault was that it did so for.
+  if (error instanceof BackendTerminatedError) return false;
   const state = sqlStateOf(error);
-  // 0A000, 26000 and 42P05 are those of prepared statements that cannot be used, and rare otherwise.
-  return state !== undefined && !/^(08|0A000|26000|42P05|57P|58|XX|25P03)/.test(state);
+  return state !== undefined && !/^(08|57P|58|XX|25P03)/.test(state);
 };
 
 /** What a caller is told of a database error; what it should not be told stays an error, which is INTERNAL. */
