@@ -38,10 +38,12 @@ const brokenRules = (person: ImportUsersRequest_User): string | undefined => {
   return violations?.map(({ field, message }) => `${pathToString(field)}: ${message}`).join("; ");
 };
 
+const utf8 = new TextDecoder("utf-8", { fatal: true });
+
 /** Undefined of bytes that are no UTF-8. Text of another encoding would be stored damaged, and no repeat would mend it. */
 const textOf = (bytes: Uint8Array): string | undefined => {
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return utf8.decode(bytes);
   } catch {
     return undefined;
   }
@@ -93,8 +95,15 @@ export interface BatchBounds {
   readonly messageBytes: number;
 }
 
-const sizeOf = (person: Line["person"]) =>
-  typeof person === "string" ? 0 : toBinary(ImportUsersRequest_UserSchema, person).length + PERSON_FRAME_BYTES;
+/** The person of a line, none of an empty one, and what it takes of the room in a message. */
+const readLine = (line: Uint8Array, room: number): { readonly person?: Line["person"]; readonly size: number } => {
+  const text = textOf(line);
+  if (text?.trim() === "") return { size: 0 };
+  const person = readPerson(text);
+  if (typeof person === "string") return { person, size: 0 };
+  const size = toBinary(ImportUsersRequest_UserSchema, person).length + PERSON_FRAME_BYTES;
+  return size > room ? { person: "larger than MESSAGE_MAX_BYTES lets through", size: 0 } : { person, size };
+};
 
 /** Reads a file of one JSON object a line, and never more of it than is asked for; empty lines are passed over. */
 export async function* readBatches(file: FileHandle, bounds: BatchBounds): AsyncGenerator<Batch> {
@@ -103,11 +112,7 @@ export async function* readBatches(file: FileHandle, bounds: BatchBounds): Async
   let number = 0;
   for await (const line of linesOf(file)) {
     number++;
-    const text = textOf(line);
-    const read = text?.trim() === "" ? undefined : readPerson(text);
-    const isTooLarge = read !== undefined && sizeOf(read) > room;
-    const person = isTooLarge ? "larger than MESSAGE_MAX_BYTES lets through" : read;
-    const more = person === undefined ? 0 : sizeOf(person);
+    const { person, size: more } = readLine(line, room);
     if (lines.length === bounds.people || size + more > room) {
       yield { lines, bytes };
       [lines, bytes, size] = [[], 0, 0];
