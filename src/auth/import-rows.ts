@@ -52,8 +52,8 @@ const faultOf = (user: ImportUsersRequest_User, { email, phone }: ImportRow["say
     (user.emailVerified === true && email === undefined) || (user.phoneVerified === true && phone === undefined);
   // One that no token can have would count as a way in, and be none.
   const isNoSubject = user.googleSubject !== undefined && !GOOGLE_SUBJECT.test(user.googleSubject);
-  const isOther = isNoSubject || user.state === UserState.ERASED;
-  if (isUnreadable || hasNone || isBaseless || isOther) return "INVALID_REQUEST";
+  const isErased = user.state === UserState.ERASED;
+  if (isUnreadable || hasNone || isBaseless || isNoSubject || isErased) return "INVALID_REQUEST";
   return user.passwordHash === undefined || isSupportedHash(user.passwordHash)
     ? undefined
     : "PASSWORD_HASH_UNSUPPORTED";

@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
+import { tenantNotFound } from "../org/tenants.ts";
 import { refusal } from "../rpc/refusal.ts";
 
 const tenantRow = z.object({ tenant_state_code: z.enum(["active", "suspended"]) });
@@ -14,7 +15,7 @@ export const selectTenant = (tenantId: string) => sql.prepared("select-tenant-st
  * @throws TENANT_NOT_FOUND, TENANT_SUSPENDED
  */
 export const activeTenant = <T extends TenantRow>(tenantId: string, row: T | null | undefined): T => {
-  if (!row) throw refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+  if (!row) throw tenantNotFound(tenantId);
   if (row.tenant_state_code === "suspended") throw refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
   return row;
 };

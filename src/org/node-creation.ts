@@ -9,6 +9,7 @@ import type { Handlers } from "../rpc/methods.ts";
 import { type FieldViolation, Refusal, invalid, refusal } from "../rpc/refusal.ts";
 import { type NodeRow, nodeEvent, nodeMessage, nodeNotFound, nodeRow, selectNodes } from "./nodes.ts";
 import type { OrgParts } from "./parts.ts";
+import { tenantNotFound } from "./tenants.ts";
 import { type TreeWriter, isTooDeep } from "./tree.ts";
 
 /** A node to create. */
@@ -73,10 +74,10 @@ const insertNodes = (tenantId: string, nodes: readonly PlacedNode[]) => {
     SELECT ${tenantId}::uuid, u.ancestor_id, u.node_id, u.distance FROM up u
     UNION ALL
     SELECT ${tenantId}::uuid, above.ancestor_org_node_id, u.node_id, u.distance + 1 + above.depth_val
-    FROM (SELECT u.node_id, u.parent_id, u.distance FROM up u WHERE u.parent_id NOT IN (SELECT b.node_id FROM batch b)) u
-    CROSS JOIN LATERAL (
+    FROM up u CROSS JOIN LATERAL (
       SELECT p.ancestor_org_node_id, p.depth_val FROM org_node_paths p WHERE p.descendant_org_node_id = u.parent_id OFFSET 0
     ) above
+    WHERE u.parent_id NOT IN (SELECT b.node_id FROM batch b)
     ON CONFLICT DO NOTHING
   )
   SELECT n.org_node_id, n.tenant_id, n.node_type_code, n.node_label, n.parent_org_node_id, n.active_flag, n.created_utc,
@@ -159,10 +160,9 @@ export const nodeCreationHandlers = ({ config }: OrgParts, writeTree: TreeWriter
   const { depthMax, moveTimeoutMs } = config.tree;
   const create = async (call: Call, named: string, nodes: readonly NewNode[]) => {
     const tenantId = named.toLowerCase();
-    const unknown = refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
     // A thousand nodes a hundred deep are as many paths as a large move writes.
     const statementTimeoutMs = nodes.length > 1 ? moveTimeoutMs : undefined;
-    const rows = await writeTree({ call, tenantId, unknown, statementTimeoutMs }, (tx) =>
+    const rows = await writeTree({ call, tenantId, unknown: tenantNotFound(tenantId), statementTimeoutMs }, (tx) =>
       createNodes(tx, call, { tenantId, nodes, depthMax }),
     );
     return rows.map(nodeMessage);

@@ -66,11 +66,11 @@ const tenantMessage = (row: TenantRow): MessageInitShape<typeof TenantSchema> =>
   createTime: timestampFromMs(row.created_utc),
 });
 
-const notFound = (tenantId: string) => refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
+export const tenantNotFound = (tenantId: string) => refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
 
 /** Answers with TENANT_NOT_FOUND where there is none. */
 export const missingTenant = async (tx: Tx, tenantId: string): Promise<Refusal | undefined> =>
-  (await tx.maybeOne(selectTenant(tenantId))) ? undefined : notFound(tenantId);
+  (await tx.maybeOne(selectTenant(tenantId))) ? undefined : tenantNotFound(tenantId);
 
 /** @param forget told once a suspension or activation stands, since it decides over the tenant's services. */
 export const tenantHandlers = (db: Database, forget: () => void) => {
@@ -78,7 +78,7 @@ export const tenantHandlers = (db: Database, forget: () => void) => {
     requireTenantless(call);
     const change = async (tx: Tx) => {
       const before = await tx.maybeOne(selectTenantForUpdate(tenantId));
-      if (!before) return notFound(tenantId);
+      if (!before) return tenantNotFound(tenantId);
       if (before.tenant_state_code === state) return before;
       const row = await tx.one(updateTenantState(tenantId, state));
       await recordEvent(tx, call, { action, tenantId, entityKind: "tenant", entityId: tenantId });
@@ -106,7 +106,7 @@ export const tenantHandlers = (db: Database, forget: () => void) => {
 
     async getTenant({ tenantId }, call) {
       const row = await read(db, call, (connection) => connection.maybeOne(selectTenant(tenantId)));
-      if (!row) throw notFound(tenantId);
+      if (!row) throw tenantNotFound(tenantId);
       return { tenant: tenantMessage(row) };
     },
 
@@ -123,7 +123,7 @@ export const tenantHandlers = (db: Database, forget: () => void) => {
       const fields = maskedFields(updateMask, { label }, ["label"]);
       const row = await transact(db, call, async (tx) => {
         const before = await tx.maybeOne(selectTenantForUpdate(tenantId));
-        if (!before) return notFound(tenantId);
+        if (!before) return tenantNotFound(tenantId);
         if (!fields.has("label") || before.tenant_label === label) return before;
         const updated = await tx.one(updateTenantLabel(tenantId, label));
         await recordEvent(tx, call, {

@@ -13,6 +13,7 @@ interface Line {
 /** A log that is kept. */
 export interface LoggedLines {
   readonly log: Log;
+  /** Every line, in the order of writing. */
   readonly all: readonly Line[];
   /** The lines of one request. */
   of(requestId: string): readonly Line[];
