@@ -31,8 +31,8 @@ interface Range {
 interface Search {
   readonly tenantId: string;
   readonly state: StateCode | null;
-  readonly email: Range;
-  /** Null where the prefix is that of no phone number. */
+  /** Null where the prefix is that of no e-mail address, or of no phone number. */
+  readonly email: Range | null;
   readonly phone: Range | null;
   readonly name: Range;
 }
@@ -57,7 +57,7 @@ export const selectUsers = (
 type Select = (search: Search, after: readonly [string, string] | readonly [null, null], limit: number) => SelectFound;
 type SelectFound = QuerySqlToken<typeof foundRow>;
 
-const selectByEmail: Select = ({ tenantId, state, email: { start, end } }, [after, afterId], limit) =>
+const selectByEmail: Select = ({ tenantId, state, email }, [after, afterId], limit) =>
   sql.type(foundRow)`
   SELECT w.user_id, w.tenant_id, w.email_addr, w.phone_e164, w.display_label, w.user_state_code, w.email_verified_utc,
     w.phone_verified_utc, w.erased_utc, w.created_utc, w.updated_utc, w.matches, w.position
@@ -68,7 +68,8 @@ const selectByEmail: Select = ({ tenantId, state, email: { start, end } }, [afte
       row_number() OVER (ORDER BY u.email_addr COLLATE "C", u.user_id) AS position
     FROM users u
     WHERE u.tenant_id = ${tenantId}::uuid
-      AND u.email_addr COLLATE "C" >= ${start} AND (${end}::text IS NULL OR u.email_addr COLLATE "C" < ${end}::text)
+      AND u.email_addr COLLATE "C" >= ${email?.start ?? null}::text
+      AND (${email?.end ?? null}::text IS NULL OR u.email_addr COLLATE "C" < ${email?.end ?? null}::text)
       AND (${after}::text IS NULL OR (u.email_addr COLLATE "C", u.user_id) > (${after}::text, ${afterId}::uuid))
     ORDER BY u.email_addr COLLATE "C", u.user_id
     LIMIT ${CANDIDATES}
@@ -86,7 +87,7 @@ const selectByPhone: Select = ({ tenantId, state, email, phone }, [after, afterI
     SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
       u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc,
       coalesce((${state}::text IS NULL OR u.user_state_code = ${state}::text)
-        AND NOT coalesce(starts_with(u.email_addr, ${email.start}), false), false) AS matches,
+        AND NOT coalesce(starts_with(u.email_addr, ${email?.start ?? null}::text), false), false) AS matches,
       row_number() OVER (ORDER BY u.phone_e164 COLLATE "C", u.user_id) AS position
     FROM users u
     WHERE u.tenant_id = ${tenantId}::uuid
@@ -109,7 +110,7 @@ const selectByName: Select = ({ tenantId, state, email, phone, name: { start, en
     SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
       u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc,
       coalesce((${state}::text IS NULL OR u.user_state_code = ${state}::text)
-        AND NOT coalesce(starts_with(u.email_addr, ${email.start}), false)
+        AND NOT coalesce(starts_with(u.email_addr, ${email?.start ?? null}::text), false)
         AND NOT coalesce(starts_with(u.phone_e164, ${phone?.start ?? null}::text), false), false) AS matches,
       row_number() OVER (ORDER BY u.display_label COLLATE "C", u.user_id) AS position
     FROM users u
@@ -146,20 +147,22 @@ const rangeOf = (start: string): Range => {
   return { start, end: String.fromCodePoint(...points, next) };
 };
 
-/** Phone numbers begin with a plus: who leaves it out, or writes spaces, means the same. */
-const phonePrefix = (prefix: string): string | undefined =>
-  /^\+?[\d\s]*$/.test(prefix.trim()) && /[+\d]/.test(prefix) ? `+${prefix.replace(/\D/g, "")}` : undefined;
-
-export const searchOf = (tenantId: string, prefix: string, state: StateCode | null): Search => {
-  const phone = phonePrefix(prefix);
-  return {
-    tenantId,
-    state,
-    email: rangeOf(prefix.toLowerCase()),
-    phone: phone === undefined ? null : rangeOf(phone),
-    name: rangeOf(prefix),
-  };
+/** Phone numbers begin with a plus: who leaves it out, or writes what people set between digits, means the same. */
+const phonePrefix = (prefix: string): string | undefined => {
+  const written = prefix.replace(/[\s().-]/g, "");
+  return /^(\+\d*|\d+)$/.test(written) ? `+${written.replace("+", "")}` : undefined;
 };
+
+const rangeIfAny = (start: string | undefined) => (start ? rangeOf(start) : null);
+
+export const searchOf = (tenantId: string, prefix: string, state: StateCode | null): Search => ({
+  tenantId,
+  state,
+  // As addresses are stored: there is no blank in any, and all begin with nothing.
+  email: rangeIfAny(prefix.trim().toLowerCase()),
+  phone: rangeIfAny(phonePrefix(prefix)),
+  name: rangeOf(prefix),
+});
 
 const stateCode = (state: UserState | undefined): StateCode | null => {
   if (state === UserState.ACTIVE) return "active";

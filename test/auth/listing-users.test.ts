@@ -35,9 +35,9 @@ const byBytes = (a: string, b: string) => Buffer.compare(Buffer.from(a), Buffer.
 /** The ids that a search answers with, in its order, worked out over plain arrays. */
 const model = (users: readonly (Planted & { readonly userId: string })[], prefix: string) => {
   const digits =
-    /^\+?[\d\s]*$/.test(prefix.trim()) && /[+\d]/.test(prefix) ? `+${prefix.replace(/\D/g, "")}` : undefined;
+    /^[\s().-]*\+?[\d\s().-]*$/.test(prefix) && /[+\d]/.test(prefix) ? `+${prefix.replace(/\D/g, "")}` : undefined;
   const stages = [
-    [({ email }: Planted) => email, prefix.toLowerCase()],
+    [({ email }: Planted) => email, prefix.trim().toLowerCase() || undefined],
     [({ phone }: Planted) => phone, digits],
     [({ name }: Planted) => name, prefix],
   ] as const;
@@ -88,7 +88,10 @@ describe.each(transports)("%s", (transport) => {
     const search = async (prefix: string, size?: number) => idsOf(await listed(server, { tenantId, prefix }, size));
     for (const size of [1, 2, 3, 1_000]) expect(await search("ann", size)).toEqual([mail, both, name]);
     expect(await search("ANN")).toEqual([mail, both, other]);
-    for (const prefix of ["+49", "49", "+49 151", " 4915112345678 "]) expect(await search(prefix)).toEqual([phone]);
+    const phones = ["+49", "49", "+49 151", " 4915112345678 ", "+49-151", "(+49) 151", "49.151", "+49 (151) 1-2"];
+    for (const prefix of phones) expect(await search(prefix)).toEqual([phone]);
+    for (const blanks of [" ANN@A ", "\tann@a"]) expect(await search(blanks)).toEqual([mail]);
+    for (const nothing of [" ", "\t", "()", "."]) expect(await search(nothing)).toEqual([]);
     expect(await search("+")).toEqual([other, phone]);
     expect(await search("ann@a.example.com")).toEqual([]);
   });
@@ -144,6 +147,8 @@ describe.each(transports)("%s", (transport) => {
       "+",
       "1",
       " ",
+      "-",
+      "(",
       "\ud7ff",
       "\ue000",
       "\u{10ffff}",
@@ -158,7 +163,7 @@ describe.each(transports)("%s", (transport) => {
     });
     const users = fc.tuple(
       fc.uniqueArray(user, { maxLength: 25, selector: ({ email }) => email ?? Symbol() }),
-      fc.array(fc.oneof(word(2), fc.stringMatching(/^\+?[12 ]{1,3}$/)), { minLength: 6, maxLength: 6 }),
+      fc.array(fc.oneof(word(2), fc.stringMatching(/^\(?\+?[12 .)-]{1,3}$/)), { minLength: 6, maxLength: 6 }),
       fc.integer({ min: 1, max: 7 }),
     );
     await fc.assert(
