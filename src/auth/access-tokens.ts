@@ -25,7 +25,7 @@ export interface AccessClaims {
 /** The reasons stand in the order in which they are looked for. */
 export type VerifiedAccess =
   | { readonly reason: "MALFORMED" | "SIGNATURE" }
-  | ({ readonly reason: "EXPIRED" | "SESSION_ENDED" | "USER_INACTIVE" | "TENANT_SUSPENDED" } & AccessClaims)
+  | ({ readonly reason: "EXPIRED" | "USER_INACTIVE" | "SESSION_ENDED" | "TENANT_SUSPENDED" } & AccessClaims)
   | ({ readonly reason: "OK" } & AccessClaims);
 
 export interface AccessTokens {
@@ -134,8 +134,10 @@ const createSignatures = (keys: SigningKeys) => {
 const reasonOf = (claims: AccessClaims, standing: StandingRow) => {
   if (claims.expireTimeMs <= standing.now_utc) return "EXPIRED";
   const isOfSession = standing.user_id === claims.userId && standing.tenant_id === claims.tenantId;
-  if (!isOfSession || !standing.session_live) return "SESSION_ENDED";
+  if (!isOfSession) return "SESSION_ENDED";
+  // Before the session: whoever deactivates or erases a user ends the sessions too.
   if (!standing.user_active) return "USER_INACTIVE";
+  if (!standing.session_live) return "SESSION_ENDED";
   return standing.tenant_active ? "OK" : "TENANT_SUSPENDED";
 };
 

@@ -118,7 +118,7 @@ describe.each(transports)("%s", (transport) => {
     await expectReason(service, await unsigned[name]!(service, good), TokenReason.SIGNATURE);
   });
 
-  test("of several reasons the first counts: expiry, session, user, tenant", async () => {
+  test("of several reasons the first counts: expiry, user, session, tenant", async () => {
     const service = await startService(transport);
     const { pool, org, auth } = service;
     const signedIn = await (await signInBy(service))();
@@ -126,10 +126,10 @@ describe.each(transports)("%s", (transport) => {
     const { exp = 0 } = decodeJwt(accessToken);
     await org.suspendTenant({ tenantId });
     await expectReason(service, accessToken, TokenReason.TENANT_SUSPENDED);
-    await pool.query(sql.unsafe`UPDATE users SET user_state_code = 'inactive' WHERE user_id = ${userId}::uuid`);
-    await expectReason(service, accessToken, TokenReason.USER_INACTIVE);
     await auth.revokeSession({ tenantId, sessionId });
     await expectReason(service, accessToken, TokenReason.SESSION_ENDED);
+    await pool.query(sql.unsafe`UPDATE users SET user_state_code = 'inactive' WHERE user_id = ${userId}::uuid`);
+    await expectReason(service, accessToken, TokenReason.USER_INACTIVE);
     const expired = await forge(service, signedIn, { claims: { exp: exp - 601 } });
     await expectReason(service, expired, TokenReason.EXPIRED);
   });
@@ -146,6 +146,18 @@ describe.each(transports)("%s", (transport) => {
     await expectReason(service, accessToken, TokenReason.SESSION_ENDED);
     await pool.query(sql.unsafe`DELETE FROM refresh_sessions WHERE user_id = ${userId}::uuid`);
     await expectReason(service, accessToken, TokenReason.SESSION_ENDED);
+  });
+
+  test("a user's deactivation and erasure are named, and a session that either ended stays ended", async () => {
+    const service = await startService(transport);
+    const { auth } = service;
+    const { accessToken, userId, tenantId } = await (await signInBy(service))();
+    await auth.deactivateUser({ tenantId, userId });
+    await expectReason(service, accessToken, TokenReason.USER_INACTIVE);
+    await auth.activateUser({ tenantId, userId });
+    await expectReason(service, accessToken, TokenReason.SESSION_ENDED);
+    await auth.eraseUser({ tenantId, userId });
+    await expectReason(service, accessToken, TokenReason.USER_INACTIVE);
   });
 
   test("a signed token whose session is another user's or tenant's is none of that session's", async () => {
