@@ -721,8 +721,9 @@ export type ListUsersRequest = Message<"auth.v1.ListUsersRequest"> & {
   state?: UserState | undefined;
 
   /**
-   * Only users whose e-mail address, phone number or display name begins with this, 1 to 254 characters; case counts in
-   * names alone. Not set: all.
+   * Only users whose e-mail address, phone number or display name begins with this, 1 to 254 characters. Case, and blanks
+   * around it, count in names alone; a phone number's may have blanks, hyphens, dots and parentheses, and no plus. Not
+   * set: all.
    *
    * @generated from field: optional string prefix = 3;
    */
@@ -2367,7 +2368,8 @@ export const ImportStatusSchema: GenEnum<ImportStatus> = /*@__PURE__*/
   enumDesc(file_auth_v1_auth, 4);
 
 /**
- * Why an access token is valid or not.
+ * Why an access token is valid or not. Of several reasons the first that holds: its form, its signature, its time, its
+ * user, its session, the tenant.
  *
  * @generated from enum auth.v1.TokenReason
  */
@@ -2430,7 +2432,8 @@ export const TokenReason = {
 } as const;
 
 /**
- * Why an access token is valid or not.
+ * Why an access token is valid or not. Of several reasons the first that holds: its form, its signature, its time, its
+ * user, its session, the tenant.
  *
  * @generated from enum auth.v1.TokenReason
  */
@@ -2455,7 +2458,8 @@ export const TokenReasonSchema: GenEnum<TokenReason> = /*@__PURE__*/
  * ACTOR_TOKEN_INVALID, PERMISSION_MISSING, TENANT_SUSPENDED (the caller's own tenant), OVERLOADED,
  * DATABASE_UNAVAILABLE, DEADLINE and, where it writes, CONFLICT; the reasons named at an RPC are those beside them.
  * Every error carries its reason in a google.rpc.ErrorInfo (AIP-193), and RATE_LIMITED says in a google.rpc.RetryInfo
- * when to try again.
+ * when to try again: when the window of `THROTTLE_WINDOW` (by default 10 minutes) ends, and up to five windows later where
+ * one network filled several in a row.
  *
  * A caller that belongs to a tenant acts in that tenant alone: to name another is TENANT_MISMATCH. What exists in
  * another tenant than the one named, or than the caller's where none is named, is answered as if it did not exist.
