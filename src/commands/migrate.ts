@@ -21,8 +21,10 @@ const attempt = async (databaseUrl: string): Promise<MigrateAnswer> => {
   const child = fork(CHILD, { execArgv: [] });
   const exited = once(child, "exit");
   child.send(databaseUrl);
-  const lost = { failure: "the connection to the database was lost", busy: false };
-  const [answer] = (await Promise.race([once(child, "message"), exited.then(() => [lost])])) as [MigrateAnswer];
+  const silent = exited.then(([code, signal]) => [
+    { failure: `its process ended without a word, by ${code ?? signal}`, busy: false },
+  ]);
+  const [answer] = (await Promise.race([once(child, "message"), silent])) as [MigrateAnswer];
   await exited;
   return answer;
 };

@@ -40,6 +40,9 @@ const applied: string[] = [];
 let running: string | undefined;
 // graphile-migrate tells what it did in its log alone.
 const logger = new Logger(() => (_level, message) => {
+  const [, lost] = /^An error occurred in the PgPool: (.*)/s.exec(message) ?? [];
+  // It ends the process next: what is written to the channel by then arrives.
+  if (lost !== undefined) void answer({ failure: `the connection to the database was lost: ${lost}`, busy: false });
   const [, file] = /Running migration '([^']+)'/.exec(message) ?? [];
   if (!file) return;
   if (running) applied.push(running);
