@@ -15,6 +15,7 @@ import { subjectKey } from "./identities.ts";
 import type { AuthParts } from "./parts.ts";
 import { type Origin, originOf } from "./password-proofs.ts";
 import { activeTenant, selectTenant } from "./tenants.ts";
+import type { Outcome, Try } from "./throttles.ts";
 import { type UserRow, shareUser, userEvent, userMessage, userRow } from "./users.ts";
 
 const NAME_MAX_CHARACTERS = 200;
@@ -113,6 +114,9 @@ const find = (...args: Parameters<typeof look>): Promise<Found | Refusal> => loo
 /** What a try fails by that was wrong with the account it showed: all else is no fault of who tried. */
 const FAILURES: ReadonlySet<Reason> = new Set(["INVALID_CREDENTIALS", "LINK_REQUIRED"]);
 
+const hasFailed = (outcome: Outcome<unknown>) =>
+  "error" in outcome && outcome.error instanceof Refusal && FAILURES.has(outcome.error.reason);
+
 export const googleLoginHandlers = (parts: AuthParts) => {
   const { db, sessions, throttles, google } = parts;
 
@@ -128,10 +132,10 @@ export const googleLoginHandlers = (parts: AuthParts) => {
     }
   };
 
-  const count = async (tenantId: string, { subject }: GoogleAccount, client: Client, call: Call) => {
+  const attemptOf = async (tenantId: string, { subject }: GoogleAccount, client: Client, call: Call): Promise<Try> => {
     const select = selectNetworkIsKnown(tenantId, subject, originOf(parts, tenantId, client));
     const { network_is_known: networkIsKnown } = await read(db, call, (connection) => connection.one(select));
-    return throttles.count(call, { act: "login", tenantId, identifier: `google:${subject}`, client, networkIsKnown });
+    return { act: "login", tenantId, identifier: `google:${subject}`, client, networkIsKnown };
   };
 
   const signIn = (request: LoginWithGoogleRequest, account: GoogleAccount, client: Client, call: Call) =>
@@ -149,17 +153,10 @@ export const googleLoginHandlers = (parts: AuthParts) => {
       const client = readClient(request.client);
       activeTenant(tenantId, await read(db, call, (connection) => connection.maybeOne(selectTenant(tenantId))));
       const account = await verify(request, client, call);
-      const giveBack = await count(tenantId, account, client, call);
-      let hasFailed = false;
-      try {
-        const { user, session, created } = await signIn(request, account, client, call);
-        return { user: userMessage(user), tokens: await sessions.tokens(session), created };
-      } catch (error) {
-        hasFailed = error instanceof Refusal && FAILURES.has(error.reason);
-        throw error;
-      } finally {
-        if (!hasFailed) await giveBack();
-      }
+      const attempt = await attemptOf(tenantId, account, client, call);
+      const work = () => signIn(request, account, client, call);
+      const { user, session, created } = await throttles.during(call, attempt, work, hasFailed);
+      return { user: userMessage(user), tokens: await sessions.tokens(session), created };
     },
   } satisfies Partial<Handlers<typeof AuthService>>;
 };

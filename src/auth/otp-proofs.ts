@@ -129,21 +129,14 @@ export const proveCode = async <P, T>(
   if (guess.signsIn && target?.tenant_state_code === "suspended") {
     throw refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
   }
-  const giveBack = await parts.throttles.count(call, {
+  const attempt = {
     act: "code",
     tenantId,
     identifier: identifierOf(target),
     client,
     networkIsKnown: target?.network_is_known ?? false,
-  });
-  let isWrong = false;
-  try {
-    const proof = await compareAndSpend(parts, call, guess);
-    if (proof) return proof.result;
-    isWrong = true;
-  } finally {
-    // Also where nothing was compared: what we refuse must not count against those whom it hits.
-    if (!isWrong) await giveBack();
-  }
-  throw refusal("INVALID_CODE");
+  } as const;
+  const proof = await parts.throttles.during(call, attempt, () => compareAndSpend(parts, call, guess));
+  if (!proof) throw refusal("INVALID_CODE");
+  return proof.result;
 };

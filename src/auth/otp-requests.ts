@@ -89,7 +89,7 @@ export const otpRequestHandlers = (parts: AuthParts) => {
         client,
         networkIsKnown: found.network_is_known,
       } as const;
-      const nextMs = await throttles.countWithin(call, attempt, limitsOf(contact.text, purpose));
+      const nextMs = await throttles.count(call, attempt, limitsOf(contact.text, purpose));
 
       const otpId = uuidv7();
       const row = await transact(db, call, async (tx) => {

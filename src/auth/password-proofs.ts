@@ -163,21 +163,15 @@ export const provePassword = async <T>(parts: AuthParts, call: Call, claim: Clai
   const find = async () => (await read(parts.db, call, (connection) => connection.maybeOne(claim.select))) ?? undefined;
   const named = await find();
   claim.check?.(named);
-  const giveBack = await parts.throttles.count(call, {
+  const attempt = {
     act: "login",
     tenantId: claim.tenantId,
     identifier: claim.identifier(named),
     client: claim.client,
     networkIsKnown: named?.network_is_known ?? false,
-  });
-  let isWrong = false;
-  try {
-    const proof = await verifyAndProve(parts, call, claim, named, find);
-    if (proof) return proof.result;
-    isWrong = true;
-  } finally {
-    // Also where nothing was compared: a flood that we refuse must not count against those whom it hits.
-    if (!isWrong) await giveBack();
-  }
-  throw refusal("INVALID_CREDENTIALS");
+  } as const;
+  const work = () => verifyAndProve(parts, call, claim, named, find);
+  const proof = await parts.throttles.during(call, attempt, work);
+  if (!proof) throw refusal("INVALID_CREDENTIALS");
+  return proof.result;
 };

@@ -133,14 +133,26 @@ const takeBack = (keys: readonly string[], windowEnds: readonly string[]) => sql
   WHERE t.throttle_key_hash = ANY (ARRAY(SELECT l.throttle_key_hash FROM locked l))
   RETURNING t.throttle_key_hash`;
 
+/** Where what fills a bucket may be taken out of it again at any moment, in milliseconds. */
+const SOON_MS = 1_000;
+
 /**
  * Counts a try by one statement, which is a transaction of its own: what is rolled back elsewhere stays counted.
+ * @param isUnderWay whether a bucket has tries that may be given back yet.
  * @throws RATE_LIMITED where a bucket is full, with the time until all of those take another; nothing is counted then.
  */
-export const countInBuckets = async (db: Database, waiting: Waiting, buckets: readonly Bucket[]): Promise<Counted> => {
+export const countInBuckets = async (
+  db: Database,
+  waiting: Waiting,
+  buckets: readonly Bucket[],
+  isUnderWay: (key: string) => boolean,
+): Promise<Counted> => {
   for (let round = 1; round <= ROUNDS; round++) {
     const rows = await read(db, waiting, (connection) => connection.any(countTry(buckets)));
-    const retryAfterMs = Math.max(...rows.map((row) => Math.ceil(row.refused_for_ms ?? 0)));
+    const waits = rows.map(({ throttle_key_hash: key, refused_for_ms: ms }) =>
+      Math.ceil(Math.min(ms ?? 0, isUnderWay(key) ? SOON_MS : Infinity)),
+    );
+    const retryAfterMs = Math.max(...waits);
     if (retryAfterMs > 0) throw new Refusal("RATE_LIMITED", {}, { retryAfterMs });
     const keys = rows.map((row) => row.throttle_key_hash);
     const windowEnds = rows.flatMap((row) => row.window_end_text ?? []);

@@ -27,19 +27,28 @@ export interface Limit {
   readonly windowMs: number;
 }
 
+/** What a try's work came to: an answer, or what it threw. */
+export type Outcome<T> = { readonly answer: T } | { readonly error: unknown };
+
 export interface Throttles {
   /**
-   * Counts a try before its work, apart from the work's transaction. Who succeeds gives it back by what this answers with,
-   * which never fails.
-   * @throws RATE_LIMITED with RetryInfo; such a try counts no further.
+   * Counts a try before its work, apart from the work's transaction, and gives it back unless it has failed.
+   * @param hasFailed whether it has: by default where the work answers with undefined. What we refuse for a reason that is
+   * not the caller's fault must not count against those whom it hits.
+   * @throws RATE_LIMITED with RetryInfo, and such a try counts no further; or what the work throws.
    */
-  count(waiting: Waiting, attempt: Try): Promise<() => Promise<void>>;
+  during<T>(
+    waiting: Waiting,
+    attempt: Try,
+    work: () => Promise<T>,
+    hasFailed?: (outcome: Outcome<T>) => boolean,
+  ): Promise<T>;
   /**
-   * Counts a try that has limits of its own, and which nobody gives back.
+   * Counts a try that has failed already, or has limits of its own; nobody gives it back.
    * @returns milliseconds until the limits take another.
    * @throws RATE_LIMITED as above
    */
-  countWithin(waiting: Waiting, attempt: Try, limits: readonly Limit[]): Promise<number>;
+  count(waiting: Waiting, attempt: Try, limits?: readonly Limit[]): Promise<number>;
 }
 
 export interface ThrottlesOptions {
@@ -51,7 +60,22 @@ export interface ThrottlesOptions {
   readonly onRefused?: (act: Try["act"]) => void;
 }
 
-const nothing = () => Promise.resolve();
+const isNothing = (outcome: Outcome<unknown>) => "answer" in outcome && outcome.answer === undefined;
+
+/** Which buckets have tries whose end this process does not know yet, and how many. */
+const createUnderWay = () => {
+  const counts = new Map<string, number>();
+  const add = (key: string, by: number) => {
+    const count = (counts.get(key) ?? 0) + by;
+    if (count > 0) counts.set(key, count);
+    else counts.delete(key);
+  };
+  return {
+    has: (key: string) => counts.has(key),
+    begin: (buckets: readonly Bucket[]) => buckets.forEach(({ key }) => add(key, 1)),
+    end: (buckets: readonly Bucket[]) => buckets.forEach(({ key }) => add(key, -1)),
+  };
+};
 
 export const createThrottles = ({ db, macs, config, log, onRefused }: ThrottlesOptions): Throttles => {
   // By tenant, so that nobody fills a bucket of another one's users.
@@ -83,24 +107,39 @@ export const createThrottles = ({ db, macs, config, log, onRefused }: ThrottlesO
     ];
   };
 
+  const underWay = createUnderWay();
+
   const countIn = async (waiting: Waiting, { act }: Try, buckets: readonly Bucket[]) => {
     try {
-      return await countInBuckets(db, waiting, buckets);
+      return await countInBuckets(db, waiting, buckets, underWay.has);
     } catch (error) {
       if (error instanceof Refusal && error.reason === "RATE_LIMITED") onRefused?.(act);
       throw error;
     }
   };
 
+  const outcomeOf = <T>(work: () => Promise<T>): Promise<Outcome<T>> =>
+    work().then(
+      (answer) => ({ answer }),
+      (error: unknown) => ({ error }),
+    );
+
   return {
-    async count(waiting, attempt) {
+    async during(waiting, attempt, work, hasFailed = isNothing) {
       const buckets = bucketsOf(attempt);
-      if (buckets.length === 0) return nothing;
+      if (buckets.length === 0) return work();
       const { giveBack } = await countIn(waiting, attempt, buckets);
-      // What succeeded has been committed: its answer is that, and the window forgets the try by itself.
-      return () => giveBack().catch((error: unknown) => log.warn({ err: error }, "a try was not given back"));
+      underWay.begin(buckets);
+      const outcome = await outcomeOf(work);
+      if (!hasFailed(outcome)) {
+        // What succeeded has been committed: its answer is that, and the window forgets the try by itself.
+        await giveBack().catch((error: unknown) => log.warn({ err: error }, "a try was not given back"));
+      }
+      underWay.end(buckets);
+      if ("error" in outcome) throw outcome.error;
+      return outcome.answer;
     },
-    async countWithin(waiting, attempt, limits) {
+    async count(waiting, attempt, limits = []) {
       const limiting = limits
         .filter(({ windowMs }) => windowMs > 0)
         .map(({ subject, max, windowMs }) => ({ key: keyOf(attempt, "limit", subject), max, windowMs, grows: false }));

@@ -1,8 +1,16 @@
 import fc from "fast-check";
 import { type DatabasePool, sql } from "slonik";
 import { beforeAll, expect, test } from "vitest";
-import { detached } from "../../src/rpc/call.ts";
-import { LOWERED, type Replicas, count, countedOf, newTenant, openReplicas, tryOf } from "../support/throttles.ts";
+import {
+  LOWERED,
+  type Replicas,
+  begin,
+  count,
+  countedOf,
+  newTenant,
+  openReplicas,
+  tryOf,
+} from "../support/throttles.ts";
 
 const MINUTE_MS = 60_000;
 
@@ -20,10 +28,10 @@ const passTime = (ms: number) =>
 test("what is given back late takes nothing from another window", async () => {
   const throttles = throttlesOf(LOWERED);
   const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
-  const giveBack = await throttles.count(detached(), attempt);
+  const { succeed } = await begin(throttles, attempt);
   await passTime(11 * MINUTE_MS);
   expect(await countedOf(throttles, 3, () => attempt)).toBe(3);
-  await giveBack();
+  await succeed();
   expect(await count(throttles, attempt)).toBeDefined();
 });
 
@@ -80,16 +88,16 @@ test("counts, gifts back and passing time do as a model does", async () => {
     let mine: (() => Promise<void>)[] = [];
     for (const one of steps) {
       if (one === "count") {
-        const refused = await throttles.count(detached(), attempt).then(
-          (giveBack) => void mine.push(giveBack),
+        const refused = await begin(throttles, attempt).then(
+          ({ succeed }) => void mine.push(succeed),
           (error: unknown) => error,
         );
         expect(refused === undefined).toBe(model < MAX);
         if (model < MAX) model++;
       } else if (one === "give back") {
-        const giveBack = mine.pop();
-        await giveBack?.();
-        if (giveBack) model--;
+        const succeed = mine.pop();
+        await succeed?.();
+        if (succeed) model--;
       } else {
         await passTime(200 * MINUTE_MS);
         model = 0;

@@ -7,6 +7,7 @@ import { detached } from "../../src/rpc/call.ts";
 import {
   LOWERED,
   type Replicas,
+  begin,
   configOf,
   count,
   countedOf,
@@ -73,11 +74,10 @@ test("each refused try is told of by its act, and no other", async () => {
 });
 
 test("a try that cannot be given back fails nothing: what succeeded is the answer", async () => {
-  const waiting = detached();
-  const giveBack = await throttlesOf(LOWERED).count(waiting, tryOf(newTenant(), "ann@example.com", "192.0.2.1"));
+  const { succeed } = await begin(throttlesOf(LOWERED), tryOf(newTenant(), "ann@example.com", "192.0.2.1"));
   await pool.query(sql.unsafe`ALTER TABLE throttles ADD CONSTRAINT unwritable CHECK (false) NOT VALID`);
   try {
-    await giveBack();
+    await succeed();
   } finally {
     await pool.query(sql.unsafe`ALTER TABLE throttles DROP CONSTRAINT unwritable`);
   }
@@ -140,11 +140,42 @@ test("acts, tenants and kinds of subject have buckets of their own, and a tenant
 test("what is given back was never counted", async () => {
   const throttles = throttlesOf(LOWERED);
   const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
-  for (let n = 0; n < 12; n++) await (await throttles.count(detached(), attempt))();
-  const giveBack = await throttles.count(detached(), attempt);
+  for (let n = 0; n < 12; n++) await (await begin(throttles, attempt)).succeed();
+  const { succeed } = await begin(throttles, attempt);
   expect(await countedOf(throttles, 9, () => attempt)).toBe(2);
-  await giveBack();
+  await succeed();
   expect(await countedOf(throttles, 9, () => attempt)).toBe(1);
+});
+
+test("who is refused for the sake of tries under way comes again soon, and for failed ones when the window ends", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  const begun = [await begin(throttles, attempt), await begin(throttles, attempt), await begin(throttles, attempt)];
+  expect(await count(throttles, attempt)).toBeLessThanOrEqual(1_000);
+  await begun[0]!.fail();
+  await begun[1]!.fail();
+  expect(await count(throttles, attempt)).toBeLessThanOrEqual(1_000);
+  await begun[2]!.succeed();
+  expect(await count(throttles, attempt)).toBeUndefined();
+  expect(await count(throttles, attempt)).toBeGreaterThan(9 * MINUTE_MS);
+});
+
+test("a try whose work throws is given back, and its error is the answer", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  const fault = new Error("out of reach");
+  for (let n = 0; n < 5; n++) {
+    await expect(throttles.during(detached(), attempt, () => Promise.reject(fault))).rejects.toBe(fault);
+  }
+  const failing = () =>
+    throttles.during(
+      detached(),
+      attempt,
+      () => Promise.reject(fault),
+      () => true,
+    );
+  for (let n = 0; n < 3; n++) await expect(failing()).rejects.toBe(fault);
+  await expect(failing()).rejects.toMatchObject({ reason: "RATE_LIMITED" });
 });
 
 test("of 60 tries at once over two replicas exactly as many are counted as the bucket takes", async () => {
@@ -165,8 +196,8 @@ test("tries at once on crossing buckets end without a deadlock, and none is coun
   );
   await Promise.all(
     attempts.map(async (attempt, n) => {
-      const giveBack = await both[n % 2 === 0 ? 0 : 1].count(detached(), attempt);
-      if (n % 2 === 0) await giveBack();
+      const { succeed, fail } = await begin(both[n % 2 === 0 ? 0 : 1], attempt);
+      await (n % 2 === 0 ? succeed() : fail());
     }),
   );
   // 100 stay counted in four buckets each.
@@ -180,10 +211,10 @@ test("with THROTTLES=off nothing is counted but what has limits of its own", asy
   expect(await countedOf(throttles, 20, () => attempt)).toBe(20);
   expect(await totalHits()).toBe(0);
   const limits = [{ subject: ["ann@example.com"], max: 2, windowMs: MINUTE_MS }];
-  expect(await throttles.countWithin(detached(), attempt, limits)).toBe(0);
-  expect(await throttles.countWithin(detached(), attempt, limits)).toBeGreaterThan(MINUTE_MS - 10_000);
-  await expect(throttles.countWithin(detached(), attempt, limits)).rejects.toMatchObject({ reason: "RATE_LIMITED" });
-  expect(await throttles.countWithin(detached(), attempt, [{ ...limits[0]!, windowMs: 0 }])).toBe(0);
+  expect(await throttles.count(detached(), attempt, limits)).toBe(0);
+  expect(await throttles.count(detached(), attempt, limits)).toBeGreaterThan(MINUTE_MS - 10_000);
+  await expect(throttles.count(detached(), attempt, limits)).rejects.toMatchObject({ reason: "RATE_LIMITED" });
+  expect(await throttles.count(detached(), attempt, [{ ...limits[0]!, windowMs: 0 }])).toBe(0);
 });
 
 test("counters say nothing of whom they count", async () => {

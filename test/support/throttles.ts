@@ -67,6 +67,22 @@ export const count = async (throttles: Throttles, attempt: Try): Promise<number 
   }
 };
 
+/** A try that was counted and is under way until it is ended by one of these. */
+export const begin = async (throttles: Throttles, attempt: Try) => {
+  const begun = Promise.withResolvers<undefined>();
+  const work = Promise.withResolvers<boolean | undefined>();
+  const over = throttles.during(detached(), attempt, () => {
+    begun.resolve(undefined);
+    return work.promise;
+  });
+  await Promise.race([begun.promise, over]);
+  const endBy = (answer: boolean | undefined) => async () => {
+    work.resolve(answer);
+    await over;
+  };
+  return { succeed: endBy(true), fail: endBy(undefined) };
+};
+
 /** How many of so many tries, one after the other, are counted. */
 export const countedOf = async (throttles: Throttles, tries: number, attempt: (n: number) => Try) => {
   let counted = 0;
