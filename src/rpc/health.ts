@@ -1,4 +1,4 @@
-import type { Server, ServerWritableStream } from "@grpc/grpc-js";
+import type { Server } from "@grpc/grpc-js";
 import { HealthImplementation } from "grpc-health-check";
 import { type CommonQueryMethods, sql } from "slonik";
 import { z } from "zod";
@@ -8,6 +8,7 @@ import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 import { waitingUntil } from "./call.ts";
+import { type Watch, createHealthWatches } from "./health-watches.ts";
 
 const filenameRow = z.object({ filename: z.string() });
 const stepRow = z.object({ step: z.number().nullable() });
@@ -17,8 +18,6 @@ const PING_MS = 800;
 const FAILURES_TO_FALL = 2;
 const LIVENESS = "liveness";
 const UNDEFINED_TABLE = "42P01";
-
-type WatchCall = ServerWritableStream<{ readonly service: string }, { status: string }>;
 
 /** What readiness depends on: the database answers, and is migrated. */
 export type Readiness = "ready" | "database unavailable" | "migrations pending" | "shutting down";
@@ -72,14 +71,12 @@ const selectPending = async (db: CommonQueryMethods): Promise<readonly string[]>
 
 export const createHealth = ({ probe, services, log, onFailure, onChange }: HealthOptions): Health => {
   const names = ["", "readiness", ...services];
-  const known = new Set([...names, LIVENESS]);
   const statuses = new HealthImplementation({ [LIVENESS]: "SERVING" });
-  const watches = new Set<WatchCall>();
+  const watches = createHealthWatches(new Set([...names, LIVENESS]));
   let readiness: Readiness = "database unavailable";
   let failures = 0;
   let timer: NodeJS.Timeout | undefined;
   let left = false;
-  let ended = false;
 
   const set = (next: Readiness, pending: readonly string[] = []) => {
     if (left || next === readiness) return;
@@ -114,25 +111,6 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
     timer.unref();
   };
 
-  /**
-   * grpc-health-check's own Watch repeats equal statuses, never ends, and keeps each name that anybody ever watched: what is
-   * no name of ours, and will be none, is answered here.
-   */
-  const watchOnce = (watch: (call: WatchCall) => void) => (call: WatchCall) => {
-    let last: string | undefined;
-    const write = call.write.bind(call) as (message: { status: string }) => boolean;
-    call.write = (message: { status: string }) => {
-      if (message.status === last) return true;
-      last = message.status;
-      return write(message);
-    };
-    call.on("cancelled", () => watches.delete(call));
-    if (known.has(call.request.service)) watch(call);
-    else call.write({ status: "SERVICE_UNKNOWN" });
-    if (ended) call.end();
-    else watches.add(call);
-  };
-
   for (const name of names) statuses.setStatus(name, "NOT_SERVING");
 
   return {
@@ -140,7 +118,7 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
     addTo(server) {
       const shim = {
         addService(service: Parameters<Server["addService"]>[0], handlers: Parameters<Server["addService"]>[1]) {
-          server.addService(service, { ...handlers, watch: watchOnce(handlers["watch"] as never) as never });
+          server.addService(service, { ...handlers, watch: watches.once(handlers["watch"] as Watch) as never });
         },
       };
       statuses.addToServer(shim);
@@ -154,10 +132,6 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
       left = true;
       clearTimeout(timer);
     },
-    endWatches() {
-      ended = true;
-      for (const call of watches) call.end();
-      watches.clear();
-    },
+    endWatches: watches.endAll,
   };
 };
