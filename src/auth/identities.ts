@@ -6,10 +6,11 @@ import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import { type AuthService, IdentityProvider, type IdentitySchema } from "../gen/auth/v1/auth_pb.ts";
+import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
 import type { AuthParts } from "./parts.ts";
-import { lockUser, selectUser, userEvent, userNotFound } from "./users.ts";
+import { type UserRow, lockUser, selectUser, userEvent, userNotFound } from "./users.ts";
 
 export const identityRow = z.object({
   ident_id: z.string(),
@@ -64,6 +65,22 @@ export const writePasswordHash = async (tx: Tx, userId: string, hash: string): P
 const deleteIdentity = (userId: string, identityId: string) => sql.type(identityIdRow)`
   DELETE FROM user_identities WHERE user_id = ${userId}::uuid AND ident_id = ${identityId}::uuid RETURNING ident_id`;
 
+/** Takes a way in from a locked user. */
+const unlink = async (tx: Tx, call: Call, { tenant_id, user_id }: UserRow, identity: IdentityRow): Promise<void> => {
+  await tx.one(deleteIdentity(user_id, identity.ident_id));
+  await recordEvent(tx, call, {
+    ...userEvent("auth.identity.unlink", tenant_id, user_id),
+    payload: { identity_id: identity.ident_id, provider: identity.ident_provider_code },
+  });
+};
+
+/** Takes the accounts of providers from a locked user who has another way in. */
+export const unlinkProviders = async (tx: Tx, call: Call, user: UserRow): Promise<void> => {
+  for (const identity of await tx.any(selectIdentities(user.user_id))) {
+    if (identity.ident_provider_code !== "password") await unlink(tx, call, user, identity);
+  }
+};
+
 const PROVIDERS = { password: IdentityProvider.PASSWORD, google: IdentityProvider.GOOGLE } as const;
 
 /** What the column holds: a subject is unique in its tenant, and the column in the database. */
@@ -107,11 +124,7 @@ export const identityHandlers = ({ db, channels }: AuthParts) =>
           (user.email_verified_utc !== null && channels.has("email")) ||
           (user.phone_verified_utc !== null && (channels.has("sms") || channels.has("whatsapp")));
         if (!hasCode && !(await tx.maybeOne(selectOtherWayIn(userId, identityId)))) return refusal("LAST_IDENTITY");
-        await tx.one(deleteIdentity(userId, identityId));
-        await recordEvent(tx, call, {
-          ...userEvent("auth.identity.unlink", tenantId, userId),
-          payload: { identity_id: identity.ident_id, provider: identity.ident_provider_code },
-        });
+        await unlink(tx, call, user, identity);
         return undefined;
       });
       return {};

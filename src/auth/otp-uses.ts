@@ -6,7 +6,7 @@ import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { readClient } from "./clients.ts";
-import { writePasswordHash } from "./identities.ts";
+import { unlinkProviders, writePasswordHash } from "./identities.ts";
 import { consumeResetCodes } from "./otp-codes.ts";
 import { type Proof, proveCode } from "./otp-proofs.ts";
 import type { AuthParts } from "./parts.ts";
@@ -22,20 +22,24 @@ const deletePasswordIdentity = (userId: string) => sql.type(identIdRow)`
 
 /**
  * Takes an account from whoever set it up with somebody else's contact, and waits for its owner to come: a password set
- * before and the sessions opened before end. Answers whether there was a password.
+ * before and the sessions opened before end, and where no contact at all had been proven so do the accounts of providers
+ * that were linked (the "trojan identifier" of "Pre-hijacked accounts", Sudhodanan and Paverd, USENIX Security 2022).
+ * Answers whether there was a password.
  */
-const takeOver = async (tx: Tx, call: Call, { user, isNewlyVerified }: Proof): Promise<boolean> => {
+const takeOver = async (tx: Tx, call: Call, { user, isNewlyVerified, isFirst }: Proof): Promise<boolean> => {
   if (!isNewlyVerified) return false;
   const { tenant_id: tenantId, user_id: userId } = user;
   await endSessions(tx, { tenantId, userId, reason: "contact_proven" });
+  if (isFirst) await unlinkProviders(tx, call, user);
   const removed = await tx.maybeOne(deletePasswordIdentity(userId));
   if (!removed) return false;
   await recordEvent(tx, call, userEvent("auth.password.remove", tenantId, userId));
   return true;
 };
 
-const setPassword = async (tx: Tx, call: Call, { user }: Proof, hash: string): Promise<void> => {
+const setPassword = async (tx: Tx, call: Call, { user, isFirst }: Proof, hash: string): Promise<void> => {
   const { tenant_id: tenantId, user_id: userId } = user;
+  if (isFirst) await unlinkProviders(tx, call, user);
   await writePasswordHash(tx, userId, hash);
   await tx.any(consumeResetCodes(tenantId, userId));
   await endSessions(tx, { tenantId, userId, reason: "password" });

@@ -2711,7 +2711,8 @@ export const AuthService: GenService<{
   /**
    * Signs a user in by a code of purpose OTP_PURPOSE_LOGIN: opens a session and marks the destination verified. Where
    * it was not verified before, a password set earlier is removed and all earlier sessions end: whoever made them had
-   * not proven the contact.
+   * not proven the contact. Where no contact of the user was verified before, accounts of identity providers that were
+   * linked earlier are unlinked too.
    *
    * Permission: `auth.login`. Errors: INVALID_CODE (wrong, spent, expired or unknown code, or of another purpose: one
    * answer), RATE_LIMITED, TENANT_SUSPENDED. Not idempotent: a code is spent once.
@@ -2739,7 +2740,8 @@ export const AuthService: GenService<{
   },
   /**
    * Sets a new password by a code of purpose OTP_PURPOSE_RESET_PASSWORD, ends all the user's sessions and marks the
-   * destination verified.
+   * destination verified. Where no contact of the user was verified before, accounts of identity providers that were
+   * linked earlier are unlinked.
    *
    * Permission: `auth.login`. Errors: INVALID_CODE (wrong, spent, expired or unknown code, or of another purpose: one
    * answer), RATE_LIMITED, PASSWORD_TOO_WEAK (it counts as an attempt and leaves the code unspent). Not idempotent: a
