@@ -45,6 +45,9 @@ const triedRow = z.object({
  * none is counted by halves. What is missing cannot be locked. A single row is inserted with its count, and where somebody
  * else was faster nothing is counted; several are inserted empty. Either way the statement is to be run again.
  *
+ * A tenant's row is locked by all tries in it, one after the other, and the lock is held until the commit: it does not
+ * wait for the disk. What a crash of the database loses is the counts of its last moments.
+ *
  * A bucket that was full refuses to its window's end and for 0, 1, 3, 5 windows more, the more windows in a row it was
  * full. That is read from its row and not written into it: a try given back takes it back too.
  */
@@ -109,6 +112,7 @@ const countTry = (buckets: readonly Bucket[]) => {
         ELSE 0 END) * 1000)::float8
       ELSE 0 END AS full_for_ms
   FROM found f
+  CROSS JOIN (SELECT set_config('synchronous_commit', 'off', true)) unflushed
   LEFT JOIN hit h ON h.throttle_key_hash = f.key`;
 };
 
@@ -130,6 +134,7 @@ const takeBack = (keys: readonly string[], windowEnds: readonly string[]) => sql
     FOR NO KEY UPDATE OF t
   )
   UPDATE throttles t SET hit_count = greatest(t.hit_count - 1, 0)
+  FROM (SELECT set_config('synchronous_commit', 'off', true)) unflushed
   WHERE t.throttle_key_hash = ANY (ARRAY(SELECT l.throttle_key_hash FROM locked l))
   RETURNING t.throttle_key_hash`;
 
