@@ -36,7 +36,7 @@ export const environment = z.object({
   TLS_RELOAD_INTERVAL: duration(100).prefault("10s"),
   DATABASE_URL: postgresUrl.optional(),
   DATABASE_POOL_MAX: integer(1, 1_000).prefault("10"),
-  DATABASE_POOL_WAIT: duration(1).prefault("10s"),
+  DATABASE_POOL_WAIT: duration(1).prefault("20s"),
   DATABASE_POOL_QUEUE: integer(0, 1_000_000).prefault("5000"),
   DATABASE_CONNECT_TIMEOUT: duration(1).prefault("3s"),
   DATABASE_STATEMENT_TIMEOUT: z.union([z.literal("off").transform(() => undefined), duration(1)]).prefault("5s"),
