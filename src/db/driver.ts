@@ -8,7 +8,7 @@ import {
   createDriverFactory,
   parseDsn,
 } from "slonik";
-import { TIMER_MAX_MS } from "../config-values.ts";
+import { afterSilence } from "../timers.ts";
 import { DatabaseSilent, isUnusableStatement } from "./faults.ts";
 import { type Company, createSender } from "./sending.ts";
 
@@ -80,12 +80,11 @@ const clientConfigOf = (configuration: DriverConfiguration): ClientConfig => ({
 
 const within = async <T>(limitMs: number, work: Promise<T>): Promise<T> => {
   const { promise, reject } = Promise.withResolvers<never>();
-  const giveUp = () => reject(new DatabaseSilent("no answer from the database"));
-  const timer = setTimeout(giveUp, Math.min(limitMs, TIMER_MAX_MS));
+  const spare = afterSilence(limitMs, () => reject(new DatabaseSilent("no answer from the database")));
   try {
     return await Promise.race([work, promise]);
   } finally {
-    clearTimeout(timer);
+    spare();
   }
 };
 

@@ -7,6 +7,7 @@ import { QUEUE_STEP, pendingMigrations } from "../db/migrations.ts";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
+import { afterSilence } from "../timers.ts";
 import { waitingUntil } from "./call.ts";
 import { type Watch, createHealthWatches } from "./health-watches.ts";
 
@@ -88,8 +89,10 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
   };
 
   const ask = async () => {
+    const limit = new AbortController();
+    const spare = afterSilence(PING_MS, () => limit.abort(new Error(`no answer within ${PING_MS} ms`)));
     try {
-      const waiting = waitingUntil(AbortSignal.timeout(PING_MS), () => PING_MS);
+      const waiting = waitingUntil(limit.signal, () => PING_MS);
       const pending = await read(probe, waiting, selectPending);
       failures = 0;
       set(pending.length === 0 ? "ready" : "migrations pending", pending);
@@ -99,6 +102,8 @@ export const createHealth = ({ probe, services, log, onFailure, onChange }: Heal
         log.warn({ err: error }, "the database does not answer");
         set("database unavailable");
       }
+    } finally {
+      spare();
     }
   };
 

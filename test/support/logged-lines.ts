@@ -7,6 +7,7 @@ interface Line {
   readonly request_id?: string;
   readonly code?: string;
   readonly reason?: string;
+  readonly readiness?: string;
   readonly pending_migrations?: readonly string[];
 }
 

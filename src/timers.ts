@@ -1,0 +1,28 @@
+import { TIMER_MAX_MS } from "./config-values.ts";
+
+/** A timer that is later than this tells of an event loop that was held up, in milliseconds. */
+const HELD_UP_MS = 100;
+
+/**
+ * Calls `fire` once an answer was left out for so many milliseconds. The time in which our own event loop was held up says
+ * nothing of who should answer: the wait begins anew then, once, and what has come in by its end is read first, which
+ * Node does after its timers.
+ * @returns what takes it back.
+ */
+export const afterSilence = (limitMs: number, fire: () => void): (() => void) => {
+  const ms = Math.min(limitMs, TIMER_MAX_MS);
+  let timer: NodeJS.Timeout | undefined;
+  let immediate: NodeJS.Immediate | undefined;
+  const wait = (isLast: boolean) => {
+    const due = performance.now() + ms;
+    timer = setTimeout(() => {
+      if (!isLast && performance.now() - due > HELD_UP_MS) wait(true);
+      else immediate = setImmediate(fire);
+    }, ms);
+  };
+  wait(false);
+  return () => {
+    clearTimeout(timer);
+    clearImmediate(immediate);
+  };
+};
