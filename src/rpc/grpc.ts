@@ -1,10 +1,8 @@
-import { type DescService, type Message, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { type DescMethod, type DescService, type Message, fromBinary, toBinary } from "@bufbuild/protobuf";
 import {
   Metadata,
   type MethodDefinition,
   Server,
-  type ServerInterceptingCall,
-  type ServerInterceptor,
   type ServerUnaryCall,
   type ServerWritableStream,
   type ServiceDefinition,
@@ -15,6 +13,7 @@ import type { Config } from "../config.ts";
 import type { HeaderReader } from "./caller.ts";
 import { type Failure, statusBinary } from "./failure.ts";
 import type { Call } from "./call.ts";
+import { type ArrivingCall, type Status, createGrpcArrivals } from "./grpc-arrivals.ts";
 import type { Method, StreamMethod, UnaryMethod } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
 import type { Messages } from "./streams.ts";
@@ -26,13 +25,15 @@ type RawStream = ServerWritableStream<Buffer, Buffer>;
 // A throw while grpc-js decodes would answer INTERNAL before the caller was seen: the pipeline decodes.
 const asIs = (bytes: Buffer) => bytes;
 
+const pathOf = ({ parent, name }: DescMethod) => `/${parent.typeName}/${name}`;
+
 /** The definition that grpc-js serves a protobuf-es service by. */
 const definitionOf = (service: DescService): ServiceDefinition =>
   Object.fromEntries(
     service.methods.map((method): [string, MethodDefinition<Buffer, Buffer>] => [
       method.name,
       {
-        path: `/${service.typeName}/${method.name}`,
+        path: pathOf(method),
         requestStream: false,
         responseStream: method.methodKind === "server_streaming",
         requestSerialize: asIs,
@@ -61,11 +62,11 @@ const COPIED_BYTES = 1_024;
 const asBuffer = (bytes: Bytes) =>
   bytes.length < COPIED_BYTES ? Buffer.from(bytes) : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 
-const statusOf = (failure: Failure, requestId: string): { code: number; details: string; metadata: Metadata } => {
+const statusOf = (failure: Failure, requestId: string) => {
   const metadata = new Metadata();
   metadata.set("x-request-id", requestId);
   metadata.set("grpc-status-details-bin", asBuffer(statusBinary(failure)));
-  return { code: failure.code, details: failure.message, metadata };
+  return { code: failure.code as number, details: failure.message, metadata };
 };
 
 /** A request id as it is sent: by then it has been checked, which `set` would do again. */
@@ -85,7 +86,7 @@ class RequestIdMetadata extends Metadata {
 const sendRequestId = (raw: RawCall | RawStream, { requestId }: Call) =>
   raw.sendMetadata(new RequestIdMetadata(requestId));
 
-const exchangeOf = (method: Method, header: HeaderReader, raw: RawCall | RawStream) => ({
+const exchangeOf = (method: Method, header: HeaderReader, raw: Pick<RawCall, "request">) => ({
   header,
   system: "grpc" as const,
   decode: () => fromBinary(method.desc.input, raw.request),
@@ -152,29 +153,34 @@ const streamHandler = (pipeline: Pipeline, method: StreamMethod) => (raw: RawStr
 const handlerOf = (pipeline: Pipeline, method: Method) =>
   method.type === "unary" ? unaryHandler(pipeline, method) : streamHandler(pipeline, method);
 
-// Health and reflection decode their messages by themselves.
-const SENDERS_FAULT = /^(Failed to decompress message|Invalid grpc-timeout|Error deserializing request)/;
+/** Health and reflection, which have no pipeline. */
+const LATE: Status = { code: status.DEADLINE_EXCEEDED, details: "the deadline passed" };
 
-/** grpc-js calls these INTERNAL, as if the fault were ours, and answers them past all that interceptors may replace. */
-const blameSender: ServerInterceptor = (_, call) => {
-  call.sendStatus = sendBlamed;
-  return call as never;
-};
-
-const sendBlamed: ServerInterceptingCall["sendStatus"] = function (this: ServerInterceptingCall, answer) {
-  const { sendStatus } = Object.getPrototypeOf(this) as ServerInterceptingCall;
-  const isBlamed = answer.code === status.INTERNAL && SENDERS_FAULT.test(answer.details);
-  sendStatus.call(this, isBlamed ? { ...answer, code: status.INVALID_ARGUMENT } : answer);
-};
+/** What takes too long to come is refused by the pipeline, so that it is counted and logged as every call is. */
+const refuseLate =
+  (pipeline: Pipeline, methods: ReadonlyMap<string, Method>) =>
+  async ({ metadata, handler }: ArrivingCall): Promise<Status> => {
+    const method = methods.get(handler.path);
+    if (!method) return LATE;
+    const header = headersOf(metadata);
+    const call = pipeline.receive(header, 0);
+    const exchange = exchangeOf(method, header, { request: Buffer.alloc(0) });
+    const answered =
+      method.type === "unary"
+        ? await pipeline.answer(method, call, exchange)
+        : await pipeline.open(method, call, exchange);
+    return "failure" in answered ? statusOf(answered.failure, call.requestId) : LATE;
+  };
 
 /** Serves the methods over native gRPC; health and reflection are added by others. */
 export const createGrpcServer = (
-  { grpc, messageMaxBytes }: Config,
+  { grpc, messageMaxBytes, callTimeoutMs }: Config,
   pipeline: Pipeline,
   methods: readonly Method[],
 ): Server => {
+  const late = refuseLate(pipeline, new Map(methods.map((method) => [pathOf(method.desc), method])));
   const server = new Server({
-    interceptors: [blameSender],
+    interceptors: [createGrpcArrivals({ limitMs: callTimeoutMs, late })],
     "grpc.max_concurrent_streams": grpc.maxConcurrentStreams,
     "grpc.max_receive_message_length": messageMaxBytes,
     // Behind a layer-4 balancer connections are balanced, not calls: old ones end so that new replicas get their share.

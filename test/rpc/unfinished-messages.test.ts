@@ -1,0 +1,82 @@
+import { once } from "node:events";
+import { type ClientHttp2Session, type IncomingHttpHeaders, connect } from "node:http2";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import type { RunningServer } from "../../src/server.ts";
+import { type TestDatabase, createDatabase } from "../support/database.ts";
+import { frame } from "../support/frames.ts";
+import { watchHealth } from "../support/health-client.ts";
+import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
+import { serve } from "../support/serve.ts";
+
+const AUTHENTICATE = "/service_identity.v1.ServiceIdentityService/AuthenticateService";
+const CHECK = "/grpc.health.v1.Health/Check";
+const REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const DEADLINE_EXCEEDED = "4";
+
+let database: TestDatabase;
+let server: RunningServer;
+let logged: LoggedLines;
+beforeAll(async () => {
+  database = await createDatabase();
+  logged = loggedLines();
+  server = await serve(database.url, { CALL_TIMEOUT: "300ms" }, logged.log);
+});
+afterAll(async () => {
+  await server.stop();
+  await database.drop();
+});
+
+const open = (): ClientHttp2Session => {
+  const session = connect(`http://127.0.0.1:${server.grpcPort}`);
+  onTestFinished(() => session.destroy());
+  return session;
+};
+
+/** Sends the bytes, and ends the stream only where that is asked for; answers with its status and code. */
+const call = async (session: ClientHttp2Session, path: string, bytes: Buffer, end: boolean, more = {}) => {
+  const headers = { ":method": "POST", ":path": path, "content-type": "application/grpc", te: "trailers", ...more };
+  const stream = session.request(headers);
+  const closed = once(stream, "close");
+  let answer: IncomingHttpHeaders = {};
+  const keep = (some: IncomingHttpHeaders) => (answer = { ...answer, ...some });
+  stream.on("response", keep).on("trailers", keep).resume();
+  stream.write(bytes);
+  if (end) stream.end();
+  await closed;
+  return { status: answer["grpc-status"], details: answer["grpc-status-details-bin"], rst: stream.rstCode };
+};
+
+test.each([
+  ["an RPC of ours", AUTHENTICATE, frame("x").subarray(0, 5)],
+  ["one whose message is there, and whose stream is not ended", AUTHENTICATE, frame("")],
+  ["a health check", CHECK, frame("x").subarray(0, 5)],
+  ["reflection", REFLECT, frame("x").subarray(0, 5)],
+])(
+  "%s is answered once CALL_TIMEOUT has passed, its stream closed, and its connection serves on",
+  async (_, path, bytes) => {
+    const session = open();
+    expect(await call(session, path, bytes, false)).toMatchObject({ status: DEADLINE_EXCEEDED, rst: 0 });
+    expect(await call(session, CHECK, frame(""), true)).toMatchObject({ status: "0", rst: 0 });
+  },
+);
+
+test("so it is where the caller's own deadline passes first", async () => {
+  const message = frame("x").subarray(0, 5);
+  const answer = await call(open(), AUTHENTICATE, message, false, { "grpc-timeout": "50m" });
+  expect(answer).toMatchObject({ status: DEADLINE_EXCEEDED, rst: 0 });
+});
+
+test("what was refused has its reason and its line, under the caller's request id", async () => {
+  const id = { "x-request-id": "unfinished" };
+  const { details } = await call(open(), AUTHENTICATE, frame("x").subarray(0, 5), false, id);
+  expect(Buffer.from(String(details), "base64").toString("latin1")).toContain("DEADLINE");
+  expect(logged.of("unfinished")).toMatchObject([{ code: "DeadlineExceeded", reason: "DEADLINE" }]);
+});
+
+test("a stream that has begun lasts for longer", async () => {
+  const watch = watchHealth(server.grpcPort, "");
+  onTestFinished(() => watch.cancel());
+  await expect.poll(() => watch.heard).toEqual(["SERVING"]);
+  for (let round = 0; round < 2; round++) await call(open(), AUTHENTICATE, frame("x").subarray(0, 5), false);
+  expect(await Promise.race([watch.ended, Promise.resolve("under way")])).toBe("under way");
+});
