@@ -83,7 +83,8 @@ export const selectExplanation = ({ tenantId, userId, nodeId, capability }: Acce
           z.role_label, z.depth_val, z.time_code, z.has_capability
         FROM (
           SELECT x.assignment_id, x.tenant_id, x.user_id, x.org_node_id, x.role_id, x.start_utc, x.end_utc, x.cancelled_utc,
-            r.role_label, p.depth_val,
+            CASE WHEN r.deleted_utc IS NULL THEN r.role_label ELSE split_part(r.role_label, '#' || r.role_id, 1) END AS role_label,
+            p.depth_val,
             CASE
               WHEN x.cancelled_utc IS NOT NULL THEN 'CANCELLED'
               WHEN x.start_utc > now() THEN 'NOT_YET'

@@ -65,6 +65,20 @@ describe.each(transports)("%s", (transport) => {
     ]);
   });
 
+  test("a role that was deleted since is named as it was", async () => {
+    const { server, shop, held, guest, check } = await plant();
+    const { tenantId, userId, capability } = check;
+    const label = "A role # of its own";
+    const { roleId } = await addRole(server, { tenantId, label });
+    const { assignment } = await server.org.assignRole({ tenantId, userId, nodeId: shop.nodeId, roleId });
+    await server.org.endAssignment({ tenantId, assignmentId: assignment!.assignmentId });
+    await server.org.deleteRole({ tenantId, roleId });
+    const { nearMisses } = await server.org.explainAccess({ tenantId, userId, nodeId: shop.nodeId, capability });
+    const labels = new Map(nearMisses.map((miss) => [miss.assignment?.assignmentId, miss.roleLabel]));
+    expect(labels.get(assignment!.assignmentId)).toBe(label);
+    expect(labels.get(held.guest.assignmentId)).toBe(guest.label);
+  });
+
   test("what would grant but for a closed node, wherever it is on the way up, is a near miss", async () => {
     const { server, root, city, shop, held, check } = await plant();
     for (const { tenantId, nodeId } of [shop, city, root]) {
