@@ -154,7 +154,9 @@ export const acceptingInvitationHandlers = ({ db, macs, passwords }: OrgParts) =
       // The request names no tenant: it is the invitation's.
       checkTenant(call.caller, call.actor, invitation.tenant_id);
       const owner = await connection.maybeOne(selectOwner(invitation));
-      return (await refuse(connection, call, { invitation, owner }, password !== undefined)) ?? invitation;
+      // Looked at after its owner, whom another's acceptance may just have made.
+      const now = await connection.one(selectInvitation(invitation.tenant_id, invitation.invite_id));
+      return (await refuse(connection, call, { invitation: now, owner }, password !== undefined)) ?? now;
     });
     if (found instanceof Refusal) throw found;
     return found;
