@@ -57,6 +57,7 @@ export const connectionUri = (url: string, { tls, pgBouncer }: Config["database"
   if (!pgBouncer && !uri.searchParams.has("options")) {
     uri.searchParams.set("options", "-c jit=off -c default_transaction_isolation=read\\ committed");
   }
+  if (!uri.searchParams.has("application_name")) uri.searchParams.set("application_name", "auth-service");
   return uri.toString();
 };
 

@@ -4,6 +4,8 @@ import { join } from "node:path";
 import { type QuerySqlToken, sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
+import { parseConfig } from "../../src/config.ts";
+import { connectionUri } from "../../src/db/connections.ts";
 import type { Database } from "../../src/db/pool.ts";
 import { read, transact } from "../../src/db/transact.ts";
 import { detached } from "../../src/rpc/call.ts";
@@ -135,6 +137,14 @@ test("for PgBouncer no start-up parameter is sent that it refuses; a transaction
   // What PgBouncer tracks or knows: https://www.pgbouncer.org/config.html#ignore_startup_parameters
   const taken = ["user", "database", "client_encoding", "application_name", "datestyle", "timezone", ""];
   expect(parameters.map((name) => name.toLowerCase()).filter((name) => !taken.includes(name))).toEqual([]);
+});
+
+test("connections are told apart by the service's name, unless the URL has another", async () => {
+  const { db } = await throughProxy({});
+  expect(await settingOf(db, "application_name")).toBe("auth-service");
+  expect(connectionUri("postgresql://h/d?application_name=mine", parseConfig({}).database)).toContain(
+    "application_name=mine",
+  );
 });
 
 test("without a statement timeout none is sent", async () => {
