@@ -4612,8 +4612,7 @@ export const OrgService: GenService<{
    *
    * Permission: `org.invitation.accept`. Errors: INVITATION_NOT_FOUND, INVITATION_EXPIRED, INVITATION_ENDED (it was
    * accepted or revoked, or its contact erased), LOGIN_REQUIRED (a user has the contact and is inactive or not the
-   * actor), PASSWORD_TOO_WEAK, TENANT_SUSPENDED, ROLE_NOT_FOUND, NODE_NOT_FOUND. Not idempotent: a repeat is
-   * INVITATION_ENDED.
+   * actor), PASSWORD_TOO_WEAK, TENANT_SUSPENDED. Not idempotent: a repeat is INVITATION_ENDED.
    *
    * @generated from rpc org.v1.OrgService.AcceptInvitation
    */
@@ -4758,7 +4757,8 @@ export const OrgService: GenService<{
    * `after_audit_id` that is no event of this stream is INVALID_REQUEST. The stream lasts until the caller ends it, and
    * has no deadline but the caller's. The server ends it with STREAM_ENDED, which is UNAVAILABLE, when it shuts down or
    * the connection has reached its age: resume at once. What the caller may do is looked at again each second; the
-   * stream ends with CALLER_TOKEN_INVALID, PERMISSION_MISSING or TENANT_SUSPENDED when it would no longer begin. Over
+   * stream ends with CALLER_TOKEN_INVALID, PERMISSION_MISSING or TENANT_SUSPENDED when it would no longer begin. Of an
+   * unknown tenant there is nothing to hear. Over
    * gRPC the headers come as soon as the watch has begun, over Connect with the first event.
    *
    * @generated from rpc org.v1.OrgService.WatchAuditEvents
