@@ -80,15 +80,15 @@ test.each([
   expect(await response.text()).toContain("grpc-status: 3\r\n");
 });
 
-describe("what connect says of JSON that it cannot read has nothing of what was sent", () => {
+describe("what is said of JSON that cannot be read has nothing of what was sent", () => {
   const LOGIN = "/auth.v1.AuthService/LoginWithOtp";
   const REGISTER = "/service_identity.v1.ServiceIdentityService/RegisterService";
   test.each([
-    ["a code as a number", LOGIN, '{"code":271828}', "code from JSON: expected string"],
-    ["a code in a list", LOGIN, '{"code":["271828"]}', "code from JSON: expected string"],
-    ["a list's item", REGISTER, '{"permissions":["a",271828]}', "list item #2: expected string"],
+    ["a code as a number", LOGIN, '{"code":271828}', "code: must be a string"],
+    ["a code in a list", LOGIN, '{"code":["271828"]}', "code: must be a string"],
+    ["a list's item", REGISTER, '{"permissions":["a",271828]}', "permissions[1]: must be a string"],
     ["another thing than a message", LOGIN, '"271828"', "LoginWithOtpRequest from JSON"],
-    ["a value without quotes", LOGIN, '{"code":x271828}', "LoginWithOtpRequest from JSON"],
+    ["a value without quotes", LOGIN, '{"code":x271828}', "the message is no JSON"],
     ["a name twice", LOGIN, '{"271828":1,"271828":2}', "LoginWithOtpRequest from JSON"],
   ])("%s", async (_, path, body, says) => {
     const response = await post(path, body, {});
@@ -101,7 +101,7 @@ describe("what connect says of JSON that it cannot read has nothing of what was 
   test("to a stream too", async () => {
     const body = frame('{"tenantId":271828}');
     const text = await (await post(WATCH, body, { "content-type": "application/connect+json" })).text();
-    expect(text).toContain("tenant_id from JSON: expected string");
+    expect(text).toContain("tenant_id: must be a string");
     expect(text).not.toContain("271828");
   });
 });

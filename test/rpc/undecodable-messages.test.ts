@@ -108,6 +108,41 @@ describe("over HTTP", () => {
   });
 });
 
+describe("a value in JSON that is none of its field's type", () => {
+  const email = "ann@example.com";
+  const send = (rpc: string, request: object) =>
+    connect.call(methodOf(rpc), JSON.stringify(request), bearer(server.rootToken));
+
+  test.each([
+    ["AssignRole", { startTime: "yesterday" }, "start_time", "RFC 3339"],
+    ["AssignRole", { start_time: 5 }, "start_time", "RFC 3339"],
+    ["AuthenticateService", { key: "root", ttl: "5" }, "ttl", "seconds and an s"],
+    ["UpdateUser", { updateMask: "display_name" }, "update_mask", "lowerCamelCase"],
+    ["ListUsers", { pageSize: "abc" }, "page_size", "must be a whole number"],
+    ["CreateTenant", { label: 5 }, "label", "must be a string"],
+    ["ListServiceSessions", { includeEnded: "yes" }, "include_ended", "must be true or false"],
+    ["CreateRole", { capabilityKeys: "edit" }, "capability_keys", "must be a list"],
+    ["CreateRole", { capabilityKeys: ["edit", 5] }, "capability_keys[1]", "must be a string"],
+    ["LoginWithPassword", { client: "192.0.2.1" }, "client", "must be an object"],
+    ["LoginWithPassword", { client: { ip: 5 } }, "client.ip", "must be a string"],
+    ["ImportUsers", { users: [{ email }, { email, createTime: "nope" }] }, "users[1].create_time", "RFC 3339"],
+    ["BatchCheckAccess", { checks: [{ userId: {} }] }, "checks[0].user_id", "must be a string"],
+  ])("%s %j is refused by %s", async (rpc, request, field, description) => {
+    const answer = await send(rpc, request);
+    expect(errorInfoOf(answer)?.reason).toBe("INVALID_REQUEST");
+    expect(badFieldsOf(answer)).toEqual([field]);
+    expect(answer.message).toContain(description);
+  });
+
+  test("in an unknown field is ignored with it, and in a long message refused without its field", async () => {
+    expect((await send("ListTenants", { kind: { label: 5 }, pageSize: 1 })).code).toBe(0);
+    const label = "x".repeat(MESSAGE_MAX - 1_000);
+    const long = await send("CreateTenant", { tenantId: 5, label });
+    expect(errorInfoOf(long)?.reason).toBe("INVALID_REQUEST");
+    expect(badFieldsOf(long)).toEqual([""]);
+  });
+});
+
 describe("an enum value of a name that the proto does not have", () => {
   const email = "ann@example.com";
   const tenantId = randomUUID();
