@@ -25,6 +25,19 @@ export interface Serving {
   readonly databases: readonly Database[];
 }
 
+/** How often it is looked at whether calls are under way, and how long their last answers have to be read, in milliseconds. */
+const LOOK_MS = 100;
+const UNREAD_MS = 3_000;
+
+/** Until nothing was under way for so long that whoever has not read his answer does not read, or the grace is over. */
+const answersRead = async (pipeline: Pipeline, graceEnds: number, signal: AbortSignal): Promise<void> => {
+  const now = () => performance.now();
+  for (let lastCall = now(); now() < Math.min(graceEnds, lastCall + UNREAD_MS);) {
+    await sleep(LOOK_MS, undefined, { signal });
+    if (pipeline.underWay() > 0) lastCall = now();
+  }
+};
+
 /** NOT_SERVING, wait for endpoints to notice, take no new call, drain, force what stays, close the pool. */
 export const shutDown = async (serving: Serving): Promise<void> => {
   const { delayMs, graceMs, health, pipeline, grpc, http, delivery, sequencer, databases } = serving;
@@ -32,15 +45,20 @@ export const shutDown = async (serving: Serving): Promise<void> => {
   await sleep(delayMs);
   health.endWatches();
   pipeline.endStreams();
-  const drained = Promise.all([drainGrpc(grpc), http?.drain(), delivery?.stop(graceMs), sequencer?.stop()]);
+  const graceEnds = performance.now() + graceMs;
   const over = new AbortController();
-  const forced = async () => {
-    await sleep(graceMs, undefined, { signal: over.signal });
+  const { signal } = over;
+  const drained = Promise.all([drainGrpc(grpc), http?.drain()]);
+  const worked = Promise.all([delivery?.stop(graceMs), sequencer?.stop()]);
+  const cutOff = async () => {
+    await answersRead(pipeline, graceEnds, signal);
     grpc.forceShutdown();
     http?.force();
-    await sleep(FORCED_MS, undefined, { signal: over.signal });
+    await sleep(FORCED_MS, undefined, { signal });
   };
-  await Promise.race([drained, forced().catch(() => drained)]);
+  await Promise.race([drained, cutOff()]);
+  const late = sleep(Math.max(0, graceEnds - performance.now()) + FORCED_MS, undefined, { signal });
+  await Promise.race([worked, late]);
   over.abort();
   await Promise.all(databases.map((database) => database.end()));
 };

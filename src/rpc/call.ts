@@ -61,10 +61,15 @@ export class Call implements Waiting {
   #listeners: Set<(reason: unknown) => void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
+  readonly #onClose: () => void;
 
-  /** @param timeoutMs life of the call, by its caller's deadline or CALL_TIMEOUT; Infinity for a stream without either. */
-  constructor(requestId: string, timeoutMs: number) {
+  /**
+   * @param timeoutMs life of the call, by its caller's deadline or CALL_TIMEOUT; Infinity for a stream without either.
+   * @param onClose told once, when it is over and recorded.
+   */
+  constructor(requestId: string, timeoutMs: number, onClose: () => void = nothing) {
     this.requestId = requestId;
+    this.#onClose = onClose;
     this.#deadline = performance.now() + timeoutMs;
     if (timeoutMs <= 0) this.#ended = refusal("DEADLINE");
     else if (timeoutMs !== Infinity)
@@ -142,6 +147,7 @@ export class Call implements Waiting {
   close(): void {
     clearTimeout(this.#timer);
     this.#onEnd = undefined;
+    if (!this.#closed) this.#onClose();
     this.#closed = true;
   }
 }

@@ -47,6 +47,8 @@ export interface Pipeline {
   ): Promise<Opened<Encoded>>;
   /** Ends the streams: callers resume them elsewhere. */
   endStreams(): void;
+  /** How many calls were received and are not over. */
+  underWay(): number;
 }
 
 // HTTP strips spaces around a header's value, and HTTP/2 does not carry them (RFC 9113, 8.2.1).
@@ -72,6 +74,11 @@ const decoded = (decode: Exchange<unknown>["decode"]) => {
 };
 
 export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracing }: PipelineOptions): Pipeline => {
+  let underWay = 0;
+  const onClose = () => {
+    underWay--;
+  };
+
   // Nothing to wait for where none is sent, as in most calls.
   const actorBy = (header: HeaderReader, call: Call) => {
     const token = header("x-actor-token");
@@ -157,9 +164,13 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
       );
 
   return {
-    receive: (header, timeoutMs = callTimeoutMs) => new Call(requestIdOf(header), timeoutMs),
+    receive(header, timeoutMs = callTimeoutMs) {
+      underWay++;
+      return new Call(requestIdOf(header), timeoutMs, onClose);
+    },
     answer: tracing ? traced(tracing) : answer,
     open: tracing ? tracedOpen(tracing) : open,
     endStreams: streams.endAll,
+    underWay: () => underWay,
   };
 };

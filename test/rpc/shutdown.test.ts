@@ -9,6 +9,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { openPool } from "../support/admin.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
+import { frame } from "../support/frames.ts";
 import { probe, watchHealth } from "../support/health-client.ts";
 import { serveTls } from "../support/serve-tls.ts";
 import { makeRoot } from "../support/root.ts";
@@ -183,6 +184,26 @@ test("what hangs on either port is cut off after SHUTDOWN_GRACE", async () => {
   expect(performance.now() - started).toBeGreaterThan(500);
   expect(performance.now() - started).toBeLessThan(4_000);
   expect(await Promise.all(held)).toEqual(["cut off", "cut off"]);
+});
+
+test("a watcher that reads nothing does not keep the process for the whole SHUTDOWN_GRACE", async () => {
+  const server = await startProcess(database.url, { SHUTDOWN_DELAY: "0ms", SHUTDOWN_GRACE: "10m" });
+  const { grpc, headers } = await clientsOf(server, secret);
+  const session = connectHttp2(`http://127.0.0.1:${server.grpcPort}`, { settings: { initialWindowSize: 0 } });
+  session.on("error", () => undefined);
+  onTestFinished(() => session.destroy());
+  const path = "/org.v1.OrgService/WatchAuditEvents";
+  const request = { ":method": "POST", ":path": path, "content-type": "application/grpc", te: "trailers" };
+  const stuck = session.request({ ...request, ...headers });
+  stuck.on("error", () => undefined).end(frame(""));
+  await once(stuck, "response");
+  const other = grpc.watchAuditEvents({}, { headers })[Symbol.asyncIterator]();
+  const heard = other.next();
+  await grpc.createTenant({ label: "heard of" }, { headers });
+  expect((await heard).done).toBe(false);
+  server.process.kill("SIGTERM");
+  await other.next().catch(() => undefined);
+  expect(await server.exit).toBe(0);
 });
 
 test("over TLS, idle connections of HTTP/1.1 and HTTP/2 hold nothing up", async () => {
