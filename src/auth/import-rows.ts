@@ -43,17 +43,26 @@ const NANOS_IN_MS = 1_000_000;
 
 const msOf = ({ seconds, nanos }: Timestamp): number => Number(seconds) * 1_000 + Math.floor(nanos / NANOS_IN_MS);
 
-/** What is wrong with a row, whatever else there is. */
-const faultOf = (user: ImportUsersRequest_User, { email, phone }: ImportRow["says"]): Reason | undefined => {
-  const isUnreadable =
-    (user.email !== undefined && email === undefined) || (user.phone !== undefined && phone === undefined);
-  const hasNone = email === undefined && phone === undefined;
-  const isBaseless =
-    (user.emailVerified === true && email === undefined) || (user.phoneVerified === true && phone === undefined);
+/** What a row says of contacts, normalised; undefined also where it is none. */
+type Contacts = Pick<ImportRow["says"], "email" | "phone">;
+
+/** What is wrong with a row's own content, where something is. */
+export const contentFault = (user: ImportUsersRequest_User, { email, phone }: Contacts): string | undefined => {
+  if (user.email !== undefined && email === undefined) return "email: must be an e-mail address";
+  if (user.phone !== undefined && phone === undefined) return "phone: must be a phone number with its country code";
+  if (email === undefined && phone === undefined) return "email, phone: one of them must be there";
+  if (user.emailVerified === true && email === undefined) return "email_verified: there is no e-mail address";
+  if (user.phoneVerified === true && phone === undefined) return "phone_verified: there is no phone number";
   // One that no token can have would count as a way in, and be none.
-  const isNoSubject = user.googleSubject !== undefined && !GOOGLE_SUBJECT.test(user.googleSubject);
-  const isErased = user.state === UserState.ERASED;
-  if (isUnreadable || hasNone || isBaseless || isNoSubject || isErased) return "INVALID_REQUEST";
+  if (user.googleSubject !== undefined && !GOOGLE_SUBJECT.test(user.googleSubject)) {
+    return "google_subject: must be printable ASCII";
+  }
+  return user.state === UserState.ERASED ? "state: nobody is imported erased" : undefined;
+};
+
+/** Why a row is refused, whatever else there is. */
+const faultOf = (user: ImportUsersRequest_User, says: Contacts): Reason | undefined => {
+  if (contentFault(user, says) !== undefined) return "INVALID_REQUEST";
   return user.passwordHash === undefined || isSupportedHash(user.passwordHash)
     ? undefined
     : "PASSWORD_HASH_UNSUPPORTED";

@@ -65,8 +65,12 @@ const send = async ({ auth, tenantId, options, stopping }: Import, batch: Batch)
     try {
       return (await auth.importUsers({ tenantId, users }, options)).results;
     } catch (error) {
-      const isOver = tries === TRIES || stopping.aborted || !PASSING.has(ConnectError.from(error).code);
-      if (isOver) throw new Error(`${told(error)}; what was imported stands: run it again`, { cause: error });
+      const isPassing = PASSING.has(ConnectError.from(error).code);
+      if (!isPassing || tries === TRIES || stopping.aborted) {
+        throw new Error(`${told(error)}; what was imported stands${isPassing ? ": run it again" : ""}`, {
+          cause: error,
+        });
+      }
     }
     await sleep(BACKOFF_MS * 2 ** (tries - 1), undefined, { signal: stopping }).catch(() => undefined);
   }
@@ -100,20 +104,33 @@ const startBar = (bytes: number): SingleBar | undefined => {
   return bar;
 };
 
+/** Takes the place of a former one once there is something to report: a run that fails before leaves that. */
+const reportInto = (file: FileHandle) => {
+  let isBegun = false;
+  return {
+    async write(lines: string) {
+      if (!isBegun) await file.truncate();
+      isBegun = true;
+      await file.writeFile(lines);
+    },
+  };
+};
+type Report = ReturnType<typeof reportInto>;
+
 interface Sent {
   readonly batch: Batch;
   readonly results: Promise<ImportUsersResponse_Result[]>;
 }
 
 /** Sends a file's people and reports on them in the file's order. */
-const importFile = async (work: Import, people: FileHandle, report: FileHandle, tally: Tally): Promise<void> => {
+const importFile = async (work: Import, people: FileHandle, report: Report, tally: Tally): Promise<void> => {
   const bar = startBar((await people.stat()).size);
   const underWay: Sent[] = [];
   const settleOldest = async () => {
     const sent = underWay.shift();
     if (!sent) return;
     const results = resultsOf(sent.batch, await sent.results);
-    await report.writeFile(results.map(reportLine).join(""));
+    await report.write(results.map(reportLine).join(""));
     results.forEach((result) => tally.add(result));
     bar?.increment(sent.batch.bytes);
   };
@@ -127,6 +144,7 @@ const importFile = async (work: Import, people: FileHandle, report: FileHandle, 
       if (underWay.length === IN_FLIGHT) await settleOldest();
     }
     while (underWay.length > 0) await settleOldest();
+    await report.write("");
   } finally {
     await Promise.allSettled(underWay.map(({ results }) => results));
     bar?.stop();
@@ -187,8 +205,8 @@ await runCommand(async (config) => {
     const bounds = { people: BATCH_SIZE, messageBytes: config.messageMaxBytes };
     const options = { headers: { authorization: `Bearer ${await tokenOf(config, transport)}` } };
     const auth = createClient(AuthService, transport);
-    await using report = await openFile(`${file}.report`, "w");
-    await importFile({ auth, tenantId, options, bounds, stopping }, people, report, tally);
+    await using report = await openFile(`${file}.report`, "a");
+    await importFile({ auth, tenantId, options, bounds, stopping }, people, reportInto(report), tally);
   });
   process.stdout.write(`${stopping.aborted ? "stopped: " : ""}${tally.summary()}; each line: ${file}.report\n`);
   if (tally.refused() > 0 || stopping.aborted) process.exitCode = 1;

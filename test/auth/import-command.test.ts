@@ -138,6 +138,39 @@ test("each line is reported in its order, and one that does not fit keeps back n
   expect((await stat(`${file}.report`)).mode & 0o777).toBe(0o600);
 });
 
+test("what the server would refuse without a word is told by its field", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  const file = await writeLines([
+    { email: "no address" },
+    { email: "ann@example.com", phone: "030 123456" },
+    { display_name: "Nobody" },
+    { email: "ann@example.com", phone_verified: true },
+    { email: "ann@example.com", google_subject: "é" },
+    { email: "ann@example.com", state: "USER_STATE_ERASED" },
+  ]);
+  const { stdout } = await runImport([file, "--tenant", tenantId], server, await importer(server));
+  expect(stdout).toContain("0 created, 0 unchanged, 6 refused (6 INVALID_REQUEST)");
+  expect((await reportOf(file)).map(({ detail }) => detail?.split(":")[0])).toEqual([
+    "email",
+    "phone",
+    "email, phone",
+    "phone_verified",
+    "google_subject",
+    "state",
+  ]);
+});
+
+test("a run that fails at once leaves the former report, and says to repeat it where that may help", async () => {
+  const server = await startService("grpc");
+  const file = await writeLines([{ email: "ann@example.com" }]);
+  await writeFile(`${file}.report`, "former\n");
+  const { code, stderr } = await runImport([file, "--tenant", randomUUID()], server, await importer(server));
+  expect(code).toBe(1);
+  expect(stderr).toMatch(/TENANT_NOT_FOUND.*; what was imported stands\n$/);
+  expect(await readFile(`${file}.report`, "utf8")).toBe("former\n");
+});
+
 test("a file of several batches is imported whole, and repeated it writes nothing", async () => {
   const server = await startService("grpc");
   const tenantId = await server.addTenant();
