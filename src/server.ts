@@ -67,6 +67,15 @@ const bindGrpc = (server: Server, address: string, credentials: ServerCredential
     server.bindAsync(address, credentials, (error, port) => (error ? reject(error) : resolve(port)));
   });
 
+/** Says which variable has the port that cannot be listened on. */
+const onPort = async <T>(variable: string, binding: T): Promise<Awaited<T>> => {
+  try {
+    return await binding;
+  } catch (error) {
+    throw new Error(`${variable}: ${(error as Error).message}`, { cause: error });
+  }
+};
+
 /** The first caller shall not wait for the first connection; where there is none to be had, the start goes on. */
 const warmUp = (db: Database, log: Log): Promise<void> =>
   db.use(detached(), () => Promise.resolve()).catch((error: unknown) => log.warn({ err: error }, "no connection yet"));
@@ -145,8 +154,9 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     await health.start();
     if (ready()) await warmUp(db, log);
     const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
-    const grpcPort = await bindGrpc(grpc, addressText(config.grpc.host, config.grpc.port), credentials);
-    const httpPort = await http?.listen();
+    const address = addressText(config.grpc.host, config.grpc.port);
+    const grpcPort = await onPort("GRPC_PORT", bindGrpc(grpc, address, credentials));
+    const httpPort = await onPort("HTTP_PORT", http?.listen());
     const { registry } = metrics;
     delivery = startDelivery({ config, databaseUrl, db, probe, macs, templates, registry, log, ready });
     const intervalMs = config.auditSequenceIntervalMs;

@@ -1,10 +1,12 @@
 import { type Config, ConfigError, loadConfig } from "../config.ts";
+import { UNDEFINED_TABLE, sqlStateOf } from "../db/sql-state.ts";
 import { Refusal } from "../rpc/refusal.ts";
 
 // sysexits.h: EX_CONFIG.
 const EXIT_CONFIG = 78;
 
 const sentence = (error: unknown): string => {
+  if (sqlStateOf(error) === UNDEFINED_TABLE) return "the database is not migrated: run `npm run migrate`";
   if (error instanceof Refusal && error.cause instanceof Error) return `${error.message}: ${error.cause.message}`;
   return error instanceof Error ? error.message : String(error);
 };

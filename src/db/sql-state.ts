@@ -1,3 +1,6 @@
+/** A statement names a table that is not there, as before the first migration. */
+export const UNDEFINED_TABLE = "42P01";
+
 // Five characters, but not such as EPIPE, which Node's own errors have.
 const SQLSTATE = /^(?!E[A-Z]{4}$)[0-9A-Z]{5}$/;
 

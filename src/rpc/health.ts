@@ -2,7 +2,7 @@ import type { Server } from "@grpc/grpc-js";
 import { HealthImplementation } from "grpc-health-check";
 import { type CommonQueryMethods, sql } from "slonik";
 import { z } from "zod";
-import { sqlStateOf } from "../db/sql-state.ts";
+import { UNDEFINED_TABLE, sqlStateOf } from "../db/sql-state.ts";
 import { QUEUE_STEP, pendingMigrations } from "../db/migrations.ts";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
@@ -18,7 +18,6 @@ const INTERVAL_MS = 1_000;
 const PING_MS = 800;
 const FAILURES_TO_FALL = 2;
 const LIVENESS = "liveness";
-const UNDEFINED_TABLE = "42P01";
 
 /** What readiness depends on: the database answers, and is migrated. */
 export type Readiness = "ready" | "database unavailable" | "migrations pending" | "shutting down";

@@ -2,11 +2,11 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { text } from "node:stream/consumers";
 import { sql } from "slonik";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { createMacs } from "../../src/macs.ts";
 import { createCredentialHasher, makeCredential } from "../../src/service-identity/credentials.ts";
-import { createDatabase } from "../support/database.ts";
+import { createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { type TestService, launchService } from "../support/service.ts";
 import { SECRET_PEPPERS } from "../support/root.ts";
 
@@ -23,12 +23,12 @@ afterAll(async () => {
   await database.drop();
 });
 
-const bootstrap = async (...args: readonly string[]) => {
+const bootstrapOn = async (databaseUrl: string, ...args: readonly string[]) => {
   const child = spawn(process.execPath, [COMMAND, ...args], {
     env: {
       ...process.env,
       NODE_ENV: "production",
-      DATABASE_URL: database.url,
+      DATABASE_URL: databaseUrl,
       SECRET_PEPPERS,
       JWT_KEYS_FILE: "not-read-by-commands.json",
     },
@@ -39,6 +39,18 @@ const bootstrap = async (...args: readonly string[]) => {
   const [code] = (await exited) as [number];
   return { code, stdout, stderr };
 };
+
+const bootstrap = (...args: readonly string[]) => bootstrapOn(database.url, ...args);
+
+test("on a database that is not migrated it says what to do", async () => {
+  const empty = await createEmptyDatabase();
+  onTestFinished(() => empty.drop());
+  expect(await bootstrapOn(empty.url)).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: "the database is not migrated: run `npm run migrate`\n",
+  });
+});
 
 test("bootstrap makes root once, prints its secret alone on stdout, and --recover makes it usable again", async () => {
   const early = await bootstrap("--recover");
