@@ -1,8 +1,8 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { type Gate, createGate } from "../db/gate.ts";
-import { type TransactOptions, type Tx, transact } from "../db/transact.ts";
-import type { Call } from "../rpc/call.ts";
+import { type TransactOptions, type Tx, read, transact } from "../db/transact.ts";
+import { type Call, detached } from "../rpc/call.ts";
 import type { Refusal } from "../rpc/refusal.ts";
 import type { OrgParts } from "./parts.ts";
 
@@ -14,20 +14,47 @@ const depthValRow = z.object({ depth_val: z.number() });
  */
 
 const tenantIdRow = z.object({ tenant_id: z.string() });
+const lockedRow = z.object({ pid: z.number() });
+const cancelledRow = z.object({ cancelled: z.boolean() });
 
-const lockTreeRow = (tenantId: string) => sql.type(tenantIdRow)`
-  SELECT l.tenant_id FROM tenant_tree_locks l WHERE l.tenant_id = ${tenantId}::uuid FOR UPDATE`;
+const lockTreeRow = (tenantId: string) => sql.type(lockedRow)`
+  SELECT pg_backend_pid() AS pid FROM tenant_tree_locks l WHERE l.tenant_id = ${tenantId}::uuid FOR UPDATE`;
 
 const insertTreeLock = (tenantId: string) => sql.type(tenantIdRow)`
   INSERT INTO tenant_tree_locks (tenant_id) SELECT t.tenant_id FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid
   ON CONFLICT (tenant_id) DO NOTHING
   RETURNING tenant_id`;
 
-/** Whether there is such a tenant; then this transaction is the only one that changes its tree. */
-const lockTree = async (tx: Tx, tenantId: string): Promise<boolean> => {
-  if (await tx.maybeOne(lockTreeRow(tenantId))) return true;
+const cancelStatement = (pid: number) => sql.type(cancelledRow)`SELECT pg_cancel_backend(${pid}) AS cancelled`;
+
+/**
+ * Where there is such a tenant, this transaction is the only one that changes its tree.
+ * @returns the process that serves it; null where there is no such tenant.
+ */
+const lockTree = async (tx: Tx, tenantId: string): Promise<number | null> => {
+  const locked = await tx.maybeOne(lockTreeRow(tenantId));
+  if (locked) return locked.pid;
   await tx.maybeOne(insertTreeLock(tenantId));
-  return (await tx.maybeOne(lockTreeRow(tenantId))) !== null;
+  return (await tx.maybeOne(lockTreeRow(tenantId)))?.pid ?? null;
+};
+
+/**
+ * Runs the long statements of a transaction, and ends the one under way when the caller gives up, since it would keep the
+ * tree to its own limit. The transaction goes on only once that has been said: nobody else's statement is met by it.
+ */
+const whileWanted = async <T>({ db }: OrgParts, call: Call, pid: number, body: () => Promise<T>): Promise<T> => {
+  let cancelling: Promise<unknown> | undefined;
+  const stay = call.whenOver(() => {
+    cancelling = read(db, detached(), (connection) => connection.one(cancelStatement(pid)));
+    // Where that fails the statement's own limit ends it.
+    cancelling.catch(() => undefined);
+  });
+  try {
+    return await body();
+  } finally {
+    stay();
+    await cancelling?.catch(() => undefined);
+  }
 };
 
 export interface TreeWrite extends Pick<TransactOptions, "statementTimeoutMs"> {
@@ -46,7 +73,8 @@ export type TreeWriter = <T>(write: TreeWrite, body: (tx: Tx) => Promise<T>) => 
  */
 const CONNECTED = 2;
 
-export const createTreeWriter = ({ db, config }: OrgParts): TreeWriter => {
+export const createTreeWriter = (parts: OrgParts): TreeWriter => {
+  const { db, config } = parts;
   const { poolQueue: queueMax, poolWaitMs: waitMs } = config.database;
   const gates = new Map<string, Gate>();
 
@@ -62,10 +90,11 @@ export const createTreeWriter = ({ db, config }: OrgParts): TreeWriter => {
     const last: { try?: PromiseWithResolvers<undefined> } = {};
     const work = async (tx: Tx) => {
       last.try = Promise.withResolvers();
-      if (!(await lockTree(tx, tenantId))) return unknown;
+      const pid = await lockTree(tx, tenantId);
+      if (pid === null) return unknown;
       // Who gave up while it waited shall not keep the tree for a whole move, only to undo it.
       call.throwIfOver();
-      return body(tx);
+      return statementTimeoutMs === undefined ? body(tx) : whileWanted(parts, call, pid, () => body(tx));
     };
     /** Answers the caller when it gives up, and keeps the place until its transaction has let the connection go. */
     const write = async () => {

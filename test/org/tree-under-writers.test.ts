@@ -148,3 +148,24 @@ test("writers who give up while they wait for the tree leave the connections to 
   expect((await server.org.getNode({ tenantId, nodeId })).node?.parentNodeId).toBe(from);
   expect(await pathDifferences(server, tenantId)).toEqual([]);
 });
+
+test("a move whose caller gives up lets go of the tree at once, however long it would have taken", async () => {
+  const tenantId = await server.addTenant();
+  const [from, to] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
+  const { nodeId } = await addNode(server, tenantId, from);
+  await server.pool.transaction(async (tx) => {
+    // What a move writes last, so that it is held in the middle.
+    await tx.query(sql.unsafe`SELECT FROM org_nodes WHERE org_node_id = ${nodeId}::uuid FOR UPDATE`);
+    const leaving = new AbortController();
+    const move = outcomeOf(
+      server.org.moveNode({ tenantId, nodeId, newParentNodeId: to }, { signal: leaving.signal, timeoutMs: 60_000 }),
+    );
+    await expect.poll(() => lockWaiters(tx), { interval: 5 }).toBe(1);
+    leaving.abort();
+    await move.catch(() => undefined);
+    await expect.poll(() => lockWaiters(tx), { interval: 5 }).toBe(0);
+    await addNode(server, tenantId, from);
+  });
+  expect((await server.org.getNode({ tenantId, nodeId })).node?.parentNodeId).toBe(from);
+  expect(await pathDifferences(server, tenantId)).toEqual([]);
+});
