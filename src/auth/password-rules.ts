@@ -21,13 +21,27 @@ const loadCommonPasswords = async () => {
 /** The forms of a contact or name that its owner would use as a password. */
 const formsOf = (text: string) => {
   const own = folded(text.trim());
-  return [own, own.replace(/^\+/, ""), own.replace(/@[^@]*$/, "")];
+  return [own, own.replace(/@[^@]*$/, "")];
 };
+
+/** A number without what people set between digits, nor the zeros before its national form; undefined of other text. */
+const digitsOf = (text: string) => /^[\d\s()+.-]+$/.exec(text)?.[0].replace(/\D/g, "").replace(/^0+/, "");
+
+/** As many digits say whose number it is, whatever of the country's code is left out. */
+const NATIONAL_DIGITS = 7;
+
+const isNumberOf = (password: string, phone: string) => {
+  const digits = digitsOf(password);
+  return digits !== undefined && digits.length >= NATIONAL_DIGITS && digitsOf(phone)?.endsWith(digits) === true;
+};
+
+const isOwn = (password: string, part: string) =>
+  formsOf(part).includes(folded(password.trim())) || (part.startsWith("+") && isNumberOf(password, part));
 
 const weakness = async (password: string, own: readonly (string | null | undefined)[]) => {
   if (!isLongEnough(password)) return `must have at least ${LENGTH_MIN} characters`;
   const text = folded(password);
-  if (own.some((part) => part && formsOf(part).includes(text))) return "must not be the user's own contact or name";
+  if (own.some((part) => part && isOwn(password, part))) return "must not be the user's own contact or name";
   // Loaded when it is first needed: 50,000 words are not for a start, nor for who never sets a password.
   commonPasswords ??= loadCommonPasswords();
   return (await commonPasswords).has(text) ? "must not be a common password" : undefined;

@@ -35,6 +35,9 @@ test.each([
   ["the e-mail's local part", "ANN.LOVELACE", OWN_TEXT],
   ["the user's phone", "+14155552671", OWN_TEXT],
   ["the user's phone without its plus", "14155552671", OWN_TEXT],
+  ["the user's phone with blanks and hyphens", "+1 415-555-2671 ", OWN_TEXT],
+  ["the user's phone as it is dialled at home", "(0415) 555 2671", OWN_TEXT],
+  ["the user's e-mail and a blank", "ann.lovelace@example.com ", OWN_TEXT],
   ["the user's name", "ann straße", OWN_TEXT],
   ["the user's name in capitals", "ANN STRASSE", OWN_TEXT],
 ])("%s is too weak", async (_, password, expected) => {
@@ -47,6 +50,8 @@ test.each([
   ["letters alone", "correct horse battery"],
   ["spaces at its ends", "  abcdefghi  "],
   ["what has the user's e-mail in it", "ann.lovelace@example.com is me"],
+  ["another number", "+1 415-555-2670"],
+  ["a few digits of the user's phone", "0000 552671"],
   ["256 characters", "é".repeat(256)],
 ])("a password of %s is taken", async (_, password) => {
   expect(await checkNewPassword(password, "password", OWN)).toBe(password);
