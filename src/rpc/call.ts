@@ -61,15 +61,15 @@ export class Call implements Waiting {
   #listeners: Set<(reason: unknown) => void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
-  readonly #onClose: () => void;
+  #onOver: (() => void) | undefined;
 
   /**
    * @param timeoutMs life of the call, by its caller's deadline or CALL_TIMEOUT; Infinity for a stream without either.
-   * @param onClose told once, when it is over and recorded.
+   * @param onOver told once, when nobody waits for its answer any more.
    */
-  constructor(requestId: string, timeoutMs: number, onClose: () => void = nothing) {
+  constructor(requestId: string, timeoutMs: number, onOver?: () => void) {
     this.requestId = requestId;
-    this.#onClose = onClose;
+    this.#onOver = onOver;
     this.#deadline = performance.now() + timeoutMs;
     if (timeoutMs <= 0) this.#ended = refusal("DEADLINE");
     else if (timeoutMs !== Infinity)
@@ -132,6 +132,7 @@ export class Call implements Waiting {
     this.#controller?.abort(this.#ended);
     for (const listener of this.#listeners ?? []) listener(this.#ended);
     this.#onEnd?.(this.#ended);
+    this.#tellOver();
   }
 
   /** Settles as `work` does, or is rejected as soon as the call is cancelled or past its deadline. */
@@ -147,7 +148,12 @@ export class Call implements Waiting {
   close(): void {
     clearTimeout(this.#timer);
     this.#onEnd = undefined;
-    if (!this.#closed) this.#onClose();
     this.#closed = true;
+    this.#tellOver();
+  }
+
+  #tellOver(): void {
+    this.#onOver?.();
+    this.#onOver = undefined;
   }
 }

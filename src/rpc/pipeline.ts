@@ -47,7 +47,7 @@ export interface Pipeline {
   ): Promise<Opened<Encoded>>;
   /** Ends the streams: callers resume them elsewhere. */
   endStreams(): void;
-  /** How many calls were received and are not over. */
+  /** How many calls were received whose callers wait for their answers, or for more of a stream. */
   underWay(): number;
 }
 
@@ -75,7 +75,7 @@ const decoded = (decode: Exchange<unknown>["decode"]) => {
 
 export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracing }: PipelineOptions): Pipeline => {
   let underWay = 0;
-  const onClose = () => {
+  const onOver = () => {
     underWay--;
   };
 
@@ -166,7 +166,7 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
   return {
     receive(header, timeoutMs = callTimeoutMs) {
       underWay++;
-      return new Call(requestIdOf(header), timeoutMs, onClose);
+      return new Call(requestIdOf(header), timeoutMs, onOver);
     },
     answer: tracing ? traced(tracing) : answer,
     open: tracing ? tracedOpen(tracing) : open,

@@ -4,9 +4,13 @@ import { connect as connectHttp2 } from "node:http2";
 import { connect as connectTcp } from "node:net";
 import { Agent as TlsAgent, get as getTls, request as requestTls } from "node:https";
 import { status } from "@grpc/grpc-js";
+import { createClient } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
+import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
+import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import { openPool } from "../support/admin.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
@@ -225,6 +229,35 @@ test("over TLS, idle connections of HTTP/1.1 and HTTP/2 hold nothing up", async 
   const started = performance.now();
   await server.stop();
   expect(performance.now() - started).toBeLessThan(2_000);
+});
+
+test("over HTTP/2, a watcher that reads nothing does not keep it for the whole SHUTDOWN_GRACE", async () => {
+  const { server, ca } = await serveTls(database.url, { SHUTDOWN_GRACE: "10m" });
+  const baseUrl = `https://localhost:${server.httpPort}`;
+  const transport = createConnectTransport({ baseUrl, httpVersion: "2", nodeOptions: { ca } });
+  const [services, org] = [createClient(ServiceIdentityService, transport), createClient(OrgService, transport)];
+  const { serviceToken } = await services.authenticateService({ key: "root", secret });
+  const headers = { authorization: `Bearer ${serviceToken}` };
+  const session = connectHttp2(baseUrl, { ca, settings: { initialWindowSize: 0 } });
+  session.on("error", () => undefined);
+  onTestFinished(() => session.destroy());
+  const path = "/org.v1.OrgService/WatchAuditEvents";
+  const stuck = session.request({
+    ":method": "POST",
+    ":path": path,
+    "content-type": "application/connect+json",
+    ...headers,
+  });
+  stuck.on("error", () => undefined).end(frame("{}"));
+  const begun = once(stuck, "response");
+  const { tenant } = await org.createTenant({ label: "watched" }, { headers });
+  // More than is kept for who does not read: the next message waits.
+  for (let n = 0; n < 100; n++) {
+    const label = `${n} ${"x".repeat(180)}`;
+    await org.updateTenant({ tenantId: tenant!.tenantId, label, updateMask: { paths: ["label"] } }, { headers });
+  }
+  await begun;
+  await server.stop();
 });
 
 test("over TLS, a connection to either port that never says anything holds nothing up past SHUTDOWN_GRACE", async () => {
