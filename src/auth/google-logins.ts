@@ -15,7 +15,7 @@ import { subjectKey } from "./identities.ts";
 import type { AuthParts } from "./parts.ts";
 import { type Origin, originOf } from "./password-proofs.ts";
 import { activeTenant, selectTenant } from "./tenants.ts";
-import type { Outcome, Try } from "./throttles.ts";
+import type { Try } from "./throttles.ts";
 import { type UserRow, shareUser, userEvent, userMessage, userRow } from "./users.ts";
 
 const NAME_MAX_CHARACTERS = 200;
@@ -114,8 +114,8 @@ const find = (...args: Parameters<typeof look>): Promise<Found | Refusal> => loo
 /** What a try fails by that was wrong with the account it showed: all else is no fault of who tried. */
 const FAILURES: ReadonlySet<Reason> = new Set(["INVALID_CREDENTIALS", "LINK_REQUIRED"]);
 
-const hasFailed = (outcome: Outcome<unknown>) =>
-  "error" in outcome && outcome.error instanceof Refusal && FAILURES.has(outcome.error.reason);
+const hasFailed = (outcome: PromiseSettledResult<unknown>) =>
+  outcome.status === "rejected" && outcome.reason instanceof Refusal && FAILURES.has(outcome.reason.reason);
 
 export const googleLoginHandlers = (parts: AuthParts) => {
   const { db, sessions, throttles, google } = parts;

@@ -27,9 +27,6 @@ export interface Limit {
   readonly windowMs: number;
 }
 
-/** What a try's work came to: an answer, or what it threw. */
-export type Outcome<T> = { readonly answer: T } | { readonly error: unknown };
-
 export interface Throttles {
   /**
    * Counts a try before its work, apart from the work's transaction, and gives it back unless it has failed.
@@ -41,7 +38,7 @@ export interface Throttles {
     waiting: Waiting,
     attempt: Try,
     work: () => Promise<T>,
-    hasFailed?: (outcome: Outcome<T>) => boolean,
+    hasFailed?: (outcome: PromiseSettledResult<T>) => boolean,
   ): Promise<T>;
   /**
    * Counts a try that has failed already, or has limits of its own; nobody gives it back.
@@ -60,7 +57,8 @@ export interface ThrottlesOptions {
   readonly onRefused?: (act: Try["act"]) => void;
 }
 
-const isNothing = (outcome: Outcome<unknown>) => "answer" in outcome && outcome.answer === undefined;
+const isNothing = (outcome: PromiseSettledResult<unknown>) =>
+  outcome.status === "fulfilled" && outcome.value === undefined;
 
 /** Which buckets have tries whose end this process does not know yet, and how many. */
 const createUnderWay = () => {
@@ -118,26 +116,20 @@ export const createThrottles = ({ db, macs, config, log, onRefused }: ThrottlesO
     }
   };
 
-  const outcomeOf = <T>(work: () => Promise<T>): Promise<Outcome<T>> =>
-    work().then(
-      (answer) => ({ answer }),
-      (error: unknown) => ({ error }),
-    );
-
   return {
     async during(waiting, attempt, work, hasFailed = isNothing) {
       const buckets = bucketsOf(attempt);
       if (buckets.length === 0) return work();
       const { giveBack } = await countIn(waiting, attempt, buckets);
       underWay.begin(buckets);
-      const outcome = await outcomeOf(work);
+      const [outcome] = await Promise.allSettled([work()]);
       if (!hasFailed(outcome)) {
         // What succeeded has been committed: its answer is that, and the window forgets the try by itself.
         await giveBack().catch((error: unknown) => log.warn({ err: error }, "a try was not given back"));
       }
       underWay.end(buckets);
-      if ("error" in outcome) throw outcome.error;
-      return outcome.answer;
+      if (outcome.status === "rejected") throw outcome.reason;
+      return outcome.value;
     },
     async count(waiting, attempt, limits = []) {
       const limiting = limits
