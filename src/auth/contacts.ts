@@ -19,6 +19,9 @@ export const normalEmail = (text: string): string | undefined => email.safeParse
 
 const COUNTRY_CODE_IN_PARENTHESES = /^\(\s*(\+\d{1,3})\s*\)/;
 
+/** Without what people set between a number's digits. */
+export const withoutSeparators = (text: string): string => text.replace(/[\s().-]/g, "");
+
 /** The plus sign and fifteen digits (ITU-T E.164, 6.2.1). */
 const E164_LENGTH_MAX = 16;
 
@@ -35,7 +38,8 @@ export const normalPhone = (text: string): string | undefined => {
     : undefined;
 };
 
-const DESCRIPTIONS = {
+/** What is said of what is no contact. */
+export const DESCRIPTIONS = {
   email: "must be an e-mail address",
   phone: "must be a phone number with its country code, such as +14155552671",
 } as const;

@@ -2,7 +2,7 @@ import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { v7 as uuidv7 } from "uuid";
 import { type ImportUsersRequest_User, UserState } from "../gen/auth/v1/auth_pb.ts";
 import type { Reason } from "../rpc/refusal.ts";
-import { normalEmail, normalPhone } from "./contacts.ts";
+import { DESCRIPTIONS, normalEmail, normalPhone } from "./contacts.ts";
 import { GOOGLE_SUBJECT } from "./google.ts";
 import { subjectKey } from "./identities.ts";
 import { isSupportedHash } from "./password-hashes.ts";
@@ -46,10 +46,18 @@ const msOf = ({ seconds, nanos }: Timestamp): number => Number(seconds) * 1_000 
 /** What a row says of contacts, normalised; undefined also where it is none. */
 type Contacts = Pick<ImportRow["says"], "email" | "phone">;
 
+const contactsOf = ({ email, phone }: ImportUsersRequest_User): Contacts => ({
+  email: email === undefined ? undefined : normalEmail(email),
+  phone: phone === undefined ? undefined : normalPhone(phone),
+});
+
 /** What is wrong with a row's own content, where something is. */
-export const contentFault = (user: ImportUsersRequest_User, { email, phone }: Contacts): string | undefined => {
-  if (user.email !== undefined && email === undefined) return "email: must be an e-mail address";
-  if (user.phone !== undefined && phone === undefined) return "phone: must be a phone number with its country code";
+export const contentFault = (
+  user: ImportUsersRequest_User,
+  { email, phone }: Contacts = contactsOf(user),
+): string | undefined => {
+  if (user.email !== undefined && email === undefined) return `email: ${DESCRIPTIONS.email}`;
+  if (user.phone !== undefined && phone === undefined) return `phone: ${DESCRIPTIONS.phone}`;
   if (email === undefined && phone === undefined) return "email, phone: one of them must be there";
   if (user.emailVerified === true && email === undefined) return "email_verified: there is no e-mail address";
   if (user.phoneVerified === true && phone === undefined) return "phone_verified: there is no phone number";
@@ -71,8 +79,7 @@ const faultOf = (user: ImportUsersRequest_User, says: Contacts): Reason | undefi
 /** Reads one row of a request, or says why it cannot stand. */
 export const readRow = (tenantId: string, user: ImportUsersRequest_User): ImportRow | Outcome => {
   const says: ImportRow["says"] = {
-    email: user.email === undefined ? undefined : normalEmail(user.email),
-    phone: user.phone === undefined ? undefined : normalPhone(user.phone),
+    ...contactsOf(user),
     displayName: user.displayName,
     subjectKey: user.googleSubject === undefined ? undefined : subjectKey(tenantId, user.googleSubject),
     emailVerified: user.emailVerified,

@@ -76,15 +76,13 @@ const isStillTheirs = (user: UserRow, kind: ContactKind, { destination_text }: A
   user.user_state_code === "active" && (kind === "email" ? user.email_addr : user.phone_e164) === destination_text;
 
 const verifyContact = async (tx: Tx, call: Call, user: UserRow, kind: ContactKind): Promise<Proof> => {
-  const [verifiedUtc, otherUtc] =
-    kind === "email"
-      ? [user.email_verified_utc, user.phone_verified_utc]
-      : [user.phone_verified_utc, user.email_verified_utc];
+  const verifiedUtc = kind === "email" ? user.email_verified_utc : user.phone_verified_utc;
   if (verifiedUtc !== null) return { user, isNewlyVerified: false, isFirst: false };
   const verified = await tx.one(updateVerified(user, kind));
   const event = userEvent("auth.contact.verify", user.tenant_id, user.user_id);
   await recordEvent(tx, call, { ...event, payload: { fields: [`${kind}_verified`] } });
-  return { user: verified, isNewlyVerified: true, isFirst: otherUtc === null };
+  const isFirst = user.email_verified_utc === null && user.phone_verified_utc === null;
+  return { user: verified, isNewlyVerified: true, isFirst };
 };
 
 /** Spends a right code of a user who may use it, and does what it allows. */

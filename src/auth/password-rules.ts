@@ -1,4 +1,5 @@
 import { Refusal, invalid } from "../rpc/refusal.ts";
+import { withoutSeparators } from "./contacts.ts";
 import { normalPassword } from "./normal-passwords.ts";
 
 /** In characters (code points) after NFKC. */
@@ -24,24 +25,28 @@ const formsOf = (text: string) => {
   return [own, own.replace(/@[^@]*$/, "")];
 };
 
-/** A number without what people set between digits, nor the zeros before its national form; undefined of other text. */
-const digitsOf = (text: string) => /^[\d\s()+.-]+$/.exec(text)?.[0].replace(/\D/g, "").replace(/^0+/, "");
+/** A number's digits without the zeros before its national form; undefined of other text. */
+const digitsOf = (text: string) => {
+  const digits = withoutSeparators(text).replaceAll("+", "");
+  return /^\d+$/.test(digits) ? digits.replace(/^0+/, "") : undefined;
+};
 
 /** As many digits say whose number it is, whatever of the country's code is left out. */
 const NATIONAL_DIGITS = 7;
 
-const isNumberOf = (password: string, phone: string) => {
-  const digits = digitsOf(password);
+const isNumberOf = (text: string, phone: string) => {
+  const digits = digitsOf(text);
   return digits !== undefined && digits.length >= NATIONAL_DIGITS && digitsOf(phone)?.endsWith(digits) === true;
 };
 
-const isOwn = (password: string, part: string) =>
-  formsOf(part).includes(folded(password.trim())) || (part.startsWith("+") && isNumberOf(password, part));
+/** @param text the password, folded. */
+const isOwn = (text: string, part: string) =>
+  formsOf(part).includes(text.trim()) || (part.startsWith("+") && isNumberOf(text, part));
 
 const weakness = async (password: string, own: readonly (string | null | undefined)[]) => {
   if (!isLongEnough(password)) return `must have at least ${LENGTH_MIN} characters`;
   const text = folded(password);
-  if (own.some((part) => part && isOwn(password, part))) return "must not be the user's own contact or name";
+  if (own.some((part) => part && isOwn(text, part))) return "must not be the user's own contact or name";
   // Loaded when it is first needed: 50,000 words are not for a start, nor for who never sets a password.
   commonPasswords ??= loadCommonPasswords();
   return (await commonPasswords).has(text) ? "must not be a common password" : undefined;

@@ -6,6 +6,7 @@ import type { Call } from "../rpc/call.ts";
 import { CANDIDATES, candidateColumns, isLastCandidate } from "../rpc/candidates.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Page, cutPage, keyText, readPage } from "../rpc/page.ts";
+import { withoutSeparators } from "./contacts.ts";
 import type { AuthParts } from "./parts.ts";
 import { userMessage, userRow } from "./users.ts";
 
@@ -149,7 +150,7 @@ const rangeOf = (start: string): Range => {
 
 /** Phone numbers begin with a plus: who leaves it out, or writes what people set between digits, means the same. */
 const phonePrefix = (prefix: string): string | undefined => {
-  const written = prefix.replace(/[\s().-]/g, "");
+  const written = withoutSeparators(prefix);
   return /^(\+\d*|\d+)$/.test(written) ? `+${written.replace("+", "")}` : undefined;
 };
 

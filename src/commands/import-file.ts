@@ -2,7 +2,6 @@ import type { FileHandle } from "node:fs/promises";
 import { type JsonValue, create, fromJson, toBinary, toJson } from "@bufbuild/protobuf";
 import { pathToString } from "@bufbuild/protobuf/reflect";
 import { createValidator } from "@bufbuild/protovalidate";
-import { normalEmail, normalPhone } from "../auth/contacts.ts";
 import { contentFault } from "../auth/import-rows.ts";
 import {
   type ImportUsersRequest_User,
@@ -40,13 +39,6 @@ const brokenRules = (person: ImportUsersRequest_User): string | undefined => {
   return violations?.map(({ field, message }) => `${pathToString(field)}: ${message}`).join("; ");
 };
 
-/** Of what the server would say no more than that the line is refused. */
-const brokenContent = (person: ImportUsersRequest_User): string | undefined =>
-  contentFault(person, {
-    email: person.email === undefined ? undefined : normalEmail(person.email),
-    phone: person.phone === undefined ? undefined : normalPhone(person.phone),
-  });
-
 const utf8 = new TextDecoder("utf-8", { fatal: true });
 
 /** Undefined of bytes that are no UTF-8. Text of another encoding would be stored damaged, and no repeat would mend it. */
@@ -69,7 +61,8 @@ const readPerson = (text: string | undefined): Line["person"] => {
   try {
     // Unknown fields are faults: a field that is misspelled would be lost without a word.
     const person = fromJson(ImportUsersRequest_UserSchema, json);
-    return brokenRules(person) ?? brokenContent(person) ?? person;
+    // Of its content the server would say no more than that the line is refused.
+    return brokenRules(person) ?? contentFault(person) ?? person;
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }

@@ -45,15 +45,15 @@ const lockTree = async (tx: Tx, tenantId: string): Promise<number | null> => {
 const whileWanted = async <T>({ db }: OrgParts, call: Call, pid: number, body: () => Promise<T>): Promise<T> => {
   let cancelling: Promise<unknown> | undefined;
   const stay = call.whenOver(() => {
-    cancelling = read(db, detached(), (connection) => connection.one(cancelStatement(pid)));
+    const cancelled = read(db, detached(), (connection) => connection.one(cancelStatement(pid)));
     // Where that fails the statement's own limit ends it.
-    cancelling.catch(() => undefined);
+    cancelling = cancelled.catch(() => undefined);
   });
   try {
     return await body();
   } finally {
     stay();
-    await cancelling?.catch(() => undefined);
+    await cancelling;
   }
 };
 
