@@ -25,6 +25,14 @@ const outcomeOf = (call: Promise<unknown>): Promise<string> =>
     async (error: unknown) => (await refused(Promise.reject(error as Error))).reason ?? "no reason",
   );
 
+/** A node below a root, and another root that it can move to. */
+const addMovable = async () => {
+  const tenantId = await server.addTenant();
+  const [from, to] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
+  const { nodeId } = await addNode(server, tenantId, from);
+  return { tenantId, from, to, nodeId };
+};
+
 test("16 writers with 10,000 random creates, moves, deactivations and deletes leave the closure table exact", async () => {
   const seed = printedSeed();
   const tenantId = await server.addTenant();
@@ -102,9 +110,7 @@ test("children that are created while their parent moves or goes are where it is
 });
 
 test("while 20,000 nodes move, and fifty writers of their tenant wait, nobody else does", async () => {
-  const tenantId = await server.addTenant();
-  const [from, to] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
-  const { nodeId } = await addNode(server, tenantId, from);
+  const { tenantId, to, nodeId } = await addMovable();
   await plantSubtree(server, tenantId, nodeId, 20_000);
   const moved = new AbortController();
   const move = server.org.moveNode({ tenantId, nodeId, newParentNodeId: to }).finally(() => moved.abort());
@@ -128,9 +134,7 @@ test("while 20,000 nodes move, and fifty writers of their tenant wait, nobody el
 }, 90_000);
 
 test("writers who give up while they wait for the tree leave the connections to others", async () => {
-  const tenantId = await server.addTenant();
-  const [from, to] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
-  const { nodeId } = await addNode(server, tenantId, from);
+  const { tenantId, from, to, nodeId } = await addMovable();
   await server.pool.transaction(async (tx) => {
     await tx.query(sql.unsafe`SELECT FROM tenant_tree_locks WHERE tenant_id = ${tenantId}::uuid FOR UPDATE`);
     for (let writer = 1; writer <= server.config.database.poolMax; writer++) {
@@ -150,9 +154,7 @@ test("writers who give up while they wait for the tree leave the connections to 
 });
 
 test("a move whose caller gives up lets go of the tree at once, however long it would have taken", async () => {
-  const tenantId = await server.addTenant();
-  const [from, to] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
-  const { nodeId } = await addNode(server, tenantId, from);
+  const { tenantId, from, to, nodeId } = await addMovable();
   await server.pool.transaction(async (tx) => {
     // What a move writes last, so that it is held in the middle.
     await tx.query(sql.unsafe`SELECT FROM org_nodes WHERE org_node_id = ${nodeId}::uuid FOR UPDATE`);

@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { Agent, get } from "node:http";
-import { connect as connectHttp2 } from "node:http2";
+import { type OutgoingHttpHeaders, type SecureClientSessionOptions, connect as connectHttp2 } from "node:http2";
 import { connect as connectTcp } from "node:net";
 import { Agent as TlsAgent, get as getTls, request as requestTls } from "node:https";
 import { status } from "@grpc/grpc-js";
@@ -190,17 +190,26 @@ test("what hangs on either port is cut off after SHUTDOWN_GRACE", async () => {
   expect(await Promise.all(held)).toEqual(["cut off", "cut off"]);
 });
 
+/** Watches audit events, and takes no byte of them; answers when the watch has begun. */
+const watchUnread = (
+  url: string,
+  headers: OutgoingHttpHeaders,
+  message: string,
+  options: SecureClientSessionOptions = {},
+) => {
+  const session = connectHttp2(url, { ...options, settings: { initialWindowSize: 0 } });
+  session.on("error", () => undefined);
+  onTestFinished(() => session.destroy());
+  const stuck = session.request({ ":method": "POST", ":path": "/org.v1.OrgService/WatchAuditEvents", ...headers });
+  stuck.on("error", () => undefined).end(frame(message));
+  return once(stuck, "response");
+};
+
 test("a watcher that reads nothing does not keep the process for the whole SHUTDOWN_GRACE", async () => {
   const server = await startProcess(database.url, { SHUTDOWN_DELAY: "0ms", SHUTDOWN_GRACE: "10m" });
   const { grpc, headers } = await clientsOf(server, secret);
-  const session = connectHttp2(`http://127.0.0.1:${server.grpcPort}`, { settings: { initialWindowSize: 0 } });
-  session.on("error", () => undefined);
-  onTestFinished(() => session.destroy());
-  const path = "/org.v1.OrgService/WatchAuditEvents";
-  const request = { ":method": "POST", ":path": path, "content-type": "application/grpc", te: "trailers" };
-  const stuck = session.request({ ...request, ...headers });
-  stuck.on("error", () => undefined).end(frame(""));
-  await once(stuck, "response");
+  const type = { "content-type": "application/grpc", te: "trailers" };
+  await watchUnread(`http://127.0.0.1:${server.grpcPort}`, { ...type, ...headers }, "");
   const other = grpc.watchAuditEvents({}, { headers })[Symbol.asyncIterator]();
   const heard = other.next();
   await grpc.createTenant({ label: "heard of" }, { headers });
@@ -238,18 +247,8 @@ test("over HTTP/2, a watcher that reads nothing does not keep it for the whole S
   const [services, org] = [createClient(ServiceIdentityService, transport), createClient(OrgService, transport)];
   const { serviceToken } = await services.authenticateService({ key: "root", secret });
   const headers = { authorization: `Bearer ${serviceToken}` };
-  const session = connectHttp2(baseUrl, { ca, settings: { initialWindowSize: 0 } });
-  session.on("error", () => undefined);
-  onTestFinished(() => session.destroy());
-  const path = "/org.v1.OrgService/WatchAuditEvents";
-  const stuck = session.request({
-    ":method": "POST",
-    ":path": path,
-    "content-type": "application/connect+json",
-    ...headers,
-  });
-  stuck.on("error", () => undefined).end(frame("{}"));
-  const begun = once(stuck, "response");
+  const type = { "content-type": "application/connect+json" };
+  const begun = watchUnread(baseUrl, { ...type, ...headers }, "{}", { ca });
   const { tenant } = await org.createTenant({ label: "watched" }, { headers });
   // More than is kept for who does not read: the next message waits.
   for (let n = 0; n < 100; n++) {

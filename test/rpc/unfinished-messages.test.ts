@@ -12,6 +12,8 @@ const AUTHENTICATE = "/service_identity.v1.ServiceIdentityService/AuthenticateSe
 const CHECK = "/grpc.health.v1.Health/Check";
 const REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const DEADLINE_EXCEEDED = "4";
+/** The beginning of a message of one byte, which does not come. */
+const UNFINISHED = frame("x").subarray(0, 5);
 
 let database: TestDatabase;
 let server: RunningServer;
@@ -47,10 +49,10 @@ const call = async (session: ClientHttp2Session, path: string, bytes: Buffer, en
 };
 
 test.each([
-  ["an RPC of ours", AUTHENTICATE, frame("x").subarray(0, 5)],
+  ["an RPC of ours", AUTHENTICATE, UNFINISHED],
   ["one whose message is there, and whose stream is not ended", AUTHENTICATE, frame("")],
-  ["a health check", CHECK, frame("x").subarray(0, 5)],
-  ["reflection", REFLECT, frame("x").subarray(0, 5)],
+  ["a health check", CHECK, UNFINISHED],
+  ["reflection", REFLECT, UNFINISHED],
 ])(
   "%s is answered once CALL_TIMEOUT has passed, its stream closed, and its connection serves on",
   async (_, path, bytes) => {
@@ -61,14 +63,13 @@ test.each([
 );
 
 test("so it is where the caller's own deadline passes first", async () => {
-  const message = frame("x").subarray(0, 5);
-  const answer = await call(open(), AUTHENTICATE, message, false, { "grpc-timeout": "50m" });
+  const answer = await call(open(), AUTHENTICATE, UNFINISHED, false, { "grpc-timeout": "50m" });
   expect(answer).toMatchObject({ status: DEADLINE_EXCEEDED, rst: 0 });
 });
 
 test("what was refused has its reason and its line, under the caller's request id", async () => {
   const id = { "x-request-id": "unfinished" };
-  const { details } = await call(open(), AUTHENTICATE, frame("x").subarray(0, 5), false, id);
+  const { details } = await call(open(), AUTHENTICATE, UNFINISHED, false, id);
   expect(Buffer.from(String(details), "base64").toString("latin1")).toContain("DEADLINE");
   expect(logged.of("unfinished")).toMatchObject([{ code: "DeadlineExceeded", reason: "DEADLINE" }]);
 });
@@ -77,6 +78,6 @@ test("a stream that has begun lasts for longer", async () => {
   const watch = watchHealth(server.grpcPort, "");
   onTestFinished(() => watch.cancel());
   await expect.poll(() => watch.heard).toEqual(["SERVING"]);
-  for (let round = 0; round < 2; round++) await call(open(), AUTHENTICATE, frame("x").subarray(0, 5), false);
+  for (let round = 0; round < 2; round++) await call(open(), AUTHENTICATE, UNFINISHED, false);
   expect(await Promise.race([watch.ended, Promise.resolve("under way")])).toBe("under way");
 });
