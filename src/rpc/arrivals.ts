@@ -1,5 +1,6 @@
 import type { Message } from "@bufbuild/protobuf";
 import { Code, ConnectError, type HandlerContext, createContextKey } from "@connectrpc/connect";
+import { AwaitedMessage } from "./awaited-message.ts";
 import type { Call } from "./call.ts";
 import type { HeaderReader } from "./caller.ts";
 import { type Failure, failureOf } from "./failure.ts";
@@ -10,7 +11,7 @@ import { bodyKey } from "./request-bodies.ts";
 /** A call whose headers are there: its message is read once the pipeline has let its caller in. */
 export interface Arrival<Answered> {
   readonly call: Call;
-  readonly deliver: (message: Message) => void;
+  readonly message: AwaitedMessage;
   readonly answering: Promise<Answered>;
 }
 
@@ -46,18 +47,15 @@ const RESET = /^http\/2 stream closed/;
 
 const isNotTaken = ({ code, rawMessage }: ConnectError) => NOT_TAKEN.includes(code) && !RESET.test(rawMessage);
 
-/**
- * Ends a call as connect's signal says: nobody waits for it any more, or its message cannot be read.
- * @param refuseMessage undefined once the message is there.
- */
-const endBy = (reason: unknown, call: Call, refuseMessage: ((why: Error) => void) | undefined): void => {
+/** Ends a call as connect's signal says: nobody waits for it any more, or its message cannot be read. */
+const endBy = (reason: unknown, call: Call, message: AwaitedMessage): void => {
   if (!(reason instanceof ConnectError)) return call.end("CANCELLED");
   if (reason.code === Code.DeadlineExceeded) return call.end("DEADLINE");
   // What has details is the call's own answer.
   if (reason.details.length > 0) return;
   const why = refusalOf(reason) ?? (isNotTaken(reason) ? reason : undefined);
-  if (!why || !refuseMessage) return call.end("CANCELLED");
-  refuseMessage(why);
+  if (!why || message.isThere) return call.end("CANCELLED");
+  message.refuse(why);
   mend(reason, failureOf(why, call.requestId), call);
 };
 
@@ -83,13 +81,10 @@ export const createArrivals = <Answered extends object>(
       const header = headersOf(context);
       const call = receive(header, context);
       const asked = Promise.withResolvers<undefined>();
-      const message = Promise.withResolvers<Message>();
-      // Nobody asks for the message of a call that is over.
-      message.promise.catch(() => undefined);
+      const message = new AwaitedMessage(() => asked.resolve(undefined));
 
       const { signal } = context;
-      let isDelivered = false;
-      const end = () => endBy(signal.reason, call, isDelivered ? undefined : message.reject);
+      const end = () => endBy(signal.reason, call, message);
       if (signal.aborted) end();
       signal.addEventListener("abort", end, { once: true });
 
@@ -97,22 +92,15 @@ export const createArrivals = <Answered extends object>(
         header,
         // gRPC-Web is gRPC.
         system: context.protocolName === "connect" ? "connectrpc" : "grpc",
-        decode() {
-          asked.resolve(undefined);
-          return message.promise;
-        },
+        decode: () => message.ask(),
         encode: (response) => response,
       });
-      const deliver = (request: Message) => {
-        isDelivered = true;
-        message.resolve(request);
-      };
-      context.values.set(key, { call, deliver, answering });
+      context.values.set(key, { call, message, answering });
       const refused = await Promise.race([asked.promise, answering]);
       if (refused && "failure" in refused) throw errorOf(refused.failure as Failure, call);
       // It ends while its message comes: by its deadline.
       void answering.then((answer) => {
-        if (!isDelivered && "failure" in answer)
+        if (!message.isThere && "failure" in answer)
           context.values.get(bodyKey)?.giveUp(errorOf(answer.failure as Failure, call));
       });
     },

@@ -6,33 +6,37 @@ import { createArrivals, errorOf } from "./arrivals.ts";
 import type { HeaderReader } from "./caller.ts";
 import type { HttpHandler } from "./http.ts";
 import { JsonText } from "./json-text.ts";
+import { messageLimit } from "./message-limits.ts";
 import type { Method, StreamMethod, UnaryMethod } from "./methods.ts";
 import type { Answer, Pipeline } from "./pipeline.ts";
 import { bodyKey, bodyOf } from "./request-bodies.ts";
 import type { Opened } from "./streams.ts";
 
-const optionsOf = ({ desc }: Method, requestGate: (context: HandlerContext) => Promise<void>) => {
-  const jsonOptions = { ignoreUnknownFields: true, textDecoder: new JsonText(desc.input) };
-  return { requestGate, jsonOptions };
-};
+type Gate = (context: HandlerContext) => Promise<void>;
 
-const registerUnary = (router: ConnectRouter, pipeline: Pipeline, method: UnaryMethod) => {
+const optionsOf = ({ desc }: Method, requestGate: Gate, readMaxBytes: number) => ({
+  requestGate,
+  jsonOptions: { ignoreUnknownFields: true, textDecoder: new JsonText(desc.input) },
+  readMaxBytes,
+});
+
+const registerUnary = (router: ConnectRouter, pipeline: Pipeline, method: UnaryMethod, readMaxBytes: number) => {
   const arrivals = createArrivals<Answer<Message>>(
     (header, { timeoutMs }) => pipeline.receive(header, timeoutMs()),
     (call, exchange) => pipeline.answer(method, call, exchange),
   );
   const handle = async (request: Message, context: HandlerContext) => {
-    const { call, deliver, answering } = arrivals.of(context);
-    deliver(request);
+    const { call, message, answering } = arrivals.of(context);
+    message.deliver(request);
     const answer = await answering;
     if ("failure" in answer) throw errorOf(answer.failure, call);
     context.responseHeader.set("x-request-id", call.requestId);
     return answer.encoded;
   };
-  router.rpc(method.desc as DescMethodUnary, handle, optionsOf(method, arrivals.gate));
+  router.rpc(method.desc as DescMethodUnary, handle, optionsOf(method, arrivals.gate, readMaxBytes));
 };
 
-const registerStream = (router: ConnectRouter, pipeline: Pipeline, method: StreamMethod) => {
+const registerStream = (router: ConnectRouter, pipeline: Pipeline, method: StreamMethod, readMaxBytes: number) => {
   const receive = (header: HeaderReader, { timeoutMs, responseHeader }: HandlerContext) => {
     const call = pipeline.receive(header, timeoutMs() ?? Infinity);
     // An answer's header is sent before it is known whether it is a refusal.
@@ -41,29 +45,31 @@ const registerStream = (router: ConnectRouter, pipeline: Pipeline, method: Strea
   };
   const arrivals = createArrivals<Opened<Message>>(receive, (call, exchange) => pipeline.open(method, call, exchange));
   async function* handle(request: Message, context: HandlerContext) {
-    const { call, deliver, answering } = arrivals.of(context);
-    deliver(request);
+    const { call, message, answering } = arrivals.of(context);
+    message.deliver(request);
     const opened = await answering;
     if ("failure" in opened) throw errorOf(opened.failure, call);
     const failure = yield* opened.messages;
     if (failure) throw errorOf(failure, call);
   }
-  router.rpc(method.desc as DescMethodServerStreaming, handle, optionsOf(method, arrivals.gate));
+  router.rpc(method.desc as DescMethodServerStreaming, handle, optionsOf(method, arrivals.gate, readMaxBytes));
 };
 
-const register = (router: ConnectRouter, pipeline: Pipeline, method: Method) =>
-  method.type === "unary" ? registerUnary(router, pipeline, method) : registerStream(router, pipeline, method);
+const register = (router: ConnectRouter, pipeline: Pipeline, method: Method, messageMaxBytes: number) => {
+  const readMaxBytes = messageLimit(method.rule, messageMaxBytes);
+  if (method.type === "unary") registerUnary(router, pipeline, method, readMaxBytes);
+  else registerStream(router, pipeline, method, readMaxBytes);
+};
 
 /** Serves the methods over Connect, gRPC-Web and JSON; what is none of them goes to `fallback`. */
 export const createConnectHandler = (
   pipeline: Pipeline,
   methods: readonly Method[],
-  readMaxBytes: number,
+  messageMaxBytes: number,
   fallback: HttpHandler,
 ): HttpHandler => {
   const handler = connectNodeAdapter({
-    routes: (router) => methods.forEach((method) => register(router, pipeline, method)),
-    readMaxBytes,
+    routes: (router) => methods.forEach((method) => register(router, pipeline, method, messageMaxBytes)),
     contextValues: (request) => createContextValues().set(bodyKey, bodyOf(request)),
     // A caller's own deadline is his business, as long as a timer can hold it.
     maxTimeoutMs: TIMER_MAX_MS,

@@ -1,6 +1,7 @@
 import { constants, type ServerHttp2Stream } from "node:http2";
 import { type Metadata, type ServerInterceptor, status } from "@grpc/grpc-js";
 import { TIMER_MAX_MS } from "../config-values.ts";
+import { ANONYMOUS_MAX_BYTES } from "./message-limits.ts";
 
 /** The status of a call, by gRPC's number. */
 export interface Status {
@@ -9,53 +10,164 @@ export interface Status {
   readonly metadata?: Metadata;
 }
 
-/** A call of grpc-js, whose type hides most of it. A test sees what becomes of unfinished calls. */
-export interface ArrivingCall {
+/** Told what comes of a call. */
+interface Listener {
+  onReceiveMetadata(metadata: Metadata): void;
+  onReceiveMessage(message: unknown): void;
+  onReceiveHalfClose(): void;
+  onCancel(): void;
+}
+
+/** A call of grpc-js, whose type hides most of it. Tests see what becomes of unfinished, large and compressed messages. */
+export interface GrpcCall {
   readonly stream: ServerHttp2Stream;
   readonly metadata: Metadata;
   readonly handler: { readonly path: string };
   /** Its caller has sent all that he will. */
   readonly receivedHalfClose: boolean;
+  /** What bounds a message as it comes. */
+  readonly decoder: { maxReadMessageLength: number };
+  /** What bounds it once it is decompressed. */
+  maxReceiveMessageSize: number;
+  getDeadline(): Date | number;
+  start(listener: Listener): void;
+  sendMetadata(metadata: Metadata): void;
+  sendMessage(message: Buffer, sent: () => void): void;
   sendStatus(answer: Status): void;
+}
+
+/** What waits for a call's message. */
+export interface Taker {
+  /** The caller has gone. */
+  cancel(): void;
+  /** The message took too long. */
+  expire(): void;
+  /** The message cannot be read, and grpc-js says why; false where it was there already. */
+  refuse(why: Status): boolean;
+}
+
+/** A call whose headers are there, and whose message stays with its sender until it is asked for. */
+export interface GrpcArrival {
+  readonly call: GrpcCall;
+  /** Has the message read. */
+  read(): void;
+  /** Ends the call, and its stream, whose rest nobody waits for: what it holds goes with it alone. */
+  settle(answer: Status): void;
+}
+
+/** What becomes of the calls of one path. */
+export interface Gate {
+  readonly maxBytes: number;
+  readonly take: (arrival: GrpcArrival) => Taker;
 }
 
 export interface GrpcArrivalsOptions {
   /** How long a call's messages may take to come, in milliseconds. */
   readonly limitMs: number;
-  /** What a call is answered whose messages took longer. */
-  readonly late: (call: ArrivingCall) => Promise<Status>;
+  /** By path; none of health and reflection, which ask nobody who he is. */
+  readonly gates: ReadonlyMap<string, Gate>;
 }
 
 const INTERNAL: number = status.INTERNAL;
+const LATE: Status = { code: status.DEADLINE_EXCEEDED, details: "the deadline passed" };
 
 /** How often it is looked at what has not come. */
 const LOOK_MS = 1_000;
 
-// Health and reflection decode their messages by themselves.
+/** What grpc-js calls INTERNAL, as if it were our fault, past all that an interceptor may replace. */
 const SENDERS_FAULT = /^(Failed to decompress message|Invalid grpc-timeout|Error deserializing request)/;
 
-/**
- * What becomes of calls before grpc-js hands them to their handlers, which it does once their messages are there: until
- * then it keeps what has come, without a limit of time, and asks nobody. Those that take too long are answered here, and
- * streams whose rest nobody waits for are closed, for what they hold goes with them alone.
- *
- * grpc-js also calls some faults of the sender INTERNAL, as if they were ours, past all that an interceptor may replace.
- */
-export const createGrpcArrivals = ({ limitMs, late }: GrpcArrivalsOptions): ServerInterceptor => {
-  const begun = new Map<ArrivingCall, number>();
-  let timer: NodeJS.Timeout | undefined;
+const blamed = (answer: Status): Status =>
+  answer.code === INTERNAL && SENDERS_FAULT.test(answer.details)
+    ? { ...answer, code: status.INVALID_ARGUMENT }
+    : answer;
 
-  const refuse = async (call: ArrivingCall) => call.sendStatus(await late(call));
+class Arrival implements GrpcArrival, Listener {
+  readonly call: GrpcCall;
+  readonly since = performance.now();
+  /** What grpc-js does with the call by itself. */
+  readonly #plain: GrpcCall;
+  readonly #gate: Gate | undefined;
+  readonly #onSettled: (arrival: Arrival) => void;
+  #taker: Taker | undefined;
+  #listener: Listener | undefined;
+
+  constructor(call: GrpcCall, gate: Gate | undefined, onSettled: (arrival: Arrival) => void) {
+    this.call = call;
+    this.#plain = Object.getPrototypeOf(call) as GrpcCall;
+    this.#gate = gate;
+    this.#onSettled = onSettled;
+    call.maxReceiveMessageSize = gate?.maxBytes ?? Math.min(call.maxReceiveMessageSize, ANONYMOUS_MAX_BYTES);
+    call.decoder.maxReadMessageLength = call.maxReceiveMessageSize;
+    call.sendStatus = (answer) => this.#answer(blamed(answer));
+    if (gate) call.start = (listener) => this.#start(listener);
+  }
+
+  get isOver(): boolean {
+    return this.call.receivedHalfClose || this.call.stream.destroyed;
+  }
+
+  #start(listener: Listener): void {
+    this.#listener = listener;
+    this.#plain.start.call(this.call, this);
+  }
+
+  onReceiveMetadata(): void {
+    this.#taker = this.#gate?.take(this);
+  }
+
+  read(): void {
+    this.#listener?.onReceiveMetadata(this.call.metadata);
+  }
+
+  onReceiveMessage(message: unknown): void {
+    this.#listener?.onReceiveMessage(message);
+  }
+
+  onReceiveHalfClose(): void {
+    this.#listener?.onReceiveHalfClose();
+  }
+
+  onCancel(): void {
+    this.#taker?.cancel();
+    this.#listener?.onCancel();
+  }
+
+  #answer(answer: Status): void {
+    if (!this.#taker?.refuse(answer)) this.settle(answer);
+  }
+
+  settle(answer: Status): void {
+    this.#onSettled(this);
+    this.#plain.sendStatus.call(this.call, answer);
+    // Once the answer is on its way (RFC 9113, 8.1).
+    if (!this.call.receivedHalfClose) setImmediate(() => this.call.stream.close(constants.NGHTTP2_NO_ERROR));
+  }
+
+  expire(): void {
+    if (this.#taker) this.#taker.expire();
+    else this.settle(LATE);
+  }
+}
+
+/**
+ * What becomes of calls before their handlers have them, which is once their messages are there: by itself grpc-js reads
+ * and decompresses what comes, keeps it without a limit of time, and asks nobody. Here callers are let in first, messages
+ * that take too long are answered, and those whose sender nobody knows are small.
+ */
+export const createGrpcArrivals = ({ limitMs, gates }: GrpcArrivalsOptions): ServerInterceptor => {
+  const coming = new Set<Arrival>();
+  let timer: NodeJS.Timeout | undefined;
 
   const look = () => {
     const oldest = performance.now() - limitMs;
-    for (const [call, since] of begun) {
-      const isThere = call.receivedHalfClose || call.stream.destroyed;
-      if (isThere || since < oldest) begun.delete(call);
-      if (!isThere && since < oldest) void refuse(call);
+    for (const arrival of coming) {
+      const isLate = arrival.since < oldest;
+      if (arrival.isOver || isLate) coming.delete(arrival);
+      if (isLate && !arrival.isOver) arrival.expire();
     }
     timer = undefined;
-    if (begun.size > 0) lookLater();
+    if (coming.size > 0) lookLater();
   };
 
   // Only while there is something to look at: a server that is no more leaves no timer.
@@ -63,20 +175,12 @@ export const createGrpcArrivals = ({ limitMs, late }: GrpcArrivalsOptions): Serv
     timer ??= setTimeout(look, Math.min(LOOK_MS, limitMs, TIMER_MAX_MS)).unref();
   };
 
-  const sendStatus = function (this: ArrivingCall, answer: Status) {
-    begun.delete(this);
-    const { sendStatus: send } = Object.getPrototypeOf(this) as ArrivingCall;
-    const isBlamed = answer.code === INTERNAL && SENDERS_FAULT.test(answer.details);
-    send.call(this, isBlamed ? { ...answer, code: status.INVALID_ARGUMENT } : answer);
-    // Once the answer is on its way (RFC 9113, 8.1).
-    if (!this.receivedHalfClose) setImmediate(() => this.stream.close(constants.NGHTTP2_NO_ERROR));
-  };
+  const onSettled = (arrival: Arrival) => void coming.delete(arrival);
 
   return (_, intercepted) => {
-    const call = intercepted as unknown as ArrivingCall;
-    begun.set(call, performance.now());
+    const call = intercepted as unknown as GrpcCall;
+    coming.add(new Arrival(call, gates.get(call.handler.path), onSettled));
     lookLater();
-    call.sendStatus = sendStatus;
     return intercepted as never;
   };
 };

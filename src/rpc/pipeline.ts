@@ -9,7 +9,7 @@ import { type ActorVerifier, type HeaderReader, actorOf, authenticate, checkTena
 import { type Failure, failureOf } from "./failure.ts";
 import type { MethodOf, StreamMethod, UnaryMethod } from "./methods.ts";
 import { createRecorder } from "./records.ts";
-import { refusal, unreadable } from "./refusal.ts";
+import { refusal } from "./refusal.ts";
 import { type Opened, type StreamExchange, createStreams } from "./streams.ts";
 
 export interface PipelineOptions {
@@ -28,8 +28,8 @@ export interface Exchange<Encoded> {
   readonly header: HeaderReader;
   /** The protocol that it came by, for its span. */
   readonly system: RpcSystem;
-  /** Once the transport has the message: at once, or with what refuses it. */
-  readonly decode: () => Message | Promise<Message>;
+  /** Once the transport has the message, which it reads when it is asked; rejected with what refuses it. */
+  readonly decode: () => Promise<Message>;
   readonly encode: (message: Message) => Encoded;
 }
 
@@ -65,14 +65,6 @@ const mayCall = ({ rule }: MethodOf<unknown>, held: readonly string[]) => {
   }
 };
 
-const decoded = (decode: Exchange<unknown>["decode"]) => {
-  try {
-    return decode();
-  } catch (cause) {
-    throw unreadable(cause);
-  }
-};
-
 export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracing }: PipelineOptions): Pipeline => {
   let underWay = 0;
   const onOver = () => {
@@ -96,8 +88,7 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     const proving = actorBy(header, call);
     const actor = proving && (await proving);
     if (caller && actor) call.identify(caller, actor);
-    const message = decoded(decode);
-    const request = message instanceof Promise ? await message : message;
+    const request = await decode();
     if (caller) checkTenant(caller, actor, method.tenantOf(request));
     method.validate(request);
     return await method.handle(request, call);

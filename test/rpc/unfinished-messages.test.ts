@@ -1,11 +1,10 @@
-import { once } from "node:events";
-import { type ClientHttp2Session, type IncomingHttpHeaders, connect } from "node:http2";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
 import { watchHealth } from "../support/health-client.ts";
 import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
+import { openGrpc, sendGrpc as call } from "../support/raw-grpc.ts";
 import { serve } from "../support/serve.ts";
 
 const AUTHENTICATE = "/service_identity.v1.ServiceIdentityService/AuthenticateService";
@@ -28,25 +27,7 @@ afterAll(async () => {
   await database.drop();
 });
 
-const open = (): ClientHttp2Session => {
-  const session = connect(`http://127.0.0.1:${server.grpcPort}`);
-  onTestFinished(() => session.destroy());
-  return session;
-};
-
-/** Sends the bytes, and ends the stream only where that is asked for; answers with its status and code. */
-const call = async (session: ClientHttp2Session, path: string, bytes: Buffer, end: boolean, more = {}) => {
-  const headers = { ":method": "POST", ":path": path, "content-type": "application/grpc", te: "trailers", ...more };
-  const stream = session.request(headers);
-  const closed = once(stream, "close");
-  let answer: IncomingHttpHeaders = {};
-  const keep = (some: IncomingHttpHeaders) => (answer = { ...answer, ...some });
-  stream.on("response", keep).on("trailers", keep).resume();
-  stream.write(bytes);
-  if (end) stream.end();
-  await closed;
-  return { status: answer["grpc-status"], details: answer["grpc-status-details-bin"], rst: stream.rstCode };
-};
+const open = () => openGrpc(server);
 
 test.each([
   ["an RPC of ours", AUTHENTICATE, UNFINISHED],
