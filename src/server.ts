@@ -106,7 +106,7 @@ const followHealth = ({ db, probe, metrics, log }: HealthParts, services: readon
   return health;
 };
 
-/** Puts everything together: the one place where parts meet. */
+/** Puts everything together. */
 export const startServer = async (options: ServerOptions): Promise<RunningServer> => {
   const { config, databaseUrl, peppers, log, interceptors = [] } = options;
   const templates = loadTemplates(config.delivery);

@@ -9,7 +9,7 @@ import type { Sessions } from "./sessions.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { Throttles } from "./throttles.ts";
 
-/** What Auth's handlers are made of; `server.ts` puts it together. */
+/** What Auth's handlers are made of; `implementations.ts` puts it together. */
 export interface AuthParts {
   readonly db: Database;
   readonly config: Config;

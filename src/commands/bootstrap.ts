@@ -1,3 +1,4 @@
+import type { Config } from "../config.ts";
 import { createLog } from "../log.ts";
 import { openDatabase } from "../db/pool.ts";
 import { peppersOf } from "../dev-keys.ts";
@@ -6,16 +7,14 @@ import { createCredentialHasher } from "../service-identity/credentials.ts";
 import { createMacs } from "../macs.ts";
 import { runCommand } from "./run.ts";
 
-/** `npm run bootstrap [-- --recover]`: only the root service's secret on stdout, all else on stderr. */
-await runCommand(async (config) => {
+const run = async (config: Config, recover: boolean) => {
   const { url } = config.database;
   if (!url)
     throw new Error("DATABASE_URL is not set; on the embedded database `npm start` makes the root service itself");
-  const log = createLog("silent");
+  const log = createLog(config.logLevel, process.stderr);
   const hasher = createCredentialHasher(createMacs(await peppersOf(config, log)));
   const db = openDatabase({ url, settings: config.database, log });
   try {
-    const recover = process.argv.includes("--recover");
     const secret = await (recover ? recoverRoot(db, hasher) : bootstrapRoot(db, hasher));
     if (!secret) {
       throw new Error(
@@ -29,4 +28,9 @@ await runCommand(async (config) => {
   } finally {
     await db.end();
   }
+};
+
+/** `npm run bootstrap [-- --recover]`: only the root service's secret on stdout, all else on stderr. */
+await runCommand((config, { values }) => run(config, values.recover === true), {
+  options: { recover: { type: "boolean" } },
 });

@@ -18,9 +18,10 @@ const statusOf = async (config: Config, service: string): Promise<Status> => {
   }
 };
 
-/** `node src/commands/health-check.ts [name]`: for engines that probe by a command; exits 0 exactly while it is SERVING. */
-await runCommand(async (config) => {
-  const service = process.argv[2] ?? "readiness";
+const check = async (config: Config, service = "readiness") => {
   const status = await statusOf(config, service);
   if (status !== Status.SERVING) throw new Error(`${service || "the server"} is not serving`);
-});
+};
+
+/** `node src/commands/health-check.ts [name]`: for engines that probe by a command; exits 0 exactly while it is SERVING. */
+await runCommand((config, { positionals }) => check(config, positionals[0]), { allowPositionals: true });

@@ -1,6 +1,6 @@
 import { type FileHandle, open } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import { parseArgs } from "node:util";
+import type { parseArgs } from "node:util";
 import { type CallOptions, type Client, Code, ConnectError, type Transport, createClient } from "@connectrpc/connect";
 import { Presets, SingleBar } from "cli-progress";
 import type { Config } from "../config.ts";
@@ -151,11 +151,12 @@ const importFile = async (work: Import, people: FileHandle, report: Report, tall
   }
 };
 
-const readArguments = () => {
-  const { values, positionals } = parseArgs({
-    allowPositionals: true,
-    options: { tenant: { type: "string" }, help: { type: "boolean" } },
-  });
+const ACCEPTS = {
+  allowPositionals: true,
+  options: { tenant: { type: "string" }, help: { type: "boolean" } },
+} as const;
+
+const askedBy = ({ values, positionals }: ReturnType<typeof parseArgs<typeof ACCEPTS>>) => {
   const [file, ...others] = positionals;
   if (values.help) return undefined;
   if (file === undefined || others.length > 0 || values.tenant === undefined) {
@@ -194,8 +195,8 @@ const stopBySignals = (): AbortSignal => {
 };
 
 /** `npm run import -- people.ndjson --tenant <id>`: a summary on stdout, the rest in the report and on stderr. */
-await runCommand(async (config) => {
-  const asked = readArguments();
+await runCommand(async (config, args) => {
+  const asked = askedBy(args);
   if (!asked) return void process.stdout.write(HELP);
   const { file, tenantId } = asked;
   const stopping = stopBySignals();
@@ -210,4 +211,4 @@ await runCommand(async (config) => {
   });
   process.stdout.write(`${stopping.aborted ? "stopped: " : ""}${tally.summary()}; each line: ${file}.report\n`);
   if (tally.refused() > 0 || stopping.aborted) process.exitCode = 1;
-});
+}, ACCEPTS);

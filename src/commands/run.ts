@@ -1,3 +1,4 @@
+import { type ParseArgsConfig, parseArgs } from "node:util";
 import { type Config, ConfigError, loadConfig } from "../config.ts";
 import { UNDEFINED_TABLE, sqlStateOf } from "../db/sql-state.ts";
 import { Refusal } from "../rpc/refusal.ts";
@@ -11,10 +12,17 @@ const sentence = (error: unknown): string => {
   return error instanceof Error ? error.message : String(error);
 };
 
-/** Runs a command with the configuration; what goes wrong is one message on stderr and an exit code. */
-export const runCommand = async (command: (config: Config) => Promise<void>): Promise<void> => {
+/**
+ * Runs a command with the configuration and its arguments; what goes wrong is one message on stderr and an exit code.
+ * @param accepts the arguments that it takes: any other is refused, and nothing done.
+ */
+export const runCommand = async <Accepts extends ParseArgsConfig>(
+  command: (config: Config, args: ReturnType<typeof parseArgs<Accepts>>) => Promise<void>,
+  accepts?: Accepts,
+): Promise<void> => {
   try {
-    await command(loadConfig());
+    const args = parseArgs(accepts as Accepts);
+    await command(loadConfig(), args);
   } catch (error) {
     process.stderr.write(`${sentence(error)}\n`);
     process.exitCode = error instanceof ConfigError ? EXIT_CONFIG : 1;

@@ -2,6 +2,7 @@ import { type QuerySqlToken, sql } from "slonik";
 import { z } from "zod";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
+import { startPolling } from "../polling.ts";
 import { detached } from "../rpc/call.ts";
 import type { Database } from "./pool.ts";
 import { transact } from "./transact.ts";
@@ -27,10 +28,12 @@ const deleteEndedSessions = (retentionMs: number) => sql.type(svcSessionIdRow)`
   ))
   RETURNING x.svc_session_id`;
 
-/** Writes the end into the sessions that a mark on their service has ended. */
+/** Writes into the sessions that a mark on their service has ended when that was: by their secret's mark, if it was sooner. */
 const revokeMarkedByService = () => sql.type(svcSessionIdRow)`
-  UPDATE service_sessions x SET revoked_utc = now()
-  WHERE x.svc_session_id = ANY (ARRAY(
+  UPDATE service_sessions x SET revoked_utc = least(m.sessions_ended_utc,
+    (SELECT z.sessions_ended_utc FROM service_secrets z WHERE z.secret_id = x.secret_id))
+  FROM services m
+  WHERE m.svc_id = x.svc_id AND x.svc_session_id = ANY (ARRAY(
     SELECT y.svc_session_id FROM services s
     JOIN service_sessions y ON y.svc_id = s.svc_id AND y.created_utc <= s.sessions_ended_utc
     WHERE s.sessions_ended_utc IS NOT NULL AND y.revoked_utc IS NULL AND y.expiry_utc > now()
@@ -41,8 +44,9 @@ const revokeMarkedByService = () => sql.type(svcSessionIdRow)`
 
 /** Likewise for those that a mark on their secret has ended. */
 const revokeMarkedBySecret = () => sql.type(svcSessionIdRow)`
-  UPDATE service_sessions x SET revoked_utc = now()
-  WHERE x.svc_session_id = ANY (ARRAY(
+  UPDATE service_sessions x SET revoked_utc = m.sessions_ended_utc
+  FROM service_secrets m
+  WHERE m.secret_id = x.secret_id AND x.svc_session_id = ANY (ARRAY(
     SELECT y.svc_session_id FROM service_secrets s
     JOIN service_sessions y ON y.secret_id = s.secret_id
     WHERE s.sessions_ended_utc IS NOT NULL AND y.revoked_utc IS NULL AND y.expiry_utc > now()
@@ -151,20 +155,12 @@ export const purge = async (
 };
 
 /** Purges now and then, on every replica: rows that one has locked another passes over. Answers with what stops it. */
-export const schedulePurge = (db: Database, config: Config["purge"], log: Log): (() => void) => {
-  let stopped = false;
-  let timer: NodeJS.Timeout | undefined;
-  const run = () =>
-    purge(db, config).then(
-      (rows) => log.debug({ rows }, "purged"),
-      (error: unknown) => log.warn({ err: error }, "purge failed; the next one tries again"),
-    );
-  const schedule = () => {
-    if (!stopped) timer = setTimeout(() => void run().then(schedule), config.intervalMs).unref();
-  };
-  schedule();
-  return () => {
-    stopped = true;
-    clearTimeout(timer);
-  };
-};
+export const schedulePurge = (db: Database, config: Config["purge"], log: Log): (() => void) =>
+  startPolling(
+    () =>
+      purge(db, config).then(
+        (rows) => log.debug({ rows }, "purged"),
+        (error: unknown) => log.warn({ err: error }, "purge failed; the next one tries again"),
+      ),
+    config.intervalMs,
+  ).stop;

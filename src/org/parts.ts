@@ -4,7 +4,7 @@ import type { Config } from "../config.ts";
 import type { Database } from "../db/pool.ts";
 import type { Macs } from "../macs.ts";
 
-/** What Org's handlers are made of; `server.ts` puts it together. */
+/** What Org's handlers are made of; `implementations.ts` puts it together. */
 export interface OrgParts {
   readonly db: Database;
   readonly config: Config;

@@ -1,19 +1,11 @@
-import type { Database } from "../db/pool.ts";
 import type { ServiceIdentityService } from "../gen/service_identity/v1/service_identity_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import type { CredentialHasher } from "./credentials.ts";
+import type { ServiceIdentityParts } from "./parts.ts";
 import { permissionHandlers } from "./permissions.ts";
 import { secretHandlers } from "./secrets.ts";
 import { serviceSessionHandlers } from "./service-sessions.ts";
-import type { ServiceTokens } from "./service-tokens.ts";
 import { serviceHandlers } from "./services.ts";
 import { signInHandlers } from "./sign-in.ts";
-
-export interface ServiceIdentityParts {
-  readonly db: Database;
-  readonly hasher: CredentialHasher;
-  readonly tokens: ServiceTokens;
-}
 
 /** All of ServiceIdentityService. @param tokenTtlMs the life of a service token. */
 export const serviceIdentityHandlers = (parts: ServiceIdentityParts, tokenTtlMs: number) =>

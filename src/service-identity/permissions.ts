@@ -6,7 +6,8 @@ import type { ServiceIdentityService } from "../gen/service_identity/v1/service_
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, invalid, refusal } from "../rpc/refusal.ts";
 import { isLastRoot, lockRoots } from "./roots.ts";
-import { type ServiceHandlerOptions, lockTarget, serviceEvent, serviceMessage } from "./services.ts";
+import type { ServiceIdentityParts } from "./parts.ts";
+import { lockTarget, serviceEvent, serviceMessage } from "./services.ts";
 
 /** Of one service: every token's verification looks through them. */
 const PERMISSIONS_MAX = 100;
@@ -25,7 +26,7 @@ const deletePermissions = (serviceId: string, permissions: readonly string[]) =>
   WHERE p.svc_id = ${serviceId}::uuid AND p.perm_key = ANY (${sql.array(permissions, "text")})
   RETURNING p.perm_key`;
 
-export const permissionHandlers = ({ db, tokens }: ServiceHandlerOptions) =>
+export const permissionHandlers = ({ db, tokens }: ServiceIdentityParts) =>
   ({
     async grantServicePermissions({ serviceId, permissions }, call) {
       const service = await transact(

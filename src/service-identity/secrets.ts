@@ -9,7 +9,8 @@ import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { type CredentialHasher, makeCredential } from "./credentials.ts";
 import { endSecretSessions } from "./service-sessions.ts";
-import { type ServiceHandlerOptions, lockTarget, serviceEvent, visibleService } from "./services.ts";
+import type { ServiceIdentityParts } from "./parts.ts";
+import { lockTarget, serviceEvent, visibleService } from "./services.ts";
 
 const secretRow = z.object({
   secret_id: z.string(),
@@ -18,6 +19,9 @@ const secretRow = z.object({
   revoked_utc: z.number().nullable(),
   last_used_utc: z.number().nullable(),
 });
+/** So many of the secrets that a rotation ends are named in its event, which every watcher must be able to receive. */
+const NAMED_MAX = 1_000;
+
 const secretIdRow = z.object({ secret_id: z.string() });
 
 const insertSecret = (secretId: string, serviceId: string, hash: string) => sql.type(secretIdRow)`
@@ -71,7 +75,7 @@ const secretMessage = (row: z.output<typeof secretRow>) => {
   };
 };
 
-export const secretHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =>
+export const secretHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
   ({
     createServiceSecret: ({ serviceId }, call) =>
       transact(db, call, async (tx) => {
@@ -92,7 +96,8 @@ export const secretHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =>
         const ended = await tx.any(updateOtherSecretsEnd(serviceId, made.secretId, overlapMs));
         const payload = {
           secret_id: made.secretId,
-          ended_secret_ids: ended.map((row) => row.secret_id),
+          ended_secret_ids: ended.slice(0, NAMED_MAX).map((row) => row.secret_id),
+          ended_secrets: ended.length,
           overlap_ms: overlapMs,
         };
         await recordEvent(tx, call, { ...serviceEvent("service.secret.rotate", target), payload });
@@ -106,13 +111,12 @@ export const secretHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =>
         async (tx) => {
           const target = await lockTarget(tx, call, serviceId);
           if (target instanceof Refusal) return target;
-          if (!(await tx.maybeOne(selectSecret(serviceId, secretId)))) {
-            return refusal("SERVICE_SECRET_NOT_FOUND", { secret_id: secretId });
-          }
+          const named = await tx.maybeOne(selectSecret(serviceId, secretId));
+          if (!named) return refusal("SERVICE_SECRET_NOT_FOUND", { secret_id: secretId });
           const revoked = await tx.maybeOne(revokeSecret(serviceId, secretId));
           const ended = await endSecretSessions(tx, serviceId, secretId);
           if (!revoked && !ended) return undefined;
-          const payload = { secret_id: secretId };
+          const payload = { secret_id: named.secret_id };
           await recordEvent(tx, call, { ...serviceEvent("service.secret.revoke", target), payload });
           return undefined;
         },

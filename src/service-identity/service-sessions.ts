@@ -16,7 +16,8 @@ import { cutPage, microseconds, readPage } from "../rpc/page.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { type CredentialHasher, credentialId } from "./credentials.ts";
 import { covers } from "./permission-sets.ts";
-import { type ServiceHandlerOptions, heldTo, ownTenant, serviceEvent, visibleService } from "./services.ts";
+import type { ServiceIdentityParts } from "./parts.ts";
+import { heldTo, ownTenant, serviceEvent, visibleService } from "./services.ts";
 
 const svcIdRow = z.object({ svc_id: z.string() });
 const secretIdRow = z.object({ secret_id: z.string() });
@@ -79,10 +80,13 @@ const selectOwnedSession = (sessionId: string, own: string | null) => sql.type(o
   JOIN services s ON s.svc_id = x.svc_id AND (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid)
   WHERE x.svc_session_id = ${sessionId}::uuid`;
 
+/** Null where it has ended, be it by a mark alone. */
 const revokeSession = (sessionId: string) => sql.type(sessionIdRow)`
-  UPDATE service_sessions SET revoked_utc = now()
-  WHERE svc_session_id = ${sessionId}::uuid AND revoked_utc IS NULL AND expiry_utc > now()
-  RETURNING svc_session_id`;
+  UPDATE service_sessions x SET revoked_utc = now()
+  WHERE x.svc_session_id = ${sessionId}::uuid AND x.revoked_utc IS NULL AND x.expiry_utc > now()
+    AND NOT EXISTS (SELECT 1 FROM services s WHERE s.svc_id = x.svc_id AND x.created_utc <= s.sessions_ended_utc)
+    AND NOT EXISTS (SELECT 1 FROM service_secrets y WHERE y.secret_id = x.secret_id AND y.sessions_ended_utc IS NOT NULL)
+  RETURNING x.svc_session_id`;
 
 // How many rows one revocation writes; the mark ends the others, and the purge writes them later.
 const REVOKE_ROWS = 1_000;
@@ -95,15 +99,17 @@ const markSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow
   WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND sessions_ended_utc IS NULL
   RETURNING secret_id`;
 
+/** Those that a mark on their secret has ended keep its time. */
 const revokeSomeSessions = (serviceId: string, secretId: string | null) => sql.type(sessionIdRow)`
-  UPDATE service_sessions SET revoked_utc = now()
-  WHERE svc_session_id = ANY (ARRAY(
-    SELECT x.svc_session_id FROM service_sessions x
-    WHERE x.svc_id = ${serviceId}::uuid AND (${secretId}::uuid IS NULL OR x.secret_id = ${secretId}::uuid)
-      AND x.revoked_utc IS NULL AND x.expiry_utc > now()
+  UPDATE service_sessions x SET revoked_utc =
+    coalesce((SELECT z.sessions_ended_utc FROM service_secrets z WHERE z.secret_id = x.secret_id), now())
+  WHERE x.svc_session_id = ANY (ARRAY(
+    SELECT y.svc_session_id FROM service_sessions y
+    WHERE y.svc_id = ${serviceId}::uuid AND (${secretId}::uuid IS NULL OR y.secret_id = ${secretId}::uuid)
+      AND y.revoked_utc IS NULL AND y.expiry_utc > now()
     LIMIT ${REVOKE_ROWS}
   ))
-  RETURNING svc_session_id`;
+  RETURNING x.svc_session_id`;
 
 /** Ends every session of a service, whose row is locked, at a cost that does not grow with their number. */
 export const endServiceSessions = async (tx: Tx, serviceId: string): Promise<void> => {
@@ -160,7 +166,7 @@ const allSessions = (request: ListServiceSessionsRequest) => {
   };
 };
 
-export const serviceSessionHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) =>
+export const serviceSessionHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
   ({
     async revokeServiceSession({ selector }, call) {
       await transact(

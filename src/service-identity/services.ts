@@ -4,7 +4,6 @@ import { type CommonQueryMethods, sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
-import type { Database } from "../db/pool.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import {
   ListServicesRequestSchema,
@@ -20,13 +19,12 @@ import { type Weight, cutPage, readPage } from "../rpc/page.ts";
 import { checkTenant } from "../rpc/caller.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
-import type { CredentialHasher } from "./credentials.ts";
+import type { ServiceIdentityParts } from "./parts.ts";
 import { coversAll, sameSet } from "./permission-sets.ts";
 import { insertPermissions } from "./permissions.ts";
 import { isLastRoot, lockRoots } from "./roots.ts";
 import { createSecret, selectFirstSecret } from "./secrets.ts";
 import { endServiceSessions } from "./service-sessions.ts";
-import type { ServiceTokens } from "./service-tokens.ts";
 
 const svcIdRow = z.object({ svc_id: z.string() });
 
@@ -144,13 +142,7 @@ const isSameContent = (row: ServiceRow, request: RegisterServiceRequest) =>
   (request.tenantId === undefined || row.tenant_id === request.tenantId.toLowerCase()) &&
   (request.permissions.length === 0 || sameSet(row.perm_keys, request.permissions));
 
-export interface ServiceHandlerOptions {
-  readonly db: Database;
-  readonly hasher: CredentialHasher;
-  readonly tokens: ServiceTokens;
-}
-
-export const serviceHandlers = ({ db, hasher, tokens }: ServiceHandlerOptions) => {
+export const serviceHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) => {
   /** The answer to a registration whose id or key is there already. */
   const registered = async (tx: Tx, call: Call, request: RegisterServiceRequest) => {
     const { serviceId = null, key } = request;

@@ -8,7 +8,7 @@ import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
 import { credentialId, makeCredential } from "./credentials.ts";
 import { coversAll } from "./permission-sets.ts";
-import type { ServiceHandlerOptions } from "./services.ts";
+import type { ServiceIdentityParts } from "./parts.ts";
 
 const secretIdRow = z.object({ secret_id: z.string() });
 const expiryUtcRow = z.object({ expiry_utc: z.number() });
@@ -52,7 +52,7 @@ interface NewSession {
 const insertSession = (session: NewSession) => sql.prepared("insert-service-session", expiryUtcRow)`
   INSERT INTO service_sessions (svc_session_id, svc_id, secret_id, token_hash_text, perm_keys, created_utc, expiry_utc)
   SELECT ${session.sessionId}::uuid, s.svc_id, x.secret_id, ${session.tokenHash}, ${sql.array(session.permissions, "text")},
-    clock_timestamp(), now() + ${session.ttlMs}::float8 * interval '1 millisecond'
+    clock_timestamp(), clock_timestamp() + ${session.ttlMs}::float8 * interval '1 millisecond'
   FROM services s
   JOIN service_secrets x ON x.svc_id = s.svc_id
   WHERE x.secret_id = ${session.secretId}::uuid AND s.svc_state_code = 'active'
@@ -61,7 +61,7 @@ const insertSession = (session: NewSession) => sql.prepared("insert-service-sess
   RETURNING expiry_utc`;
 
 /** @param defaultTtlMs the life of a token whose caller names none. */
-export const signInHandlers = ({ db, hasher }: ServiceHandlerOptions, defaultTtlMs: number) =>
+export const signInHandlers = ({ db, hasher }: ServiceIdentityParts, defaultTtlMs: number) =>
   ({
     async authenticateService({ key, secret, ttl, permissions }, call) {
       const secretId = credentialId("sks", secret);
@@ -88,7 +88,7 @@ export const signInHandlers = ({ db, hasher }: ServiceHandlerOptions, defaultTtl
           tokenHash: hasher.hash(serviceToken),
           // One that is not narrowed follows its service, whose present permissions bound it anyway.
           permissions: permissions.length > 0 ? granted : ["*"],
-          ttlMs: ttl ? durationMs(ttl) : defaultTtlMs,
+          ttlMs: ttl ? Math.max(1, durationMs(ttl)) : defaultTtlMs,
         };
         return (await tx.maybeOne(insertSession(session))) ?? refusal("SERVICE_CREDENTIALS_INVALID");
       });

@@ -1,5 +1,8 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
@@ -23,15 +26,9 @@ afterAll(async () => {
   await database.drop();
 });
 
-const bootstrapOn = async (databaseUrl: string, ...args: readonly string[]) => {
+const bootstrapIn = async (env: NodeJS.ProcessEnv, ...args: readonly string[]) => {
   const child = spawn(process.execPath, [COMMAND, ...args], {
-    env: {
-      ...process.env,
-      NODE_ENV: "production",
-      DATABASE_URL: databaseUrl,
-      SECRET_PEPPERS,
-      JWT_KEYS_FILE: "not-read-by-commands.json",
-    },
+    env: { ...process.env, ...env },
     stdio: ["ignore", "pipe", "pipe"],
   });
   const exited = once(child, "exit");
@@ -40,6 +37,10 @@ const bootstrapOn = async (databaseUrl: string, ...args: readonly string[]) => {
   return { code, stdout, stderr };
 };
 
+const PRODUCTION = { NODE_ENV: "production", SECRET_PEPPERS, JWT_KEYS_FILE: "not-read-by-commands.json" };
+
+const bootstrapOn = (databaseUrl: string, ...args: readonly string[]) =>
+  bootstrapIn({ ...PRODUCTION, DATABASE_URL: databaseUrl }, ...args);
 const bootstrap = (...args: readonly string[]) => bootstrapOn(database.url, ...args);
 
 test("on a database that is not migrated it says what to do", async () => {
@@ -50,6 +51,24 @@ test("on a database that is not migrated it says what to do", async () => {
     stdout: "",
     stderr: "the database is not migrated: run `npm run migrate`\n",
   });
+});
+
+test("an argument that it does not know ends it before it does anything", async () => {
+  for (const argument of ["--recovr", "--help", "recover"]) {
+    const { code, stdout, stderr } = await bootstrap(argument);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toContain(argument);
+  }
+  expect((await bootstrap("--recover")).stderr).toContain("no root service yet");
+});
+
+test("a pepper that it makes is told, for only a server with the same accepts the secret", async () => {
+  const fresh = await createDatabase();
+  const folder = await mkdtemp(join(tmpdir(), "auth-service-bootstrap-"));
+  onTestFinished(() => Promise.all([fresh.drop(), rm(folder, { recursive: true })]).then(() => undefined));
+  const { stdout, stderr } = await bootstrapIn({ NODE_ENV: "development", DATABASE_URL: fresh.url, DATA_DIR: folder });
+  expect(stdout).toMatch(/^sks_\S+\n$/);
+  expect(stderr).toContain(join(folder, "secret.peppers"));
 });
 
 test("bootstrap makes root once, prints its secret alone on stdout, and --recover makes it usable again", async () => {

@@ -1,3 +1,5 @@
+import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { crc32 } from "node:zlib";
 import { raceFor, startBoth } from "../support/both-transports.ts";
@@ -57,16 +59,22 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
     }
   });
 
+  test("a life below a millisecond is one, so that none ends before it begins", async () => {
+    const { services, addService } = await startService(transport);
+    const { serviceId, key, secret } = await addService([]);
+    await services.authenticateService({ key, secret, ttl: { seconds: 0n, nanos: 1 } });
+    const { sessions } = await services.listServiceSessions({ serviceId, includeEnded: true });
+    for (const { createTime, expireTime } of sessions)
+      expect(timestampMs(expireTime!)).toBeGreaterThan(timestampMs(createTime!));
+  });
+
   test("a token ends with its time, by the database's clock", async () => {
-    const { services, addService, as } = await startService(transport);
-    const { key, secret } = await addService(["service.read"]);
-    const { serviceToken } = await services.authenticateService({
-      key,
-      secret,
-      ttl: { seconds: 0n, nanos: 300_000_000 },
-    });
+    const { services, addService, as, pool } = await startService(transport);
+    const { serviceId, key, secret } = await addService(["service.read"]);
+    const { serviceToken } = await services.authenticateService({ key, secret });
     const mine = as(serviceToken);
     await mine.services.listServices({});
+    await pool.query(sql.unsafe`UPDATE service_sessions SET expiry_utc = now() WHERE svc_id = ${serviceId}::uuid`);
     await expect
       .poll(
         () =>

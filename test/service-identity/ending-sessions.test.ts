@@ -10,6 +10,7 @@ import { type TestService, startService, transports } from "../support/service.t
 
 const MANY = 5_000;
 const anyRow = z.object({});
+const sessionIdRow = z.object({ svc_session_id: z.string() });
 const countRow = z.object({ sessions: z.bigint() });
 
 /** Sessions as a stolen secret could open them, more than one revocation writes. */
@@ -27,6 +28,15 @@ const notYetWritten = async ({ pool }: TestService, serviceId: string) =>
         WHERE svc_id = ${serviceId}::uuid AND revoked_utc IS NULL`)
     ).sessions,
   );
+
+/** A session that the mark alone has ended, on the first page of all. */
+const lastNotYetWritten = async ({ pool }: TestService, serviceId: string) =>
+  (
+    await pool.one(sql.type(sessionIdRow)`
+      SELECT svc_session_id FROM service_sessions
+      WHERE svc_id = ${serviceId}::uuid AND revoked_utc IS NULL
+      ORDER BY svc_session_id DESC LIMIT 1`)
+  ).svc_session_id;
 
 describe.each(transports)("%s: ending sessions", (transport) => {
   test.each(["disableService", "revokeServiceSecret"] as const)(
@@ -53,10 +63,23 @@ describe.each(transports)("%s: ending sessions", (transport) => {
       expect(sessions.every(({ revokeTime }) => revokeTime !== undefined)).toBe(true);
       expect(await notYetWritten(service, serviceId)).toBeGreaterThan(MANY / 2);
 
+      const markedId = await lastNotYetWritten(service, serviceId);
+      const endOf = async () => {
+        const page = await services.listServiceSessions({ serviceId, includeEnded: true, pageSize: 1_000 });
+        return page.sessions.find(({ sessionId }) => sessionId === markedId)?.revokeTime;
+      };
+      const end = await endOf();
+      expect(end).toBeDefined();
+      await services.revokeServiceSession({ selector: { case: "sessionId", value: markedId } });
+      expect(await endOf()).toEqual(end);
+      const revocations = { targetId: serviceId, action: "service.session.revoke" };
+      expect((await service.org.listAuditEvents(revocations)).events).toEqual([]);
+
       const db = openDatabase({ url: databaseUrl, settings: config.database, log: createLog("silent") });
       await purge(db, config.purge);
       await db.end();
       expect(await notYetWritten(service, serviceId)).toBe(0);
+      expect(await endOf()).toEqual(end);
     },
   );
 

@@ -74,7 +74,12 @@ testMutations({
       rpc: "RotateServiceSecret",
       call: (stage) => stage.server.services.rotateServiceSecret(id(stage)),
       events: (stage, _, { secretId }) => {
-        const payload = { secret_id: secretId, ended_secret_ids: [stage.target.secretId], overlap_ms: 0 };
+        const payload = {
+          secret_id: secretId,
+          ended_secret_ids: [stage.target.secretId],
+          ended_secrets: 1,
+          overlap_ms: 0,
+        };
         return [event("service.secret.rotate", stage, payload)];
       },
       repeats: ["service.secret.rotate"],
@@ -82,7 +87,8 @@ testMutations({
     row({
       rpc: "RevokeServiceSecret",
       call: ({ server, target: { serviceId, secretId } }) =>
-        server.services.revokeServiceSecret({ serviceId, secretId }),
+        // An event has the id as it is stored, however it was spelled.
+        server.services.revokeServiceSecret({ serviceId, secretId: secretId.toUpperCase() }),
       events: (stage) => [event("service.secret.revoke", stage, { secret_id: stage.target.secretId })],
     }),
     row({
