@@ -10,9 +10,6 @@ export const covers = (held: readonly string[], wanted: string): boolean =>
       (permission.endsWith(".*") && wanted.startsWith(permission.slice(0, -1))),
   );
 
-export const coversAll = (held: readonly string[], wanted: readonly string[]): boolean =>
-  wanted.every((permission) => covers(held, permission));
-
 /** The permissions that both sets cover, in order and without those that another of the result covers. */
 export const intersection = (a: readonly string[], b: readonly string[]): string[] => {
   const both = [...new Set([...a.filter((p) => covers(b, p)), ...b.filter((p) => covers(a, p))])];

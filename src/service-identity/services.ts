@@ -19,8 +19,9 @@ import { type Weight, cutPage, readPage } from "../rpc/page.ts";
 import { checkTenant } from "../rpc/caller.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
+import { escalation } from "./escalation.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
-import { coversAll, sameSet } from "./permission-sets.ts";
+import { sameSet } from "./permission-sets.ts";
 import { insertPermissions } from "./permissions.ts";
 import { isLastRoot, lockRoots } from "./roots.ts";
 import { createSecret, selectFirstSecret } from "./secrets.ts";
@@ -131,8 +132,7 @@ export const lockTarget = async (
   const locked = await tx.maybeOne(lockService(serviceId, ownTenant(call)));
   if (!locked) return notFound({ service_id: serviceId });
   const target = heldTo(call, await tx.one(selectService(serviceId, null, ownTenant(call))));
-  if (!coversAll(call.caller.permissions, [...target.perm_keys, ...granted])) return refusal("PERMISSION_ESCALATION");
-  return target;
+  return escalation(call.caller.permissions, granted, target.perm_keys) ?? target;
 };
 
 /** Whether a repeated registration says nothing else than the first: what it leaves out is not compared. */
@@ -147,8 +147,8 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
   const registered = async (tx: Tx, call: Call, request: RegisterServiceRequest) => {
     const { serviceId = null, key } = request;
     const present = serviceId ? await tx.maybeOne(selectService(serviceId, null, ownTenant(call))) : null;
-    if (present && !coversAll(call.caller.permissions, heldTo(call, present).perm_keys))
-      return refusal("PERMISSION_ESCALATION");
+    const beyond = present && escalation(call.caller.permissions, [], heldTo(call, present).perm_keys);
+    if (beyond) return beyond;
     if (present && isSameContent(present, request)) {
       // A service that was loaded in bulk may have none.
       const first = await tx.maybeOne(selectFirstSecret(present.svc_id));
@@ -180,7 +180,8 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
   return {
     async registerService(request, call) {
       const { serviceId = uuidv7(), tenantId = null, key, label, permissions } = request;
-      if (!coversAll(call.caller.permissions, permissions)) throw refusal("PERMISSION_ESCALATION");
+      const beyond = escalation(call.caller.permissions, permissions);
+      if (beyond) throw beyond;
       const { service, secretId, secret } = await transact(db, call, async (tx) => {
         const missing = tenantId && (await missingTenant(tx, tenantId));
         if (missing) return missing;

@@ -7,7 +7,7 @@ import type { ServiceIdentityService } from "../gen/service_identity/v1/service_
 import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
 import { credentialId, makeCredential } from "./credentials.ts";
-import { coversAll } from "./permission-sets.ts";
+import { escalation } from "./escalation.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
 
 const secretIdRow = z.object({ secret_id: z.string() });
@@ -74,7 +74,8 @@ export const signInHandlers = ({ db, hasher }: ServiceIdentityParts, defaultTtlM
         found.svc_state_code === "active";
       if (!proven) throw refusal("SERVICE_CREDENTIALS_INVALID");
       if (found.tenant_state_code === "suspended") throw refusal("TENANT_SUSPENDED");
-      if (!coversAll(found.perm_keys, permissions)) throw refusal("PERMISSION_ESCALATION");
+      const beyond = escalation(found.perm_keys, permissions);
+      if (beyond) throw beyond;
 
       const sessionId = uuidv7();
       const serviceToken = makeCredential("skt", sessionId);

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { covers, coversAll, intersection, sameSet } from "../../src/service-identity/permission-sets.ts";
+import { escalation } from "../../src/service-identity/escalation.ts";
+import { covers, intersection, sameSet } from "../../src/service-identity/permission-sets.ts";
 
 // Two segments meet often; the third stands in no set, so that only a wildcard covers it.
 const SEGMENTS = ["a", "ab"];
@@ -56,12 +57,16 @@ test("a set covers a wildcard exactly where it covers all that the wildcard does
   fc.assert(property, { numRuns: 300 });
 });
 
-test("coversAll is covering each, and covering nothing is always so", () => {
-  const property = fc.property(set, set, (held, wanted) => {
-    expect(coversAll(held, wanted)).toBe(wanted.every((one) => covers(held, one)));
+test("what is lacking is an escalation, which names it where the request does", () => {
+  const property = fc.property(set, set, set, (held, named, present) => {
+    const lacking = [...named, ...present].filter((one) => !covers(held, one));
+    const refused = escalation(held, named, present);
+    expect(refused !== undefined).toBe(lacking.length > 0);
+    const { permission } = refused?.metadata ?? {};
+    expect(permission).toBe(named.find((one) => lacking.includes(one)));
   });
   fc.assert(property);
-  expect(coversAll([], [])).toBe(true);
+  expect(escalation([], [])).toBeUndefined();
 });
 
 test("an intersection covers exactly what both cover", () => {
@@ -84,7 +89,7 @@ test("an intersection is in order, has nothing that another of it covers, and do
           each,
         ),
       ).toBe(false);
-    expect(coversAll(one, both) && coversAll(other, both)).toBe(true);
+    expect(both.every((each) => covers(one, each) && covers(other, each))).toBe(true);
   });
   fc.assert(property, { numRuns: 300 });
 });

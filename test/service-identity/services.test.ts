@@ -119,7 +119,7 @@ describe.each(transports)("%s: services", (transport) => {
     await Promise.all(attempts.map((attempt) => expectRefusal(attempt, "PERMISSION_ESCALATION")));
     const own = await addService(["org.node.read"]);
     const beyond = weak.grantServicePermissions({ serviceId: own.serviceId, permissions: ["org.*"] });
-    await expectRefusal(beyond, "PERMISSION_ESCALATION");
+    expect((await expectRefusal(beyond, "PERMISSION_ESCALATION")).metadata).toMatchObject({ permission: "org.*" });
     const { service } = await root.getService({ selector: { case: "serviceId", value: serviceId } });
     expect(service).toMatchObject({ state: ServiceState.ACTIVE, permissions: ["org.node.write"] });
   });

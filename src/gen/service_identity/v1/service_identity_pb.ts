@@ -1181,7 +1181,8 @@ export const ServiceStateSchema: GenEnum<ServiceState> = /*@__PURE__*/
  *
  * A caller that belongs to a tenant sees the services of that tenant alone: any other is SERVICE_NOT_FOUND, as if it did
  * not exist. PERMISSION_ESCALATION says that the caller's token does not cover every permission that the service has
- * before and after the change: nobody hands out, or takes over, what he lacks.
+ * before and after the change: nobody hands out, or takes over, what he lacks. Where the request itself names what is
+ * lacking, the ErrorInfo's metadata has it as `permission`.
  *
  * @generated from service service_identity.v1.ServiceIdentityService
  */
