@@ -49,12 +49,12 @@ const isNotTaken = ({ code, rawMessage }: ConnectError) => NOT_TAKEN.includes(co
 
 /** Ends a call as connect's signal says: nobody waits for it any more, or its message cannot be read. */
 const endBy = (reason: unknown, call: Call, message: AwaitedMessage): void => {
-  if (!(reason instanceof ConnectError)) return call.end("CANCELLED");
-  if (reason.code === Code.DeadlineExceeded) return call.end("DEADLINE");
+  if (!(reason instanceof ConnectError)) return void call.end("CANCELLED");
+  if (reason.code === Code.DeadlineExceeded) return void call.end("DEADLINE");
   // What has details is the call's own answer.
   if (reason.details.length > 0) return;
   const why = refusalOf(reason) ?? (isNotTaken(reason) ? reason : undefined);
-  if (!why || message.isThere) return call.end("CANCELLED");
+  if (!why || message.isThere) return void call.end("CANCELLED");
   message.refuse(why);
   mend(reason, failureOf(why, call.requestId), call);
 };

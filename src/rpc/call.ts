@@ -73,7 +73,7 @@ export class Call implements Waiting {
     this.#deadline = performance.now() + timeoutMs;
     if (timeoutMs <= 0) this.#ended = refusal("DEADLINE");
     else if (timeoutMs !== Infinity)
-      this.#timer = setTimeout(() => this.end("DEADLINE"), Math.min(timeoutMs, TIMER_MAX_MS));
+      this.#timer = setTimeout(() => void this.end("DEADLINE"), Math.min(timeoutMs, TIMER_MAX_MS));
   }
 
   /** The calling service. Handlers of anonymous methods must not ask for it. */
@@ -125,14 +125,18 @@ export class Call implements Waiting {
     return this.#ended;
   }
 
-  /** Ends the wait for this call's answer, where there is one still: transports also say so of calls that are answered. */
-  end(reason: Extract<Reason, "CANCELLED" | "DEADLINE"> | Error): void {
-    if (this.#ended || this.#closed) return;
+  /**
+   * Ends the wait for this call's answer, where there is one still: transports also say so of calls that are answered.
+   * @returns whether there was.
+   */
+  end(reason: Extract<Reason, "CANCELLED" | "DEADLINE"> | Error): boolean {
+    if (this.#ended || this.#closed) return false;
     this.#ended = reason instanceof Error ? reason : refusal(reason);
     this.#controller?.abort(this.#ended);
     for (const listener of this.#listeners ?? []) listener(this.#ended);
     this.#onEnd?.(this.#ended);
     this.#tellOver();
+    return true;
   }
 
   /** Settles as `work` does, or is rejected as soon as the call is cancelled or past its deadline. */

@@ -22,11 +22,16 @@ interface Listener {
 export interface GrpcCall {
   readonly stream: ServerHttp2Stream;
   readonly metadata: Metadata;
-  readonly handler: { readonly path: string };
+  readonly handler: { readonly path: string; readonly type: string };
   /** Its caller has sent all that he will. */
   readonly receivedHalfClose: boolean;
   /** What bounds a message as it comes. */
-  readonly decoder: { maxReadMessageLength: number };
+  readonly decoder: {
+    maxReadMessageLength: number;
+    /** 0 between messages. */
+    readonly readState: number;
+    write: (data: Buffer) => Buffer[];
+  };
   /** What bounds it once it is decompressed. */
   maxReceiveMessageSize: number;
   getDeadline(): Date | number;
@@ -69,6 +74,7 @@ export interface GrpcArrivalsOptions {
 }
 
 const INTERNAL: number = status.INTERNAL;
+const CUT_SHORT: Status = { code: status.INVALID_ARGUMENT, details: "the message is cut short" };
 const LATE: Status = { code: status.DEADLINE_EXCEEDED, details: "the deadline passed" };
 
 /** How often it is looked at what has not come. */
@@ -77,14 +83,34 @@ const LOOK_MS = 1_000;
 /** What grpc-js calls INTERNAL, as if it were our fault, past all that an interceptor may replace. */
 const SENDERS_FAULT = /^(Failed to decompress message|Invalid grpc-timeout|Error deserializing request)/;
 
-const blamed = (answer: Status): Status =>
-  answer.code === INTERNAL && SENDERS_FAULT.test(answer.details)
-    ? { ...answer, code: status.INVALID_ARGUMENT }
-    : answer;
+/** grpc-js and its health check quote what was sent: nghttp2 ends a connection with all its calls over 64 KiB of headers. */
+const DETAILS_MAX = 2_000;
+
+const blamed = ({ code, details, ...rest }: Status): Status => ({
+  ...rest,
+  code: code === INTERNAL && SENDERS_FAULT.test(details) ? status.INVALID_ARGUMENT : code,
+  details: details.length > DETAILS_MAX ? details.slice(0, DETAILS_MAX).toWellFormed() : details,
+});
+
+/** How many messages may come at once to reflection alone, which takes more than one. */
+const TOGETHER_MAX = 64;
+
+/** grpc-js decompresses at once whatever has come at once: hundreds of empty messages in one frame. */
+const boundMessages = ({ decoder, handler }: GrpcCall): void => {
+  const write = decoder.write.bind(decoder);
+  decoder.write = (data) => {
+    const messages = write(data);
+    // A second one refuses its call.
+    if (handler.type !== "bidi") return messages.slice(0, 2);
+    if (messages.length > TOGETHER_MAX) throw new Error(`Received more than ${TOGETHER_MAX} messages at once`);
+    return messages;
+  };
+};
 
 class Arrival implements GrpcArrival, Listener {
   readonly call: GrpcCall;
-  readonly since = performance.now();
+  /** When its message was asked for: until then its caller is looked up. */
+  since: number;
   /** What grpc-js does with the call by itself. */
   readonly #plain: GrpcCall;
   readonly #gate: Gate | undefined;
@@ -97,9 +123,11 @@ class Arrival implements GrpcArrival, Listener {
     this.#plain = Object.getPrototypeOf(call) as GrpcCall;
     this.#gate = gate;
     this.#onSettled = onSettled;
+    this.since = gate ? Infinity : performance.now();
     call.maxReceiveMessageSize = gate?.maxBytes ?? Math.min(call.maxReceiveMessageSize, ANONYMOUS_MAX_BYTES);
     call.decoder.maxReadMessageLength = call.maxReceiveMessageSize;
     call.sendStatus = (answer) => this.#answer(blamed(answer));
+    boundMessages(call);
     if (gate) call.start = (listener) => this.#start(listener);
   }
 
@@ -117,6 +145,7 @@ class Arrival implements GrpcArrival, Listener {
   }
 
   read(): void {
+    this.since = performance.now();
     this.#listener?.onReceiveMetadata(this.call.metadata);
   }
 
@@ -125,7 +154,8 @@ class Arrival implements GrpcArrival, Listener {
   }
 
   onReceiveHalfClose(): void {
-    this.#listener?.onReceiveHalfClose();
+    if (this.call.decoder.readState === 0) this.#listener?.onReceiveHalfClose();
+    else this.#answer(CUT_SHORT);
   }
 
   onCancel(): void {
@@ -139,9 +169,16 @@ class Arrival implements GrpcArrival, Listener {
 
   settle(answer: Status): void {
     this.#onSettled(this);
+    const { stream, receivedHalfClose } = this.call;
+    const hasBegun = stream.headersSent;
     this.#plain.sendStatus.call(this.call, answer);
+    if (receivedHalfClose) return;
     // Once the answer is on its way (RFC 9113, 8.1).
-    if (!this.call.receivedHalfClose) setImmediate(() => this.call.stream.close(constants.NGHTTP2_NO_ERROR));
+    const close = () => void setImmediate(() => stream.close(constants.NGHTTP2_NO_ERROR));
+    if (!hasBegun) return close();
+    // It stands in trailers, before which the peer must read what came.
+    stream.once("wantTrailers", close);
+    setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), LOOK_MS).unref();
   }
 
   expire(): void {

@@ -50,9 +50,10 @@ const takerOf = (call: Call, message: AwaitedMessage): Taker => ({
   cancel: () => call.end("CANCELLED"),
   expire: () => call.end("DEADLINE"),
   refuse(why) {
+    // grpc-js has a timer of its own, whose answer says no reason.
+    if (why.code === DEADLINE_EXCEEDED && call.end("DEADLINE")) return true;
     if (message.isThere) return false;
-    if (why.code === DEADLINE_EXCEEDED) call.end("DEADLINE");
-    else message.refuse(refusalOf(why));
+    message.refuse(refusalOf(why));
     return true;
   },
 });

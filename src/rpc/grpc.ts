@@ -3,6 +3,7 @@ import { type MethodDefinition, Server, type ServiceDefinition, type UntypedHand
 import type { Config } from "../config.ts";
 import { createGrpcArrivals } from "./grpc-arrivals.ts";
 import { createGrpcStream, createGrpcUnary } from "./grpc-calls.ts";
+import { readEveryHeader } from "./grpc-headers.ts";
 import { messageLimit } from "./message-limits.ts";
 import type { Method } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
@@ -38,6 +39,7 @@ export const createGrpcServer = (
   pipeline: Pipeline,
   methods: readonly Method[],
 ): Server => {
+  readEveryHeader();
   const all = methods.map((method) => ({
     ...served(pipeline, method),
     desc: method.desc,

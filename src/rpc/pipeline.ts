@@ -47,7 +47,7 @@ export interface Pipeline {
   ): Promise<Opened<Encoded>>;
   /** Ends the streams: callers resume them elsewhere. */
   endStreams(): void;
-  /** How many calls were received whose callers wait for their answers, or for more of a stream. */
+  /** How many calls were received whose callers have said what they want, and wait for answers, or for more of a stream. */
   underWay(): number;
 }
 
@@ -66,10 +66,7 @@ const mayCall = ({ rule }: MethodOf<unknown>, held: readonly string[]) => {
 };
 
 export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracing }: PipelineOptions): Pipeline => {
-  let underWay = 0;
-  const onOver = () => {
-    underWay--;
-  };
+  const underWay = new Set<Call>();
 
   // Nothing to wait for where none is sent, as in most calls.
   const actorBy = (header: HeaderReader, call: Call) => {
@@ -88,7 +85,10 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     const proving = actorBy(header, call);
     const actor = proving && (await proving);
     if (caller && actor) call.identify(caller, actor);
+    // Who is slow to say what he wants keeps no shutdown.
+    underWay.delete(call);
     const request = await decode();
+    if (!call.ended) underWay.add(call);
     if (caller) checkTenant(caller, actor, method.tenantOf(request));
     method.validate(request);
     return await method.handle(request, call);
@@ -156,12 +156,13 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
 
   return {
     receive(header, timeoutMs = callTimeoutMs) {
-      underWay++;
-      return new Call(requestIdOf(header), timeoutMs, onOver);
+      const call = new Call(requestIdOf(header), timeoutMs, () => underWay.delete(call));
+      underWay.add(call);
+      return call;
     },
     answer: tracing ? traced(tracing) : answer,
     open: tracing ? tracedOpen(tracing) : open,
     endStreams: streams.endAll,
-    underWay: () => underWay,
+    underWay: () => underWay.size,
   };
 };

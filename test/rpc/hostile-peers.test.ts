@@ -1,0 +1,189 @@
+import zlib from "node:zlib";
+import { create, toBinary } from "@bufbuild/protobuf";
+import { type DatabasePool, sql } from "slonik";
+import { afterAll, beforeAll, describe, expect, inject, onTestFinished, test, vi } from "vitest";
+import { HealthCheckRequestSchema } from "../../src/gen/grpc/health/v1/health_pb.ts";
+import type { RunningServer } from "../../src/server.ts";
+import { openPool } from "../support/admin.ts";
+import { type TestDatabase, createRootedDatabase } from "../support/database.ts";
+import { frame } from "../support/frames.ts";
+import { untilSomebodyWaits } from "../support/lock-waiters.ts";
+import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
+import { openGrpc, sendGrpc } from "../support/raw-grpc.ts";
+import { serve } from "../support/serve.ts";
+import { clientsOf } from "../support/service.ts";
+
+const LIST = "/org.v1.OrgService/ListTenants";
+const AUDIT = "/org.v1.OrgService/ListAuditEvents";
+const AUTHENTICATE = "/service_identity.v1.ServiceIdentityService/AuthenticateService";
+const CHECK = "/grpc.health.v1.Health/Check";
+const REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+const OK = "0";
+const INVALID_ARGUMENT = "3";
+const DEADLINE_EXCEEDED = "4";
+const RESOURCE_EXHAUSTED = "8";
+const UNAUTHENTICATED = "16";
+
+let database: TestDatabase;
+let server: RunningServer;
+let pool: DatabasePool;
+let logged: LoggedLines;
+beforeAll(async () => {
+  database = await createRootedDatabase();
+  logged = loggedLines();
+  server = await serve(database.url, { CALL_TIMEOUT: "500ms" }, logged.log);
+  pool = await openPool(database.url, 2);
+});
+afterAll(async () => {
+  await server.stop();
+  await pool.end();
+  await database.drop();
+});
+
+/** A token that no server remembers. */
+const freshToken = async () => {
+  const { services } = clientsOf("grpc", server)({});
+  const { serviceToken } = await services.authenticateService({ key: "root", secret: inject("rootSecret") });
+  return `Bearer ${serviceToken}`;
+};
+
+const checkOf = (service: string) => toBinary(HealthCheckRequestSchema, create(HealthCheckRequestSchema, { service }));
+
+const reasonIn = ({ details }: { readonly details: unknown }) =>
+  Buffer.from(String(details), "base64").toString("latin1");
+
+/** Looks up no token and lists no event while it runs `work`. */
+const whileLocked = <T>(
+  table: string,
+  work: (tx: Parameters<typeof untilSomebodyWaits>[0]) => Promise<T>,
+): Promise<T> =>
+  pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`LOCK TABLE ${sql.identifier([table])} IN ACCESS EXCLUSIVE MODE`);
+    return work(tx);
+  });
+
+test("of a message hardly anything leaves its sender before its caller was looked up", async () => {
+  const authorization = await freshToken();
+  const session = openGrpc(server);
+  const { waiting } = await whileLocked("service_sessions", async (tx) => {
+    const call = sendGrpc(session, LIST, frame(Buffer.alloc(1_000_000)), true, { authorization });
+    await untilSomebodyWaits(tx);
+    // By its answer all that could come before it has come.
+    expect(await sendGrpc(session, CHECK, frame(""), true)).toMatchObject({ status: OK });
+    expect((session.socket as { readonly bytesWritten: number }).bytesWritten).toBeLessThan(200_000);
+    return { waiting: call };
+  });
+  expect((await waiting).status).toBe(INVALID_ARGUMENT);
+});
+
+test("a caller who is looked up for longer than CALL_TIMEOUT keeps the deadline of his own", async () => {
+  const headers = { authorization: await freshToken(), "grpc-timeout": "30S" };
+  const answer = await whileLocked("service_sessions", async (tx) => {
+    const waiting = sendGrpc(openGrpc(server), LIST, frame(""), true, headers);
+    await untilSomebodyWaits(tx);
+    // CALL_TIMEOUT later, and once more, since it is looked at only now and then what is late.
+    for (let round = 0; round < 3; round++)
+      await sendGrpc(openGrpc(server), AUTHENTICATE, frame("x").subarray(0, 5), false);
+    return { waiting };
+  });
+  expect(await answer.waiting).toMatchObject({ status: OK });
+});
+
+test("a caller's deadline that passes while his answer is made has its reason, whosever timer is first", async () => {
+  const authorization = await freshToken();
+  const ids = Array.from({ length: 20 }, (_, n) => `late ${n}`);
+  const answers = await whileLocked("audit_events", () =>
+    Promise.all(
+      ids.map((id) => {
+        const headers = { authorization, "grpc-timeout": "100m", "x-request-id": id };
+        return sendGrpc(openGrpc(server), AUDIT, frame(""), true, headers);
+      }),
+    ),
+  );
+  for (const answer of answers) expect(reasonIn(answer)).toContain("DEADLINE");
+  for (const id of ids) expect(logged.of(id)).toMatchObject([{ reason: "DEADLINE" }]);
+});
+
+describe("a header that is not printable", () => {
+  test.each(["abc\u00e9", "abc\tdef"])("is an actor token that is none, and not no actor: %j", async (token) => {
+    const headers = { authorization: await freshToken(), "x-actor-token": token };
+    const answer = await sendGrpc(openGrpc(server), LIST, frame(""), true, headers);
+    expect(answer.status).toBe(UNAUTHENTICATED);
+    expect(reasonIn(answer)).toContain("ACTOR_TOKEN_INVALID");
+  });
+
+  test("is written nowhere: it may be a token", async () => {
+    const said = ["error", "warn", "log", "info"] as const;
+    const spies = said.map((name) => vi.spyOn(console, name).mockImplementation(() => undefined));
+    onTestFinished(() => spies.forEach((spy) => spy.mockRestore()));
+    const headers = { authorization: `${await freshToken()}\u00e9` };
+    expect((await sendGrpc(openGrpc(server), LIST, frame(""), true, headers)).status).toBe(UNAUTHENTICATED);
+    for (const spy of spies) expect(spy).not.toHaveBeenCalled();
+  });
+});
+
+describe("what one call sends ends no other of its connection", () => {
+  test.each([
+    ["a long deadline that is none", AUTHENTICATE, frame(""), { "grpc-timeout": "x".repeat(45_000) }],
+    ["a long name of an encoding", AUTHENTICATE, frame("", 1), { "grpc-encoding": "x".repeat(45_000) }],
+    ["a long name of a service", CHECK, frame(checkOf('"'.repeat(60_000))), {}],
+  ])("%s", async (_, path, bytes, headers) => {
+    const session = openGrpc(server);
+    expect((await sendGrpc(session, path, bytes, true, headers)).status).not.toBe(OK);
+    expect(await sendGrpc(session, CHECK, frame(""), true)).toMatchObject({ status: OK, rst: 0 });
+  });
+
+  test.each([
+    ["an RPC, of which two alone are decompressed", AUTHENTICATE, 2],
+    ["reflection, which refuses so many", REFLECT, 0],
+  ])("many compressed messages at once, to %s", async (_, path, most) => {
+    const inflated = vi.spyOn(zlib, "createGunzip");
+    onTestFinished(() => inflated.mockRestore());
+    const many = Buffer.concat(Array.from({ length: 300 }, () => frame(zlib.gzipSync(""), 1)));
+    const answer = await sendGrpc(openGrpc(server), path, many, false, { "grpc-encoding": "gzip" });
+    expect(answer.status).toBe(most === 0 ? RESOURCE_EXHAUSTED : "12");
+    expect(inflated.mock.calls.length).toBeLessThanOrEqual(most);
+  });
+});
+
+describe("a deadline by grpc-timeout", () => {
+  test.each(["2592000S", "99999999H"])("of a month and more is one: %s", async (timeout) => {
+    const headers = { authorization: await freshToken(), "grpc-timeout": timeout };
+    expect(await sendGrpc(openGrpc(server), LIST, frame(""), true, headers)).toMatchObject({ status: OK });
+  });
+
+  test.each(["-5S", "123456789S", "junk5Sjunk", "5"])("of another form is refused: %s", async (timeout) => {
+    const headers = { authorization: await freshToken(), "grpc-timeout": timeout };
+    const answer = await sendGrpc(openGrpc(server), LIST, frame(""), true, headers);
+    expect(answer.status).toBe(INVALID_ARGUMENT);
+  });
+});
+
+test.each([
+  ["alone", frame("abc").subarray(0, 6)],
+  ["after another", Buffer.concat([frame(""), frame("abc").subarray(0, 6)])],
+])("a message that is cut short, %s, is refused as one that cannot be read", async (_, bytes) => {
+  const headers = { authorization: await freshToken() };
+  const answer = await sendGrpc(openGrpc(server), LIST, bytes, true, headers);
+  expect(answer.status).toBe(INVALID_ARGUMENT);
+  expect(reasonIn(answer)).toContain("INVALID_REQUEST");
+});
+
+test("reflection that is kept open is answered, and ends with its status after CALL_TIMEOUT", async () => {
+  // list_services: ""
+  const request = frame(Buffer.from([0x3a, 0x00]));
+  const answer = await sendGrpc(openGrpc(server), REFLECT, request, false);
+  expect(answer).toMatchObject({ status: DEADLINE_EXCEEDED, rst: 0 });
+});
+
+test("messages that do not come do not keep a shutdown for the whole SHUTDOWN_GRACE", async () => {
+  const leaving = await serve(database.url, { SHUTDOWN_DELAY: "0ms", SHUTDOWN_GRACE: "10m", CALL_TIMEOUT: "10m" });
+  const session = openGrpc(leaving);
+  session.on("error", () => undefined);
+  const stream = session.request({ ":method": "POST", ":path": AUTHENTICATE, "content-type": "application/grpc" });
+  stream.on("error", () => undefined).write(frame("x").subarray(0, 5));
+  // What came before it on this connection is there.
+  await sendGrpc(session, CHECK, frame(""), true);
+  await leaving.stop();
+});
