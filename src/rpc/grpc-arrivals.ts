@@ -170,7 +170,7 @@ class Arrival implements GrpcArrival, Listener {
   settle(answer: Status): void {
     this.#onSettled(this);
     const { stream, receivedHalfClose } = this.call;
-    const hasBegun = stream.headersSent;
+    const hasBegun = !receivedHalfClose && stream.headersSent;
     this.#plain.sendStatus.call(this.call, answer);
     if (receivedHalfClose) return;
     // Once the answer is on its way (RFC 9113, 8.1).

@@ -81,13 +81,16 @@ const deliver = (message: AwaitedMessage, { desc }: Method, bytes: Buffer): void
   }
 };
 
-/** What was taken in, by the metadata that grpc-js hands on. */
+/** What was taken in, on the metadata that grpc-js hands on: a WeakMap's entries cost more than all of what is kept. */
 const createTaken = <Taken>() => {
-  const taken = new WeakMap<Metadata, Taken>();
+  const key = Symbol("taken");
+  type Kept = Metadata & { [key]?: Taken };
   return {
-    keep: ({ call }: GrpcArrival, one: Taken) => void taken.set(call.metadata, one),
+    keep({ call }: GrpcArrival, one: Taken) {
+      (call.metadata as Kept)[key] = one;
+    },
     of({ metadata }: Pick<RawCall, "metadata">): Taken {
-      const one = taken.get(metadata);
+      const { [key]: one } = metadata as Kept;
       if (!one) throw new Error("a call that was not taken in");
       return one;
     },
