@@ -34,11 +34,13 @@ export interface NewCode {
   readonly attemptMax: number;
 }
 
+/** None where the tenant is suspended. */
 export const insertCode = (code: NewCode) => sql.type(insertCodeRow)`
   INSERT INTO otp_codes (otp_id, tenant_id, user_id, destination_text, channel_code, purpose_code, code_hash_text,
     attempt_max, expiry_utc)
-  VALUES (${code.otpId}::uuid, ${code.tenantId}::uuid, ${code.userId}::uuid, ${code.destination}, ${code.channelCode},
-    ${code.purposeCode}, ${code.hash}, ${code.attemptMax}, now() + ${code.ttlMs}::float8 * interval '1 millisecond')
+  SELECT ${code.otpId}::uuid, t.tenant_id, ${code.userId}::uuid, ${code.destination}, ${code.channelCode},
+    ${code.purposeCode}, ${code.hash}, ${code.attemptMax}::int, now() + ${code.ttlMs}::float8 * interval '1 millisecond'
+  FROM tenants t WHERE t.tenant_id = ${code.tenantId}::uuid AND t.tenant_state_code = 'active'
   RETURNING created_utc, expiry_utc`;
 
 /**

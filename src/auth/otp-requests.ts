@@ -13,7 +13,7 @@ import type { AuthParts } from "./parts.ts";
 import { originOf, selectByContact } from "./password-proofs.ts";
 import { activeTenant } from "./tenants.ts";
 import type { Limit } from "./throttles.ts";
-import { type UserRow, shareUser } from "./users.ts";
+import { type UserRow, lockUser } from "./users.ts";
 
 const HOUR_MS = 3_600_000;
 const PHONE_LENGTH_MAX = 32;
@@ -94,9 +94,9 @@ export const otpRequestHandlers = (parts: AuthParts) => {
       const otpId = uuidv7();
       const row = await transact(db, call, async (tx) => {
         // Whoever erases the user or changes its contact has been before us, or finds the code. No user has a code's id.
-        const user = await tx.maybeOne(shareUser(tenantId, found.user_id ?? otpId));
+        const user = await tx.maybeOne(lockUser(tenantId, found.user_id ?? otpId));
         const isTheirs = user !== null && contactsOf(user).includes(contact.text);
-        const inserted = await tx.one(
+        const inserted = await tx.maybeOne(
           insertCode({
             otpId,
             tenantId,
@@ -110,6 +110,7 @@ export const otpRequestHandlers = (parts: AuthParts) => {
             attemptMax,
           }),
         );
+        if (!inserted) return refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
         await enqueueCode(tx, otpId);
         return inserted;
       });

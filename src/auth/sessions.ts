@@ -10,6 +10,7 @@ import type { Tx } from "../db/transact.ts";
 import type { TokenPairSchema } from "../gen/auth/v1/auth_pb.ts";
 import type { Macs } from "../macs.ts";
 import type { Call } from "../rpc/call.ts";
+import { refusal } from "../rpc/refusal.ts";
 import type { AccessTokens } from "./access-tokens.ts";
 import type { Client } from "./clients.ts";
 import { networkTag } from "./login-networks.ts";
@@ -36,7 +37,10 @@ export interface OpenedSession {
 }
 
 export interface Sessions {
-  /** Opens a session. The caller's transaction has locked the user's row, FOR SHARE at least, and found it active. */
+  /**
+   * Opens a session. The caller's transaction has locked the user's row by `lockUser`, and found it active.
+   * @throws TENANT_SUSPENDED where that was answered since the tenant was looked at
+   */
   open(tx: Tx, call: Call, signIn: SignIn): Promise<OpenedSession>;
   /** The tokens that the client gets; after the commit. */
   tokens(session: OpenedSession): Promise<MessageInitShape<typeof TokenPairSchema>>;
@@ -86,7 +90,7 @@ const networkStaleMs = ({ knownNetworkMs }: Config["sessions"]) => Math.min(DAY_
 
 /**
  * One round trip for all that a login writes: the session, its network at most once a day, and the end of the oldest
- * sessions beyond the bound. What another login has locked, that one ends.
+ * sessions beyond the bound. What another login has locked, that one ends. None where the tenant is suspended by now.
  */
 const insertSession = (session: NewSession, { tenantId, userId, client }: SignIn, config: Config["sessions"]) =>
   sql.prepared("insert-session", openedRow)`
@@ -117,9 +121,10 @@ const insertSession = (session: NewSession, { tenantId, userId, client }: SignIn
   )
   INSERT INTO refresh_sessions (session_id, user_id, tenant_id, refresh_token_hash_text, client_user_agent_text,
     client_ip_text, refresh_seed, expiry_utc, hard_expiry_utc)
-  VALUES (${session.sessionId}::uuid, ${userId}::uuid, ${tenantId}::uuid, ${session.tokenHash}, ${client.userAgent},
+  SELECT ${session.sessionId}::uuid, ${userId}::uuid, t.tenant_id, ${session.tokenHash}, ${client.userAgent},
     ${client.ip}, ${sql.binary(session.seed)}, now() + ${config.idleTtlMs}::float8 * interval '1 millisecond',
-    now() + ${config.maxTtlMs}::float8 * interval '1 millisecond')
+    now() + ${config.maxTtlMs}::float8 * interval '1 millisecond'
+  FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid AND t.tenant_state_code = 'active'
   RETURNING user_id, tenant_id, expiry_utc, now() AS now_utc, ARRAY(SELECT e.session_id FROM ended e) AS ended_ids`;
 
 const updateEnded = (sessionId: string, reason: EndReason) => sql.type(sessionIdRow)`
@@ -173,7 +178,9 @@ export const createSessions = ({ macs, accessTokens, config }: SessionsOptions):
       tokenHash: macs.tag("refresh-token", refreshToken),
       networkHash: client.network === undefined ? null : networkTag(macs, tenantId, client.network),
     };
-    const row = await tx.one(insertSession(session, signIn, config));
+    const row = await tx.maybeOne(insertSession(session, signIn, config));
+    // Thrown, for what else the sign-in has written to be undone.
+    if (!row) throw refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
     await recordEvent(tx, call, {
       action: "auth.session.create",
       tenantId,

@@ -27,7 +27,7 @@ const codeRow = z.object({
 });
 type CodeRow = z.output<typeof codeRow>;
 
-/** A code that is worth sending: of an active user, and neither spent, expired nor ended by a newer one. */
+/** A code that is worth sending: of an active user, and neither spent, guessed at too often, expired nor ended by a newer one. */
 const selectCode = (otpId: string) => sql.type(codeRow)`
   SELECT o.otp_id, o.destination_text, o.channel_code, o.purpose_code, o.code_hash_text,
     (extract(epoch FROM o.expiry_utc - now()) * 1000)::float8 AS remaining_ms, t.tenant_label
@@ -35,7 +35,7 @@ const selectCode = (otpId: string) => sql.type(codeRow)`
   JOIN users u ON u.tenant_id = o.tenant_id AND u.user_id = o.user_id
   JOIN tenants t ON t.tenant_id = o.tenant_id
   WHERE o.otp_id = ${otpId}::uuid AND o.consumed_utc IS NULL AND o.expiry_utc > now()
-    AND u.user_state_code = 'active' AND u.erased_utc IS NULL
+    AND o.attempt_count < o.attempt_max AND u.user_state_code = 'active' AND u.erased_utc IS NULL
     AND NOT EXISTS (
       SELECT FROM otp_codes n
       WHERE n.tenant_id = o.tenant_id AND n.destination_text = o.destination_text AND n.purpose_code = o.purpose_code

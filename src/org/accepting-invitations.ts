@@ -47,10 +47,12 @@ const selectTenantState = (tenantId: string) =>
   sql.type(tenantStateCodeRow)`
   SELECT t.tenant_state_code FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
+/** None where it has expired, or its tenant is suspended, by now. */
 const updateAccepted = ({ tenant_id, invite_id }: InvitationRow, userId: string) =>
   sql.type(inviteIdRow)`
   UPDATE invitations SET accepted_utc = statement_timestamp(), accepted_user_id = ${userId}::uuid
-  WHERE tenant_id = ${tenant_id}::uuid AND invite_id = ${invite_id}::uuid
+  WHERE tenant_id = ${tenant_id}::uuid AND invite_id = ${invite_id}::uuid AND expiry_utc > statement_timestamp()
+    AND EXISTS (SELECT FROM tenants t WHERE t.tenant_id = ${tenant_id}::uuid AND t.tenant_state_code = 'active')
   RETURNING invite_id`;
 
 /** What an invitation and the user of its contact are, at one moment. */
@@ -139,7 +141,11 @@ const accept = async (
   if (!user) return changedMeanwhile;
   const userId = user.user_id;
   const assignment = await assignTarget(tx, call, invitation, userId);
-  await tx.one(updateAccepted(invitation, userId));
+  if (!(await tx.maybeOne(updateAccepted(invitation, userId)))) {
+    // Somebody held the contact until the invitation had expired, or its tenant was suspended. Thrown, as above.
+    const now = await tx.one(selectInvitation(invitation.tenant_id, invitation.invite_id));
+    throw (await refuseEnded(tx, now)) ?? refusal("INVITATION_EXPIRED", { invitation_id: invitation.invite_id });
+  }
   const payload = { user_id: userId, ...(assignment && { assignment_id: assignment.assignment_id }) };
   await recordEvent(tx, call, { ...invitationEvent("org.invitation.accept", invitation), payload });
   return { userId, invitation: await tx.one(selectInvitation(invitation.tenant_id, invitation.invite_id)), assignment };

@@ -1,7 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { type Actors, type AuditEvent, recordEvents } from "../audit/record.ts";
-import { BATCH, changedRow, inBatches } from "../db/batches.ts";
+import { BATCH } from "../db/batches.ts";
 import type { Tx } from "../db/transact.ts";
 import { assignmentEvent, assignmentRow } from "./assignments.ts";
 import { invitationEvent } from "./invitations.ts";
@@ -51,38 +51,27 @@ const endGrants = ({ tenant_id, user_id }: Leaving) => sql.type(grantRow)`
     (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
     (extract(epoch FROM cancelled_utc) * 1000000)::bigint AS cancelled_us`;
 
-// Said twice that it is open: of one that was accepted while this waited for its row, the latter is asked again.
-const revokeInvitations = ({ tenant_id, email_addr, phone_e164 }: Leaving) => sql.type(invitationKeyRow)`
-  UPDATE invitations SET revoked_utc = statement_timestamp()
-  WHERE invite_id = ANY (ARRAY(
-    SELECT i.invite_id FROM invitations i
-    WHERE i.tenant_id = ${tenant_id}::uuid AND i.email_addr = ${email_addr}::text
-      AND i.accepted_utc IS NULL AND i.revoked_utc IS NULL AND i.expiry_utc > statement_timestamp()
-    UNION
-    SELECT i.invite_id FROM invitations i
-    WHERE i.tenant_id = ${tenant_id}::uuid AND i.phone_e164 = ${phone_e164}::text
-      AND i.accepted_utc IS NULL AND i.revoked_utc IS NULL AND i.expiry_utc > statement_timestamp()
-    LIMIT ${BATCH}
-  )) AND accepted_utc IS NULL AND revoked_utc IS NULL
-  RETURNING tenant_id, invite_id`;
+const leftRow = invitationKeyRow.extend({ revoked: z.boolean() });
 
-/** Those to the user's contacts, and those that it accepted, perhaps under a former contact. */
-const clearInvitations = ({ tenant_id, user_id, email_addr, phone_e164 }: Leaving) => sql.type(changedRow)`
-  WITH cleared AS (
-    UPDATE invitations SET email_addr = NULL, phone_e164 = NULL
-    WHERE invite_id = ANY (ARRAY(
-      SELECT i.invite_id FROM invitations i WHERE i.tenant_id = ${tenant_id}::uuid AND i.email_addr = ${email_addr}::text
-      UNION
-      SELECT i.invite_id FROM invitations i WHERE i.tenant_id = ${tenant_id}::uuid AND i.phone_e164 = ${phone_e164}::text
-      UNION
-      SELECT i.invite_id FROM invitations i
-      WHERE i.tenant_id = ${tenant_id}::uuid AND i.accepted_user_id = ${user_id}::uuid
-        AND (i.email_addr IS NOT NULL OR i.phone_e164 IS NOT NULL)
-      LIMIT ${BATCH}
-    ))
-    RETURNING 1
-  )
-  SELECT count(*) AS count FROM cleared`;
+/**
+ * Takes the contact from the invitations to the user's contacts, and from those that it accepted, perhaps under a former
+ * one; what is open ends by the same statement, since one that is made meanwhile is seen by a later batch alone.
+ */
+const leaveInvitations = ({ tenant_id, user_id, email_addr, phone_e164 }: Leaving) => sql.type(leftRow)`
+  UPDATE invitations i SET email_addr = NULL, phone_e164 = NULL,
+    revoked_utc = CASE WHEN i.accepted_utc IS NULL AND i.revoked_utc IS NULL AND i.expiry_utc > statement_timestamp()
+      THEN statement_timestamp() ELSE i.revoked_utc END
+  WHERE i.invite_id = ANY (ARRAY(
+    SELECT x.invite_id FROM invitations x WHERE x.tenant_id = ${tenant_id}::uuid AND x.email_addr = ${email_addr}::text
+    UNION
+    SELECT x.invite_id FROM invitations x WHERE x.tenant_id = ${tenant_id}::uuid AND x.phone_e164 = ${phone_e164}::text
+    UNION
+    SELECT x.invite_id FROM invitations x
+    WHERE x.tenant_id = ${tenant_id}::uuid AND x.accepted_user_id = ${user_id}::uuid
+      AND (x.email_addr IS NOT NULL OR x.phone_e164 IS NOT NULL)
+    LIMIT ${BATCH}
+  ))
+  RETURNING i.tenant_id, i.invite_id, coalesce(i.revoked_utc = statement_timestamp(), false) AS revoked`;
 
 const recordEach = async (tx: Tx, call: Actors, next: () => Promise<readonly AuditEvent[]>): Promise<void> => {
   for (;;) {
@@ -103,8 +92,10 @@ export const endRights = async (tx: Tx, call: Actors, user: Leaving): Promise<vo
   await recordEach(tx, call, async () =>
     (await tx.any(endGrants(user))).map((row) => grantEvent("org.visibility.revoke", row)),
   );
-  await recordEach(tx, call, async () =>
-    (await tx.any(revokeInvitations(user))).map((row) => invitationEvent("org.invitation.revoke", row)),
-  );
-  await inBatches(tx, clearInvitations(user));
+  for (;;) {
+    const left = await tx.any(leaveInvitations(user));
+    if (left.length === 0) return;
+    const ended = left.filter(({ revoked }) => revoked).map((row) => invitationEvent("org.invitation.revoke", row));
+    if (ended.length > 0) await recordEvents(tx, call, ended);
+  }
 };

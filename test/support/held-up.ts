@@ -1,0 +1,33 @@
+import type { DatabaseTransactionConnection, QuerySqlToken } from "slonik";
+import { untilSomebodyWaits } from "./lock-waiters.ts";
+import type { TestService } from "./service.ts";
+
+/** Locks rows, makes a call that must wait for them, does something meanwhile, and lets it go on. */
+export const heldUp = async <T>(
+  { pool }: Pick<TestService, "pool">,
+  lock: QuerySqlToken,
+  call: () => Promise<T>,
+  meanwhile: (tx: DatabaseTransactionConnection) => Promise<unknown>,
+): Promise<T> => {
+  const { waited } = await pool.transaction(async (tx) => {
+    await tx.query(lock);
+    const waiting = call();
+    // Awaited below; until then a refusal is nobody's.
+    waiting.catch(() => undefined);
+    await untilSomebodyWaits(tx);
+    await meanwhile(tx);
+    return { waited: waiting };
+  });
+  return waited;
+};
+
+/** Makes a call while rows are locked, for which it must not wait. */
+export const despite = <T>(
+  { pool }: Pick<TestService, "pool">,
+  lock: QuerySqlToken,
+  call: () => Promise<T>,
+): Promise<T> =>
+  pool.transaction(async (tx) => {
+    await tx.query(lock);
+    return call();
+  });
