@@ -9,7 +9,7 @@ import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import type { AuthParts } from "./parts.ts";
 import { endSessions } from "./sessions.ts";
-import { type UserRow, lockUser, userEvent, userMessage, userNotFound, userRow } from "./users.ts";
+import { type UserRow, lockUserForErasure, userEvent, userMessage, userNotFound, userRow } from "./users.ts";
 
 const identIdRow = z.object({ ident_id: z.string() });
 
@@ -78,7 +78,7 @@ export const erasureHandlers = ({ db }: AuthParts) =>
   ({
     async eraseUser({ tenantId, userId }, call) {
       const row = await transact(db, call, async (tx) => {
-        const before = await tx.maybeOne(lockUser(tenantId, userId));
+        const before = await tx.maybeOne(lockUserForErasure(tenantId, userId));
         if (!before) return userNotFound(userId);
         if (before.erased_utc !== null) return before;
         const erased = await erase(tx, call, before);

@@ -16,7 +16,7 @@ import type { AuthParts } from "./parts.ts";
 import { type Origin, originOf } from "./password-proofs.ts";
 import { activeTenant, selectTenant } from "./tenants.ts";
 import type { Try } from "./throttles.ts";
-import { type UserRow, shareUser, userEvent, userMessage, userRow } from "./users.ts";
+import { type UserRow, lockUser, userEvent, userMessage, userRow } from "./users.ts";
 
 const NAME_MAX_CHARACTERS = 200;
 
@@ -63,7 +63,7 @@ const displayName = (name = ""): string | null => {
 };
 
 const findLinked = async (tx: Tx, tenantId: string, userId: string, subject: string) => {
-  const user = await tx.maybeOne(shareUser(tenantId, userId));
+  const user = await tx.maybeOne(lockUser(tenantId, userId));
   const linked = await tx.maybeOne(selectGoogleIdentity(tenantId, subject));
   if (linked?.user_id !== userId) return changedMeanwhile;
   return user && isActive(user) ? { user, created: false } : refusal("INVALID_CREDENTIALS");

@@ -9,7 +9,7 @@ import { updatePasswordHash } from "./identities.ts";
 import { networkTags } from "./login-networks.ts";
 import type { AuthParts } from "./parts.ts";
 import type { Verdict } from "./passwords.ts";
-import { type UserRow, lockUser, shareUser } from "./users.ts";
+import { type UserRow, lockUser } from "./users.ts";
 
 /** A tenant, and the user in it that was named, if there is one. */
 const namedRow = z.object({
@@ -123,8 +123,7 @@ const prove = async <T>(
   const { tenantId } = claim;
   // Whatever ends sessions or changes the password waits for us or has been before us: nothing is decided by what was
   // read before the lock.
-  const lock = replacement === undefined ? shareUser : lockUser;
-  const user = await tx.maybeOne(lock(tenantId, userId));
+  const user = await tx.maybeOne(lockUser(tenantId, userId));
   if (user?.user_state_code !== "active") return refusal("INVALID_CREDENTIALS");
   const present = await tx.maybeOne(selectHash(userId));
   if (present?.password_hash_text !== verified.password_hash_text) return CHANGED;

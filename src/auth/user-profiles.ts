@@ -2,6 +2,7 @@ import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
+import { changedMeanwhile, lookAgain } from "../db/looks.ts";
 import { sqlStateOf } from "../db/sql-state.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { AuthService, CreateUserRequest, UpdateUserRequest } from "../gen/auth/v1/auth_pb.ts";
@@ -91,13 +92,10 @@ const takenContact = async (tx: Tx, tenantId: string, userId: string, profile: P
   return taken.phone_taken ? refusal("PHONE_TAKEN") : undefined;
 };
 
-// Whoever had the id or contact has let go of it since: the caller may try again.
-const takenNoMore = () => refusal("CONFLICT");
-
-/** The answer to a create whose id or contact is there already. What the request leaves out is not compared. */
+/** The answer to a create whose id or contact was there already. What the request leaves out is not compared. */
 const created = async (tx: Tx, tenantId: string, userId: string, profile: Profile) => {
   const present = await tx.maybeOne(selectUserAnywhere(userId));
-  if (!present) return (await takenContact(tx, tenantId, userId, profile)) ?? takenNoMore();
+  if (!present) return (await takenContact(tx, tenantId, userId, profile)) ?? changedMeanwhile;
   const has = profileOf(present);
   const isSame = (name: keyof Profile) => profile[name] === null || profile[name] === has[name];
   return present.tenant_id === tenantId.toLowerCase() && isSame("email") && isSame("phone") && isSame("display_name")
@@ -113,7 +111,8 @@ const writeProfile = async (tx: Tx, tenantId: string, userId: string, profile: P
     return await tx.transaction((savepoint) => savepoint.one(updateProfile(tenantId, userId, profile)));
   } catch (error) {
     if (sqlStateOf(error) !== UNIQUE_VIOLATION) throw error;
-    return (await takenContact(tx, tenantId, userId, profile)) ?? takenNoMore();
+    // Whoever had it may have let go of it since.
+    return (await takenContact(tx, tenantId, userId, profile)) ?? changedMeanwhile;
   }
 };
 
@@ -176,7 +175,7 @@ const changeProfile = async (tx: Tx, call: Call, before: UserRow, changes: Parti
   if (fields.length === 0) return before;
   if (contacts.length > 0 && profile.email === null && profile.phone === null) return refusal("LAST_CONTACT");
   const row = await writeProfile(tx, tenantId, userId, profile);
-  if (row instanceof Refusal) return row;
+  if (!row || row instanceof Refusal) return row;
   const left = contacts.map((name) => old[name]).filter((text) => text !== null);
   if (left.length > 0) {
     await tx.any(endCodesTo(tenantId, userId, left));
@@ -196,22 +195,27 @@ export const userProfileHandlers = ({ db, passwords }: AuthParts) =>
         password === undefined
           ? undefined
           : await passwords.hash(call, await checkNewPassword(password, "password", own));
-      const row = await transact(db, call, async (tx) => {
+      const create = async (tx: Tx) => {
         const missing = await missingTenant(tx, tenantId);
         if (missing) return missing;
         const made = await makeUser(tx, call, { tenantId, userId, profile, hash });
         return made ?? created(tx, tenantId, userId, profile);
-      });
+      };
+      // Whoever had the id or contact may have let go of it since it was in the way.
+      const row = await lookAgain(() => transact(db, call, create));
+      if (row instanceof Refusal) throw row;
       return { user: userMessage(row) };
     },
 
     async updateUser(request, call) {
       const { tenantId, userId } = request;
       const changes = readChanges(request);
-      const row = await transact(db, call, async (tx) => {
+      const update = async (tx: Tx) => {
         const before = changeableUser(await tx.maybeOne(lockUser(tenantId, userId)), userId);
         return before instanceof Refusal ? before : changeProfile(tx, call, before, changes);
-      });
+      };
+      const row = await lookAgain(() => transact(db, call, update));
+      if (row instanceof Refusal) throw row;
       return { user: userMessage(row) };
     },
   }) satisfies Partial<Handlers<typeof AuthService>>;

@@ -29,19 +29,22 @@ export const selectUser = (tenantId: string, userId: string) => sql.prepared("se
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid`;
 
-/** For what ends sessions, or changes identities or contacts: it waits for sessions that are being made, and they for it. */
+/**
+ * For what makes or ends sessions, asks for codes, or changes identities or contacts: one after the other. Those who make
+ * sessions do not share it, for enough of them would keep who ends them waiting for ever.
+ */
 export const lockUser = (tenantId: string, userId: string) => sql.type(userRow)`
   SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
   FOR NO KEY UPDATE`;
 
-/** For what makes sessions: whoever has `lockUser` waits for it, and it for him, but logins do not wait for each other. */
-export const shareUser = (tenantId: string, userId: string) => sql.type(userRow)`
+/** For an erasure, which also waits for whoever gives the user rights, and they for it. */
+export const lockUserForErasure = (tenantId: string, userId: string) => sql.type(userRow)`
   SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
-  FOR SHARE`;
+  FOR UPDATE`;
 
 const selectUserByEmail = (tenantId: string, email: string) => sql.prepared("select-user-by-email", userRow)`
   SELECT u.user_id, u.tenant_id, u.email_addr, u.phone_e164, u.display_label, u.user_state_code, u.email_verified_utc,

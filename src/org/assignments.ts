@@ -87,12 +87,12 @@ const insertAssignment = (assignment: NewAssignment) => sql.prepared("insert-ass
 const shareUserOf = (tenantId: string, assignmentId: string) => sql.type(userIdRow)`
   SELECT u.user_id FROM org_assignments a JOIN users u ON u.user_id = a.user_id
   WHERE a.tenant_id = ${tenantId}::uuid AND a.assignment_id = ${assignmentId}::uuid
-  FOR SHARE OF u`;
+  FOR KEY SHARE OF u`;
 
 const shareRoleOf = (tenantId: string, assignmentId: string) => sql.type(roleIdRow)`
   SELECT r.role_id FROM org_assignments a JOIN roles r ON r.role_id = a.role_id
   WHERE a.tenant_id = ${tenantId}::uuid AND a.assignment_id = ${assignmentId}::uuid
-  FOR SHARE OF r`;
+  FOR KEY SHARE OF r`;
 
 const selectAssignmentForUpdate = (tenantId: string, assignmentId: string) => sql.type(assignmentIdRow)`
   SELECT a.assignment_id FROM org_assignments a

@@ -4,12 +4,13 @@ import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
+import { changedMeanwhile, lookAgain } from "../db/looks.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import { type CapabilitySchema, ListCapabilitiesRequestSchema, type OrgService } from "../gen/org/v1/org_pb.ts";
 import { requireTenantless } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, keyText, readPage } from "../rpc/page.ts";
-import { type Refusal, refusal } from "../rpc/refusal.ts";
+import { Refusal, refusal } from "../rpc/refusal.ts";
 import type { OrgParts } from "./parts.ts";
 
 const roleIdRow = z.object({ role_id: z.string() });
@@ -89,25 +90,26 @@ export const holdCapabilities = async (tx: Tx, keys: readonly string[]): Promise
   return missing[0] === undefined ? rows.map((row) => row.cap_id) : notFound(missing[0]);
 };
 
-/** The answer to a create whose id or key is there already. */
+/** The answer to a create whose id or key was there already. */
 const created = async (tx: Tx, capabilityId: string, key: string) => {
   const present = await tx.any(selectByIdOrKey(capabilityId, key));
   const sameId = present.find((row) => row.cap_id === capabilityId.toLowerCase());
   if (sameId) return sameId.cap_key === key ? sameId : refusal("CAPABILITY_ID_TAKEN", { capability_id: capabilityId });
-  // Where none is there any more it was deleted meanwhile: the caller may try again.
-  return present.length > 0 ? refusal("CAPABILITY_KEY_TAKEN", { key }) : refusal("CONFLICT");
+  return present.length > 0 ? refusal("CAPABILITY_KEY_TAKEN", { key }) : changedMeanwhile;
 };
 
 export const capabilityHandlers = ({ db }: OrgParts) =>
   ({
     async createCapability({ capabilityId = uuidv7(), key }, call) {
       requireTenantless(call);
-      const row = await transact(db, call, async (tx) => {
+      const create = async (tx: Tx) => {
         const inserted = await tx.maybeOne(insertCapability(capabilityId, key));
         if (!inserted) return created(tx, capabilityId, key);
         await recordEvent(tx, call, capabilityEvent("org.capability.create", inserted));
         return inserted;
-      });
+      };
+      const row = await lookAgain(() => transact(db, call, create));
+      if (row instanceof Refusal) throw row;
       return { capability: capabilityMessage(row) };
     },
 

@@ -8,17 +8,18 @@ const roleIdRow = z.object({ role_id: z.string() });
 const orgNodeIdRow = z.object({ org_node_id: z.string() });
 
 // Each holds a row to the end of the transaction, and refuses where it is not there: to be asked for in this order,
-// which is that of all locks. A foreign key's own lock lets an erasure and a deleted role pass.
+// which is that of all locks. FOR KEY SHARE, which an erasure and a deletion wait for and no other change does: PostgreSQL
+// lets those who share a row pass one who waits to change it, for as long as enough of them come.
 
 const shareUser = (tenantId: string, userId: string) => sql.type(erasedRow)`
   SELECT u.erased_utc IS NOT NULL AS erased
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid
-  FOR SHARE`;
+  FOR KEY SHARE`;
 
 const shareRole = (tenantId: string, roleId: string) => sql.prepared("share-role", roleIdRow)`
   SELECT r.role_id FROM roles r
   WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
-  FOR SHARE`;
+  FOR KEY SHARE`;
 
 const shareNode = (tenantId: string, nodeId: string) => sql.prepared("share-node", orgNodeIdRow)`
   SELECT n.org_node_id FROM org_nodes n

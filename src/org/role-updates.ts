@@ -13,6 +13,7 @@ import {
   type RoleRow,
   insertRoleCapabilities,
   lockRole,
+  lockRoleContent,
   roleEvent,
   roleMessage,
   selectRole,
@@ -73,9 +74,10 @@ export const roleUpdateHandlers = ({ db }: OrgParts) => {
     { tenantId, roleId }: { readonly tenantId: string; readonly roleId: string },
     call: Call,
     contentAfter: (before: Content) => Content,
+    lock: typeof lockRole = lockRoleContent,
   ) => {
     const row = await transact(db, call, async (tx) => {
-      const before = await lockRole(tx, tenantId, roleId);
+      const before = await lock(tx, tenantId, roleId);
       if (before instanceof Refusal) return before;
       return changeRole(tx, call, before, contentAfter({ label: before.role_label, keys: before.cap_keys }));
     });
@@ -86,10 +88,15 @@ export const roleUpdateHandlers = ({ db }: OrgParts) => {
     async updateRole(request, call) {
       const { label, capabilityKeys, updateMask } = request;
       const fields = maskedFields(updateMask, { label, capability_keys: capabilityKeys }, ["label"]);
-      return change(request, call, (before) => ({
-        label: fields.has("label") ? label : before.label,
-        keys: fields.has("capability_keys") ? capabilityKeys : before.keys,
-      }));
+      return change(
+        request,
+        call,
+        (before) => ({
+          label: fields.has("label") ? label : before.label,
+          keys: fields.has("capability_keys") ? capabilityKeys : before.keys,
+        }),
+        fields.has("label") ? lockRole : lockRoleContent,
+      );
     },
 
     async addRoleCapabilities(request, call) {

@@ -50,7 +50,7 @@ const selectRoleAnywhere = (roleId: string) => sql.type(roleIdRow)`
   SELECT r.role_id FROM roles r WHERE r.role_id = ${roleId}::uuid`;
 
 // FOR UPDATE, since a label is part of a key, and a weaker lock would have to grow when it changes. Whoever assigns the
-// role or invites to it reads it FOR SHARE, so that they wait for each other.
+// role or invites to it holds it FOR KEY SHARE, so that a deletion and they wait for each other.
 const selectRoleForUpdate = (tenantId: string, roleId: string) => sql.type(roleIdRow)`
   SELECT r.role_id FROM roles r
   WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
@@ -133,6 +133,17 @@ export const roleEvent = (action: string, { tenant_id, role_id }: RoleRow) =>
   ({ action, tenantId: tenant_id, entityKind: "role", entityId: role_id }) as const;
 
 const notFound = (roleId: string) => refusal("ROLE_NOT_FOUND", { role_id: roleId });
+
+const selectRoleForChange = (tenantId: string, roleId: string) => sql.type(roleIdRow)`
+  SELECT r.role_id FROM roles r
+  WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
+  FOR NO KEY UPDATE`;
+
+/** Locks a role whose label stays: whoever assigns it goes on. Reads it after, as below. */
+export const lockRoleContent = async (tx: Tx, tenantId: string, roleId: string): Promise<RoleRow | Refusal> => {
+  const locked = await tx.maybeOne(selectRoleForChange(tenantId, roleId));
+  return locked ? tx.one(selectRole(tenantId, roleId)) : notFound(roleId);
+};
 
 /** Locks a role, and reads it after: one statement would see its capabilities as they were before it waited. */
 export const lockRole = async (tx: Tx, tenantId: string, roleId: string): Promise<RoleRow | Refusal> => {

@@ -84,7 +84,7 @@ const insertGrant = (grant: NewGrant) => sql.type(grantRow)`
 const shareUserOf = (tenantId: string, grantId: string) => sql.type(userIdRow)`
   SELECT u.user_id FROM visibility_grants g JOIN users u ON u.user_id = g.user_id
   WHERE g.tenant_id = ${tenantId}::uuid AND g.grant_id = ${grantId}::uuid
-  FOR SHARE OF u`;
+  FOR KEY SHARE OF u`;
 
 const selectGrantForUpdate = (tenantId: string, grantId: string) => sql.type(grantIdRow)`
   SELECT g.grant_id FROM visibility_grants g

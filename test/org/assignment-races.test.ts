@@ -1,9 +1,9 @@
 import { randomUUID } from "node:crypto";
-import { type QuerySqlToken, sql } from "slonik";
+import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { AccessScope } from "../../src/gen/org/v1/org_pb.ts";
-import { untilSomebodyWaits } from "../support/lock-waiters.ts";
+import { heldUp } from "../support/held-up.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { plantRoles } from "../support/roles.ts";
 import { type TestService, startService } from "../support/service.ts";
@@ -67,22 +67,8 @@ const race = async <T>(
   return seen;
 };
 
-/** Locks rows, makes a call that must wait for them, changes what it waits for, and lets it go on. */
-const heldUp = async <T>({ pool }: TestService, lock: QuerySqlToken, call: () => Promise<T>, change: QuerySqlToken) => {
-  const { waited } = await pool.transaction(async (tx) => {
-    await tx.query(lock);
-    const waiting = call();
-    // Awaited below; until then a refusal is nobody's.
-    waiting.catch(() => undefined);
-    await untilSomebodyWaits(tx);
-    await tx.query(change);
-    return { waited: waiting };
-  });
-  return waited;
-};
-
-const lockUser = ({ userId }: Post) => sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR NO KEY UPDATE`;
-const lockRole = ({ roleId }: Post) => sql.unsafe`SELECT FROM roles WHERE role_id = ${roleId}::uuid FOR NO KEY UPDATE`;
+const lockUser = ({ userId }: Post) => sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR UPDATE`;
+const lockRole = ({ roleId }: Post) => sql.unsafe`SELECT FROM roles WHERE role_id = ${roleId}::uuid FOR UPDATE`;
 const lockNode = ({ nodeId }: Post) => sql.unsafe`SELECT FROM org_nodes WHERE org_node_id = ${nodeId}::uuid FOR UPDATE`;
 
 const plant = async () => {
@@ -99,14 +85,24 @@ describe.each([assignments, grants])("$name", (kind: Kind) => {
     const erase = sql.unsafe`
       UPDATE users SET email_addr = NULL, user_state_code = 'inactive', erased_utc = now()
       WHERE user_id = ${post.userId}::uuid`;
-    const create = heldUp(server, lockUser(post), () => kind.create(server, post), erase);
+    const create = heldUp(
+      server,
+      lockUser(post),
+      () => kind.create(server, post),
+      (tx) => tx.query(erase),
+    );
     await expectRefusal(create, "USER_ERASED");
   });
 
   test("one waits for its node's deletion, and is refused", async () => {
     const { server, post } = await plant();
     const remove = sql.unsafe`DELETE FROM org_nodes WHERE org_node_id = ${post.nodeId}::uuid`;
-    const create = heldUp(server, lockNode(post), () => kind.create(server, post), remove);
+    const create = heldUp(
+      server,
+      lockNode(post),
+      () => kind.create(server, post),
+      (tx) => tx.query(remove),
+    );
     await expectRefusal(create, "NODE_NOT_FOUND");
   });
 
@@ -123,7 +119,12 @@ describe.each([assignments, grants])("$name", (kind: Kind) => {
       const end = sql.unsafe`
         UPDATE ${table} SET end_utc = now() - interval '1 minute' WHERE ${idColumn} = ${id}::uuid`;
       const later = { tenantId, id, endTime: at(now + 2n * MINUTE) };
-      const ended = await heldUp(server, lock(post), () => kind.end(server, later), end);
+      const ended = await heldUp(
+        server,
+        lock(post),
+        () => kind.end(server, later),
+        (tx) => tx.query(end),
+      );
       expect(ended.endTime!.seconds).toBeLessThan(at(now).seconds);
       expect(await actionsOf(server, id)).toEqual([kind.actions.create]);
     },
@@ -135,7 +136,12 @@ describe.each([assignments, grants])("$name", (kind: Kind) => {
     const lock = sql.unsafe`SELECT FROM ${table} WHERE ${idColumn} = ${id}::uuid FOR NO KEY UPDATE`;
     // Later than the waiting call began, and over before it goes on.
     const end = sql.unsafe`UPDATE ${table} SET end_utc = clock_timestamp() WHERE ${idColumn} = ${id}::uuid`;
-    const ended = await heldUp(server, lock, () => kind.end(server, { tenantId, id }), end);
+    const ended = await heldUp(
+      server,
+      lock,
+      () => kind.end(server, { tenantId, id }),
+      (tx) => tx.query(end),
+    );
     expect(await kind.get(server, { tenantId, id })).toEqual(ended);
     expect(await actionsOf(server, id)).toEqual([kind.actions.create]);
   });
@@ -162,7 +168,12 @@ describe.each([assignments, grants])("$name", (kind: Kind) => {
 test("an assignment waits for its role's deletion, and is refused", async () => {
   const { server, post } = await plant();
   const remove = sql.unsafe`UPDATE roles SET deleted_utc = now() WHERE role_id = ${post.roleId}::uuid`;
-  const assign = heldUp(server, lockRole(post), () => assignments.create(server, post), remove);
+  const assign = heldUp(
+    server,
+    lockRole(post),
+    () => assignments.create(server, post),
+    (tx) => tx.query(remove),
+  );
   await expectRefusal(assign, "ROLE_NOT_FOUND");
 });
 
