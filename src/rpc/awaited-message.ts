@@ -1,16 +1,21 @@
 import type { Message } from "@bufbuild/protobuf";
 
+/** Where a message comes from. */
+export interface MessageSource {
+  /** Has it read. */
+  read(): void;
+}
+
 /** A call's message, which its transport reads once its caller was let in. */
 export class AwaitedMessage {
-  readonly #onAsked: () => void;
+  readonly #source: MessageSource;
   #isThere = false;
   #refused: Error | undefined;
   #resolve: ((message: Message) => void) | undefined;
   #reject: ((why: Error) => void) | undefined;
 
-  /** @param onAsked lets the transport read. */
-  constructor(onAsked: () => void) {
-    this.#onAsked = onAsked;
+  constructor(source: MessageSource) {
+    this.#source = source;
   }
 
   get isThere(): boolean {
@@ -23,7 +28,7 @@ export class AwaitedMessage {
       if (this.#refused) return reject(this.#refused);
       this.#resolve = resolve;
       this.#reject = reject;
-      this.#onAsked();
+      this.#source.read();
     });
   }
 

@@ -1,4 +1,4 @@
-import { type Message, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { type DescMethod, type Message, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { type Metadata, type ServerUnaryCall, type ServerWritableStream, status } from "@grpc/grpc-js";
 import { AwaitedMessage } from "./awaited-message.ts";
@@ -8,7 +8,7 @@ import type { Failure } from "./failure.ts";
 import type { Gate, GrpcArrival, GrpcCall, Status, Taker } from "./grpc-arrivals.ts";
 import { RequestIdMetadata, asBuffer, statusOf } from "./grpc-status.ts";
 import type { Method, StreamMethod, UnaryMethod } from "./methods.ts";
-import type { Pipeline } from "./pipeline.ts";
+import type { Exchange, Pipeline } from "./pipeline.ts";
 import { unreadable } from "./refusal.ts";
 import type { Messages, Opened } from "./streams.ts";
 
@@ -46,51 +46,72 @@ const NOT_TAKEN: Readonly<Record<number, Code>> = {
 const refusalOf = ({ code, details }: Status) =>
   code === INVALID_ARGUMENT ? unreadable(undefined, details) : new ConnectError(details, NOT_TAKEN[code]);
 
-const takerOf = (call: Call, message: AwaitedMessage): Taker => ({
-  cancel: () => call.end("CANCELLED"),
-  expire: () => call.end("DEADLINE"),
-  refuse(why) {
-    // grpc-js has a timer of its own, whose answer says no reason.
-    if (why.code === DEADLINE_EXCEEDED && call.end("DEADLINE")) return true;
-    if (message.isThere) return false;
-    message.refuse(refusalOf(why));
-    return true;
-  },
-});
+/** A call that was taken in when its headers were there. */
+class Taken implements Taker, Exchange<Buffer> {
+  readonly system = "grpc";
+  readonly header: HeaderReader;
+  readonly call: Call;
+  readonly #desc: DescMethod;
+  readonly #arrival: GrpcArrival;
+  readonly #message: AwaitedMessage;
 
-/** Takes a call in whose headers are there. */
-const received = (pipeline: Pipeline, { desc }: Method, arrival: GrpcArrival, timeoutMs: number | undefined) => {
-  const header = headersOf(arrival.call.metadata);
-  const call = pipeline.receive(header, timeoutMs);
-  const message = new AwaitedMessage(() => arrival.read());
-  const exchange = {
-    header,
-    system: "grpc" as const,
-    decode: () => message.ask(),
-    encode: (answer: Message) => asBuffer(toBinary(desc.output, answer)),
-  };
-  return { call, message, exchange, taker: takerOf(call, message) };
-};
-
-/** Hands a call its message, whose bytes are there. */
-const deliver = (message: AwaitedMessage, { desc }: Method, bytes: Buffer): void => {
-  try {
-    message.deliver(fromBinary(desc.input, bytes));
-  } catch (cause) {
-    message.refuse(unreadable(cause));
+  constructor(pipeline: Pipeline, { desc }: Method, arrival: GrpcArrival, timeoutMs: number | undefined) {
+    this.header = headersOf(arrival.call.metadata);
+    this.call = pipeline.receive(this.header, timeoutMs);
+    this.#desc = desc;
+    this.#arrival = arrival;
+    this.#message = new AwaitedMessage(arrival);
   }
-};
 
-/** What was taken in, on the metadata that grpc-js hands on: a WeakMap's entries cost more than all of what is kept. */
-const createTaken = <Taken>() => {
-  const key = Symbol("taken");
-  type Kept = Metadata & { [key]?: Taken };
+  decode(): Promise<Message> {
+    return this.#message.ask();
+  }
+
+  encode(answer: Message): Buffer {
+    return asBuffer(toBinary(this.#desc.output, answer));
+  }
+
+  /** grpc-js tells nobody that it closes a connection for its age: it lets streams go on, and cuts them off at last. */
+  isLeaving(): boolean {
+    return this.#arrival.call.stream.session?.closed === true;
+  }
+
+  /** Its message's bytes are there. */
+  deliver(bytes: Buffer): void {
+    try {
+      this.#message.deliver(fromBinary(this.#desc.input, bytes));
+    } catch (cause) {
+      this.#message.refuse(unreadable(cause));
+    }
+  }
+
+  cancel(): void {
+    this.call.end("CANCELLED");
+  }
+
+  expire(): void {
+    this.call.end("DEADLINE");
+  }
+
+  refuse(why: Status): boolean {
+    // grpc-js has a timer of its own, whose answer says no reason.
+    if (why.code === DEADLINE_EXCEEDED && this.call.end("DEADLINE")) return true;
+    if (this.#message.isThere) return false;
+    this.#message.refuse(refusalOf(why));
+    return true;
+  }
+}
+
+/** What was kept of calls, on the metadata that grpc-js hands on: a WeakMap's entries last until they are collected. */
+const createKept = <Kept>() => {
+  const key = Symbol("kept");
+  type Keeper = Metadata & { [key]?: Kept };
   return {
-    keep({ call }: GrpcArrival, one: Taken) {
-      (call.metadata as Kept)[key] = one;
+    keep({ call }: GrpcArrival, one: Kept) {
+      (call.metadata as Keeper)[key] = one;
     },
-    of({ metadata }: Pick<RawCall, "metadata">): Taken {
-      const { [key]: one } = metadata as Kept;
+    of({ metadata }: Pick<RawCall, "metadata">): Kept {
+      const { [key]: one } = metadata as Keeper;
       if (!one) throw new Error("a call that was not taken in");
       return one;
     },
@@ -98,19 +119,20 @@ const createTaken = <Taken>() => {
 };
 
 export const createGrpcUnary = (pipeline: Pipeline, method: UnaryMethod): GrpcMethod<RawCall> => {
-  const taken = createTaken<AwaitedMessage>();
+  const calls = createKept<Taken>();
   return {
     take(arrival) {
-      const { call, message, exchange, taker } = received(pipeline, method, arrival, timeoutOf(arrival.call));
-      taken.keep(arrival, message);
-      void pipeline.answer(method, call, exchange).then((answer) => {
+      const taken = new Taken(pipeline, method, arrival, timeoutOf(arrival.call));
+      calls.keep(arrival, taken);
+      const { call } = taken;
+      void pipeline.answer(method, call, taken).then((answer) => {
         if ("failure" in answer) return arrival.settle(statusOf(answer.failure, call.requestId));
         arrival.call.sendMetadata(new RequestIdMetadata(call.requestId));
         arrival.call.sendMessage(answer.encoded, () => arrival.settle(OK));
       });
-      return taker;
+      return taken;
     },
-    handle: (raw) => deliver(taken.of(raw), method, raw.request),
+    handle: (raw) => calls.of(raw).deliver(raw.request),
   };
 };
 
@@ -134,13 +156,12 @@ const writeAll = async (raw: RawStream, call: Call, messages: Messages<Buffer>):
   }
 };
 
-interface TakenStream {
-  readonly call: Call;
-  readonly message: AwaitedMessage;
+interface OpeningStream {
+  readonly taken: Taken;
   readonly opening: Promise<Opened<Buffer>>;
 }
 
-const writeStream = async (raw: RawStream, { call, opening }: TakenStream) => {
+const writeStream = async (raw: RawStream, { taken: { call }, opening }: OpeningStream) => {
   const opened = await opening;
   if ("failure" in opened) return;
   raw.sendMetadata(new RequestIdMetadata(call.requestId));
@@ -150,23 +171,21 @@ const writeStream = async (raw: RawStream, { call, opening }: TakenStream) => {
 };
 
 export const createGrpcStream = (pipeline: Pipeline, method: StreamMethod): GrpcMethod<RawStream> => {
-  const taken = createTaken<TakenStream>();
+  const streams = createKept<OpeningStream>();
   return {
     take(arrival) {
-      const timeoutMs = timeoutOf(arrival.call) ?? Infinity;
-      const { call, message, exchange, taker } = received(pipeline, method, arrival, timeoutMs);
-      // grpc-js tells nobody that it closes a connection for its age: it lets streams go on, and cuts them off at last.
-      const isLeaving = () => arrival.call.stream.session?.closed === true;
-      const opening = pipeline.open(method, call, { ...exchange, isLeaving });
-      taken.keep(arrival, { call, message, opening });
+      const taken = new Taken(pipeline, method, arrival, timeoutOf(arrival.call) ?? Infinity);
+      const { call } = taken;
+      const opening = pipeline.open(method, call, taken);
+      streams.keep(arrival, { taken, opening });
       void opening.then((opened) => {
         if ("failure" in opened) arrival.settle(statusOf(opened.failure, call.requestId));
       });
-      return taker;
+      return taken;
     },
     handle(raw) {
-      const stream = taken.of(raw);
-      deliver(stream.message, method, raw.request);
+      const stream = streams.of(raw);
+      stream.taken.deliver(raw.request);
       void writeStream(raw, stream);
     },
   };

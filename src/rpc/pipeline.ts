@@ -29,8 +29,8 @@ export interface Exchange<Encoded> {
   /** The protocol that it came by, for its span. */
   readonly system: RpcSystem;
   /** Once the transport has the message, which it reads when it is asked; rejected with what refuses it. */
-  readonly decode: () => Promise<Message>;
-  readonly encode: (message: Message) => Encoded;
+  decode(): Promise<Message>;
+  encode(message: Message): Encoded;
 }
 
 /** What every call goes through, whichever transport brought it. */
@@ -75,7 +75,8 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
   };
 
   // `return await` here and below: a promise that is returned as it is takes two turns more.
-  const handle = async <Answered>(method: MethodOf<Answered>, call: Call, { header, decode }: Exchange<unknown>) => {
+  const handle = async <Answered>(method: MethodOf<Answered>, call: Call, exchange: Exchange<unknown>) => {
+    const { header } = exchange;
     const found = method.rule.case === "anonymous" ? undefined : authenticate(tokens, header);
     const caller = found instanceof Promise ? await found : found;
     if (caller) {
@@ -87,7 +88,7 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     if (caller && actor) call.identify(caller, actor);
     // Who is slow to say what he wants keeps no shutdown.
     underWay.delete(call);
-    const request = await decode();
+    const request = await exchange.decode();
     if (!call.ended) underWay.add(call);
     if (caller) checkTenant(caller, actor, method.tenantOf(request));
     method.validate(request);

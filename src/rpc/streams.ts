@@ -21,9 +21,9 @@ export type Opened<Encoded> = { readonly messages: Messages<Encoded> } | { reado
 
 /** How a stream's messages are written, by its transport. */
 export interface StreamExchange<Encoded> {
-  readonly encode: (message: Message) => Encoded;
+  encode(message: Message): Encoded;
   /** Whether the connection takes no new calls any more, and will end what is left. */
-  readonly isLeaving?: () => boolean;
+  isLeaving?(): boolean;
 }
 
 /** How a stream ended. */
