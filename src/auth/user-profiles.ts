@@ -2,9 +2,9 @@ import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
-import { changedMeanwhile, lookAgain } from "../db/looks.ts";
+import { changedMeanwhile, transactAgain } from "../db/looks.ts";
 import { sqlStateOf } from "../db/sql-state.ts";
-import { type Tx, transact } from "../db/transact.ts";
+import type { Tx } from "../db/transact.ts";
 import type { AuthService, CreateUserRequest, UpdateUserRequest } from "../gen/auth/v1/auth_pb.ts";
 import { missingTenant } from "../org/tenants.ts";
 import type { Call } from "../rpc/call.ts";
@@ -195,27 +195,23 @@ export const userProfileHandlers = ({ db, passwords }: AuthParts) =>
         password === undefined
           ? undefined
           : await passwords.hash(call, await checkNewPassword(password, "password", own));
-      const create = async (tx: Tx) => {
+      // Whoever had the id or contact may have let go of it since it was in the way.
+      const row = await transactAgain(db, call, async (tx) => {
         const missing = await missingTenant(tx, tenantId);
         if (missing) return missing;
         const made = await makeUser(tx, call, { tenantId, userId, profile, hash });
         return made ?? created(tx, tenantId, userId, profile);
-      };
-      // Whoever had the id or contact may have let go of it since it was in the way.
-      const row = await lookAgain(() => transact(db, call, create));
-      if (row instanceof Refusal) throw row;
+      });
       return { user: userMessage(row) };
     },
 
     async updateUser(request, call) {
       const { tenantId, userId } = request;
       const changes = readChanges(request);
-      const update = async (tx: Tx) => {
+      const row = await transactAgain(db, call, async (tx) => {
         const before = changeableUser(await tx.maybeOne(lockUser(tenantId, userId)), userId);
         return before instanceof Refusal ? before : changeProfile(tx, call, before, changes);
-      };
-      const row = await lookAgain(() => transact(db, call, update));
-      if (row instanceof Refusal) throw row;
+      });
       return { user: userMessage(row) };
     },
   }) satisfies Partial<Handlers<typeof AuthService>>;

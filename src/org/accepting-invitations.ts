@@ -4,8 +4,8 @@ import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { checkNewPassword } from "../auth/password-rules.ts";
 import { makeUser } from "../auth/user-profiles.ts";
-import { changedMeanwhile, lookAgain } from "../db/looks.ts";
-import { type Tx, read, transact } from "../db/transact.ts";
+import { changedMeanwhile, transactAgain } from "../db/looks.ts";
+import { type Tx, read } from "../db/transact.ts";
 import { type AcceptInvitationRequest, InvitationState, type OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import { checkTenant } from "../rpc/caller.ts";
@@ -179,9 +179,8 @@ export const acceptingInvitationHandlers = ({ db, macs, passwords }: OrgParts) =
       const before = await find(request, call);
       const hash = await hashOf(call, request, before);
       const newcomer = { displayName: request.displayName ?? null, hash };
-      const accepted = await lookAgain(() => transact(db, call, (tx) => accept(tx, call, before, newcomer)));
-      if (accepted instanceof Refusal) throw accepted;
-      const { userId, invitation, assignment } = accepted;
+      const look = (tx: Tx) => accept(tx, call, before, newcomer);
+      const { userId, invitation, assignment } = await transactAgain(db, call, look);
       return {
         userId,
         invitation: invitationMessage(invitation),

@@ -4,13 +4,13 @@ import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
-import { changedMeanwhile, lookAgain } from "../db/looks.ts";
+import { changedMeanwhile, transactAgain } from "../db/looks.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import { type CapabilitySchema, ListCapabilitiesRequestSchema, type OrgService } from "../gen/org/v1/org_pb.ts";
 import { requireTenantless } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, keyText, readPage } from "../rpc/page.ts";
-import { Refusal, refusal } from "../rpc/refusal.ts";
+import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { OrgParts } from "./parts.ts";
 
 const roleIdRow = z.object({ role_id: z.string() });
@@ -102,14 +102,12 @@ export const capabilityHandlers = ({ db }: OrgParts) =>
   ({
     async createCapability({ capabilityId = uuidv7(), key }, call) {
       requireTenantless(call);
-      const create = async (tx: Tx) => {
+      const row = await transactAgain(db, call, async (tx) => {
         const inserted = await tx.maybeOne(insertCapability(capabilityId, key));
         if (!inserted) return created(tx, capabilityId, key);
         await recordEvent(tx, call, capabilityEvent("org.capability.create", inserted));
         return inserted;
-      };
-      const row = await lookAgain(() => transact(db, call, create));
-      if (row instanceof Refusal) throw row;
+      });
       return { capability: capabilityMessage(row) };
     },
 

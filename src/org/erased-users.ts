@@ -73,11 +73,18 @@ const leaveInvitations = ({ tenant_id, user_id, email_addr, phone_e164 }: Leavin
   ))
   RETURNING i.tenant_id, i.invite_id, coalesce(i.revoked_utc = statement_timestamp(), false) AS revoked`;
 
-const recordEach = async (tx: Tx, call: Actors, next: () => Promise<readonly AuditEvent[]>): Promise<void> => {
+/** Changes rows until there are none left, and records those that have an event. */
+const recordEach = async <Row>(
+  tx: Tx,
+  call: Actors,
+  next: () => Promise<readonly Row[]>,
+  eventOf: (row: Row) => AuditEvent | undefined,
+): Promise<void> => {
   for (;;) {
-    const events = await next();
-    if (events.length === 0) return;
-    await recordEvents(tx, call, events);
+    const rows = await next();
+    if (rows.length === 0) return;
+    const events = rows.map(eventOf).filter((event) => event !== undefined);
+    if (events.length > 0) await recordEvents(tx, call, events);
   }
 };
 
@@ -86,16 +93,22 @@ const recordEach = async (tx: Tx, call: Actors, next: () => Promise<readonly Aud
  * event of its own. No invitation keeps a contact of it.
  */
 export const endRights = async (tx: Tx, call: Actors, user: Leaving): Promise<void> => {
-  await recordEach(tx, call, async () =>
-    (await tx.any(endAssignments(user))).map((row) => assignmentEvent("org.assignment.end", row)),
+  await recordEach(
+    tx,
+    call,
+    () => tx.any(endAssignments(user)),
+    (row) => assignmentEvent("org.assignment.end", row),
   );
-  await recordEach(tx, call, async () =>
-    (await tx.any(endGrants(user))).map((row) => grantEvent("org.visibility.revoke", row)),
+  await recordEach(
+    tx,
+    call,
+    () => tx.any(endGrants(user)),
+    (row) => grantEvent("org.visibility.revoke", row),
   );
-  for (;;) {
-    const left = await tx.any(leaveInvitations(user));
-    if (left.length === 0) return;
-    const ended = left.filter(({ revoked }) => revoked).map((row) => invitationEvent("org.invitation.revoke", row));
-    if (ended.length > 0) await recordEvents(tx, call, ended);
-  }
+  await recordEach(
+    tx,
+    call,
+    () => tx.any(leaveInvitations(user)),
+    (row) => (row.revoked ? invitationEvent("org.invitation.revoke", row) : undefined),
+  );
 };

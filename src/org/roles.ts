@@ -56,6 +56,11 @@ const selectRoleForUpdate = (tenantId: string, roleId: string) => sql.type(roleI
   WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
   FOR UPDATE`;
 
+const selectRoleForChange = (tenantId: string, roleId: string) => sql.type(roleIdRow)`
+  SELECT r.role_id FROM roles r
+  WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
+  FOR NO KEY UPDATE`;
+
 const listedRoleRow = roleRow.extend({ has_next: z.boolean() });
 
 /** As many as have at most PAGE_KEYS_MAX capabilities together, and always the first. */
@@ -134,22 +139,19 @@ export const roleEvent = (action: string, { tenant_id, role_id }: RoleRow) =>
 
 const notFound = (roleId: string) => refusal("ROLE_NOT_FOUND", { role_id: roleId });
 
-const selectRoleForChange = (tenantId: string, roleId: string) => sql.type(roleIdRow)`
-  SELECT r.role_id FROM roles r
-  WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
-  FOR NO KEY UPDATE`;
+type LockRole = (tx: Tx, tenantId: string, roleId: string) => Promise<RoleRow | Refusal>;
 
-/** Locks a role whose label stays: whoever assigns it goes on. Reads it after, as below. */
-export const lockRoleContent = async (tx: Tx, tenantId: string, roleId: string): Promise<RoleRow | Refusal> => {
-  const locked = await tx.maybeOne(selectRoleForChange(tenantId, roleId));
-  return locked ? tx.one(selectRole(tenantId, roleId)) : notFound(roleId);
-};
+/** Reads a role once it is locked: one statement would see its capabilities as they were before it waited. */
+const lockingBy =
+  (select: typeof selectRoleForUpdate): LockRole =>
+  async (tx, tenantId, roleId) =>
+    (await tx.maybeOne(select(tenantId, roleId))) ? tx.one(selectRole(tenantId, roleId)) : notFound(roleId);
 
-/** Locks a role, and reads it after: one statement would see its capabilities as they were before it waited. */
-export const lockRole = async (tx: Tx, tenantId: string, roleId: string): Promise<RoleRow | Refusal> => {
-  const locked = await tx.maybeOne(selectRoleForUpdate(tenantId, roleId));
-  return locked ? tx.one(selectRole(tenantId, roleId)) : notFound(roleId);
-};
+/** Locks a role that is deleted or renamed. */
+export const lockRole = lockingBy(selectRoleForUpdate);
+
+/** Locks a role whose label stays: whoever assigns it goes on. */
+export const lockRoleContent = lockingBy(selectRoleForChange);
 
 /** Runs an UPDATE in a savepoint, since it has no ON CONFLICT; false where its label is taken, and nothing is written. */
 export const updatedUnlessTaken = async (tx: Tx, update: QuerySqlToken): Promise<boolean> => {
