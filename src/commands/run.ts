@@ -14,7 +14,7 @@ const sentence = (error: unknown): string => {
 
 /**
  * Runs a command with the configuration and its arguments; what goes wrong is one message on stderr and an exit code.
- * @param accepts the arguments that it takes: any other is refused, and nothing done.
+ * @param accepts the arguments that it takes: all others are refused, and nothing done.
  */
 export const runCommand = async <Accepts extends ParseArgsConfig>(
   command: (config: Config, args: ReturnType<typeof parseArgs<Accepts>>) => Promise<void>,

@@ -61,11 +61,11 @@ export class Call implements Waiting {
   #listeners: Set<(reason: unknown) => void> | undefined;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
-  #onOver: (() => void) | undefined;
+  readonly #onOver: (() => void) | undefined;
 
   /**
    * @param timeoutMs life of the call, by its caller's deadline or CALL_TIMEOUT; Infinity for a stream without either.
-   * @param onOver told once, when nobody waits for its answer any more.
+   * @param onOver told when nobody waits for its answer any more: of one that ended early, again when its work is over.
    */
   constructor(requestId: string, timeoutMs: number, onOver?: () => void) {
     this.requestId = requestId;
@@ -135,7 +135,7 @@ export class Call implements Waiting {
     this.#controller?.abort(this.#ended);
     for (const listener of this.#listeners ?? []) listener(this.#ended);
     this.#onEnd?.(this.#ended);
-    this.#tellOver();
+    this.#onOver?.();
     return true;
   }
 
@@ -153,11 +153,6 @@ export class Call implements Waiting {
     clearTimeout(this.#timer);
     this.#onEnd = undefined;
     this.#closed = true;
-    this.#tellOver();
-  }
-
-  #tellOver(): void {
     this.#onOver?.();
-    this.#onOver = undefined;
   }
 }

@@ -1,7 +1,6 @@
 import { constants, type ServerHttp2Stream } from "node:http2";
 import { type Metadata, type ServerInterceptor, status } from "@grpc/grpc-js";
 import { TIMER_MAX_MS } from "../config-values.ts";
-import { ANONYMOUS_MAX_BYTES } from "./message-limits.ts";
 
 /** The status of a call, by gRPC's number. */
 export interface Status {
@@ -124,11 +123,12 @@ class Arrival implements GrpcArrival, Listener {
     this.#gate = gate;
     this.#onSettled = onSettled;
     this.since = gate ? Infinity : performance.now();
-    call.maxReceiveMessageSize = gate?.maxBytes ?? Math.min(call.maxReceiveMessageSize, ANONYMOUS_MAX_BYTES);
-    call.decoder.maxReadMessageLength = call.maxReceiveMessageSize;
     call.sendStatus = (answer) => this.#answer(blamed(answer));
     boundMessages(call);
-    if (gate) call.start = (listener) => this.#start(listener);
+    if (!gate) return;
+    call.maxReceiveMessageSize = gate.maxBytes;
+    call.decoder.maxReadMessageLength = gate.maxBytes;
+    call.start = (listener) => this.#start(listener);
   }
 
   get isOver(): boolean {

@@ -4,7 +4,7 @@ import type { Config } from "../config.ts";
 import { createGrpcArrivals } from "./grpc-arrivals.ts";
 import { createGrpcStream, createGrpcUnary } from "./grpc-calls.ts";
 import { readEveryHeader } from "./grpc-headers.ts";
-import { messageLimit } from "./message-limits.ts";
+import { ANONYMOUS_MAX_BYTES, messageLimit } from "./message-limits.ts";
 import type { Method } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
 
@@ -49,7 +49,8 @@ export const createGrpcServer = (
   const server = new Server({
     interceptors: [createGrpcArrivals({ limitMs: callTimeoutMs, gates })],
     "grpc.max_concurrent_streams": grpc.maxConcurrentStreams,
-    "grpc.max_receive_message_length": messageMaxBytes,
+    // Of health and reflection; a gate says how large its method's may be.
+    "grpc.max_receive_message_length": Math.min(ANONYMOUS_MAX_BYTES, messageMaxBytes),
     // Behind a layer-4 balancer connections are balanced, not calls: old ones end so that new replicas get their share.
     "grpc.max_connection_age_ms": grpc.connectionAgeMs,
     "grpc.max_connection_age_grace_ms": grpc.connectionAgeGraceMs,
