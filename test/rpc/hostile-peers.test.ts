@@ -1,23 +1,19 @@
 import zlib from "node:zlib";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { type DatabasePool, sql } from "slonik";
-import { afterAll, beforeAll, describe, expect, inject, onTestFinished, test, vi } from "vitest";
+import { beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { HealthCheckRequestSchema } from "../../src/gen/grpc/health/v1/health_pb.ts";
 import type { RunningServer } from "../../src/server.ts";
 import { openPool } from "../support/admin.ts";
-import { type TestDatabase, createRootedDatabase } from "../support/database.ts";
+import type { TestDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
 import { untilSomebodyWaits } from "../support/lock-waiters.ts";
-import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
-import { openGrpc, sendGrpc } from "../support/raw-grpc.ts";
+import type { LoggedLines } from "../support/logged-lines.ts";
+import { onFileFinished } from "../support/per-file.ts";
+import { PATHS, freshToken, openGrpc, sendGrpc, serveRaw } from "../support/raw-grpc.ts";
 import { serve } from "../support/serve.ts";
-import { clientsOf } from "../support/service.ts";
 
-const LIST = "/org.v1.OrgService/ListTenants";
-const AUDIT = "/org.v1.OrgService/ListAuditEvents";
-const AUTHENTICATE = "/service_identity.v1.ServiceIdentityService/AuthenticateService";
-const CHECK = "/grpc.health.v1.Health/Check";
-const REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const { LIST, AUDIT, AUTHENTICATE, CHECK, REFLECT } = PATHS;
 
 const OK = "0";
 const INVALID_ARGUMENT = "3";
@@ -30,23 +26,10 @@ let server: RunningServer;
 let pool: DatabasePool;
 let logged: LoggedLines;
 beforeAll(async () => {
-  database = await createRootedDatabase();
-  logged = loggedLines();
-  server = await serve(database.url, { CALL_TIMEOUT: "500ms" }, logged.log);
+  ({ database, server, logged } = await serveRaw({ CALL_TIMEOUT: "500ms" }));
   pool = await openPool(database.url, 2);
+  onFileFinished(() => pool.end());
 });
-afterAll(async () => {
-  await server.stop();
-  await pool.end();
-  await database.drop();
-});
-
-/** A token that no server remembers. */
-const freshToken = async () => {
-  const { services } = clientsOf("grpc", server)({});
-  const { serviceToken } = await services.authenticateService({ key: "root", secret: inject("rootSecret") });
-  return `Bearer ${serviceToken}`;
-};
 
 const checkOf = (service: string) => toBinary(HealthCheckRequestSchema, create(HealthCheckRequestSchema, { service }));
 
@@ -64,7 +47,7 @@ const whileLocked = <T>(
   });
 
 test("of a message hardly anything leaves its sender before its caller was looked up", async () => {
-  const authorization = await freshToken();
+  const authorization = await freshToken(server);
   const session = openGrpc(server);
   const { waiting } = await whileLocked("service_sessions", async (tx) => {
     const call = sendGrpc(session, LIST, frame(Buffer.alloc(1_000_000)), true, { authorization });
@@ -78,7 +61,7 @@ test("of a message hardly anything leaves its sender before its caller was looke
 });
 
 test("a caller who is looked up for longer than CALL_TIMEOUT keeps the deadline of his own", async () => {
-  const headers = { authorization: await freshToken(), "grpc-timeout": "30S" };
+  const headers = { authorization: await freshToken(server), "grpc-timeout": "30S" };
   const answer = await whileLocked("service_sessions", async (tx) => {
     const waiting = sendGrpc(openGrpc(server), LIST, frame(""), true, headers);
     await untilSomebodyWaits(tx);
@@ -91,7 +74,7 @@ test("a caller who is looked up for longer than CALL_TIMEOUT keeps the deadline 
 });
 
 test("a caller's deadline that passes while his answer is made has its reason, whosever timer is first", async () => {
-  const authorization = await freshToken();
+  const authorization = await freshToken(server);
   const ids = Array.from({ length: 20 }, (_, n) => `late ${n}`);
   const answers = await whileLocked("audit_events", () =>
     Promise.all(
@@ -107,7 +90,7 @@ test("a caller's deadline that passes while his answer is made has its reason, w
 
 describe("a header that is not printable", () => {
   test.each(["abc\u00e9", "abc\tdef"])("is an actor token that is none, and not no actor: %j", async (token) => {
-    const headers = { authorization: await freshToken(), "x-actor-token": token };
+    const headers = { authorization: await freshToken(server), "x-actor-token": token };
     const answer = await sendGrpc(openGrpc(server), LIST, frame(""), true, headers);
     expect(answer.status).toBe(UNAUTHENTICATED);
     expect(reasonIn(answer)).toContain("ACTOR_TOKEN_INVALID");
@@ -117,7 +100,7 @@ describe("a header that is not printable", () => {
     const said = ["error", "warn", "log", "info"] as const;
     const spies = said.map((name) => vi.spyOn(console, name).mockImplementation(() => undefined));
     onTestFinished(() => spies.forEach((spy) => spy.mockRestore()));
-    const headers = { authorization: `${await freshToken()}\u00e9` };
+    const headers = { authorization: `${await freshToken(server)}\u00e9` };
     expect((await sendGrpc(openGrpc(server), LIST, frame(""), true, headers)).status).toBe(UNAUTHENTICATED);
     for (const spy of spies) expect(spy).not.toHaveBeenCalled();
   });
@@ -149,12 +132,12 @@ describe("what one call sends ends no other of its connection", () => {
 
 describe("a deadline by grpc-timeout", () => {
   test.each(["2592000S", "99999999H"])("of a month and more is one: %s", async (timeout) => {
-    const headers = { authorization: await freshToken(), "grpc-timeout": timeout };
+    const headers = { authorization: await freshToken(server), "grpc-timeout": timeout };
     expect(await sendGrpc(openGrpc(server), LIST, frame(""), true, headers)).toMatchObject({ status: OK });
   });
 
   test.each(["-5S", "123456789S", "junk5Sjunk", "5"])("of another form is refused: %s", async (timeout) => {
-    const headers = { authorization: await freshToken(), "grpc-timeout": timeout };
+    const headers = { authorization: await freshToken(server), "grpc-timeout": timeout };
     const answer = await sendGrpc(openGrpc(server), LIST, frame(""), true, headers);
     expect(answer.status).toBe(INVALID_ARGUMENT);
   });
@@ -164,7 +147,7 @@ test.each([
   ["alone", frame("abc").subarray(0, 6)],
   ["after another", Buffer.concat([frame(""), frame("abc").subarray(0, 6)])],
 ])("a message that is cut short, %s, is refused as one that cannot be read", async (_, bytes) => {
-  const headers = { authorization: await freshToken() };
+  const headers = { authorization: await freshToken(server) };
   const answer = await sendGrpc(openGrpc(server), LIST, bytes, true, headers);
   expect(answer.status).toBe(INVALID_ARGUMENT);
   expect(reasonIn(answer)).toContain("INVALID_REQUEST");

@@ -1,30 +1,19 @@
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { beforeAll, expect, onTestFinished, test } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
-import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
 import { watchHealth } from "../support/health-client.ts";
-import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
-import { openGrpc, sendGrpc as call } from "../support/raw-grpc.ts";
-import { serve } from "../support/serve.ts";
+import type { LoggedLines } from "../support/logged-lines.ts";
+import { PATHS, openGrpc, sendGrpc as call, serveRaw } from "../support/raw-grpc.ts";
 
-const AUTHENTICATE = "/service_identity.v1.ServiceIdentityService/AuthenticateService";
-const CHECK = "/grpc.health.v1.Health/Check";
-const REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const { AUTHENTICATE, CHECK, REFLECT } = PATHS;
 const DEADLINE_EXCEEDED = "4";
 /** The beginning of a message of one byte, which does not come. */
 const UNFINISHED = frame("x").subarray(0, 5);
 
-let database: TestDatabase;
 let server: RunningServer;
 let logged: LoggedLines;
 beforeAll(async () => {
-  database = await createDatabase();
-  logged = loggedLines();
-  server = await serve(database.url, { CALL_TIMEOUT: "300ms" }, logged.log);
-});
-afterAll(async () => {
-  await server.stop();
-  await database.drop();
+  ({ server, logged } = await serveRaw({ CALL_TIMEOUT: "300ms" }));
 });
 
 const open = () => openGrpc(server);

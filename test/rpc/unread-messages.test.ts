@@ -1,19 +1,12 @@
 import { gzipSync } from "node:zlib";
-import { afterAll, beforeAll, describe, expect, inject, test } from "vitest";
+import { beforeAll, describe, expect, test } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { ANONYMOUS_MAX_BYTES } from "../../src/rpc/message-limits.ts";
-import { type TestDatabase, createRootedDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
-import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
-import { openGrpc, sendGrpc } from "../support/raw-grpc.ts";
-import { serve } from "../support/serve.ts";
-import { clientsOf } from "../support/service.ts";
+import type { LoggedLines } from "../support/logged-lines.ts";
+import { PATHS, freshToken, openGrpc, sendGrpc, serveRaw } from "../support/raw-grpc.ts";
 
-const LIST = "/org.v1.OrgService/ListTenants";
-const WATCH = "/org.v1.OrgService/WatchAuditEvents";
-const AUTHENTICATE = "/service_identity.v1.ServiceIdentityService/AuthenticateService";
-const CHECK = "/grpc.health.v1.Health/Check";
-const REFLECT = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const { LIST, WATCH, AUTHENTICATE, CHECK, REFLECT } = PATHS;
 
 const INVALID_ARGUMENT = "3";
 const RESOURCE_EXHAUSTED = "8";
@@ -24,21 +17,12 @@ const MESSAGE_MAX = 200_000;
 const COMPRESSED = 1;
 const GZIP = { "grpc-encoding": "gzip" };
 
-let database: TestDatabase;
 let server: RunningServer;
 let logged: LoggedLines;
 let authorization: string;
 beforeAll(async () => {
-  database = await createRootedDatabase();
-  logged = loggedLines();
-  server = await serve(database.url, { MESSAGE_MAX_BYTES: String(MESSAGE_MAX) }, logged.log);
-  const { services } = clientsOf("grpc", server)({});
-  const { serviceToken } = await services.authenticateService({ key: "root", secret: inject("rootSecret") });
-  authorization = `Bearer ${serviceToken}`;
-});
-afterAll(async () => {
-  await server.stop();
-  await database.drop();
+  ({ server, logged } = await serveRaw({ MESSAGE_MAX_BYTES: String(MESSAGE_MAX) }));
+  authorization = await freshToken(server);
 });
 
 const zipped = (bytes: number) => frame(gzipSync(Buffer.alloc(bytes)), COMPRESSED);

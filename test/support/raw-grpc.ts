@@ -1,7 +1,40 @@
 import { once } from "node:events";
 import { type ClientHttp2Session, type IncomingHttpHeaders, connect } from "node:http2";
-import { onTestFinished } from "vitest";
+import { inject, onTestFinished } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
+import { createRootedDatabase } from "./database.ts";
+import { loggedLines } from "./logged-lines.ts";
+import { onFileFinished } from "./per-file.ts";
+import { serve } from "./serve.ts";
+import { clientsOf } from "./service.ts";
+
+export const PATHS = {
+  LIST: "/org.v1.OrgService/ListTenants",
+  AUDIT: "/org.v1.OrgService/ListAuditEvents",
+  WATCH: "/org.v1.OrgService/WatchAuditEvents",
+  AUTHENTICATE: "/service_identity.v1.ServiceIdentityService/AuthenticateService",
+  CHECK: "/grpc.health.v1.Health/Check",
+  REFLECT: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+} as const;
+
+/** A server on a database of the file's own, which stops with the file. */
+export const serveRaw = async (env: Readonly<Record<string, string>>) => {
+  const database = await createRootedDatabase();
+  const logged = loggedLines();
+  const server = await serve(database.url, env, logged.log);
+  onFileFinished(async () => {
+    await server.stop();
+    await database.drop();
+  });
+  return { database, logged, server };
+};
+
+/** A token of root that no server remembers, as a header has it. */
+export const freshToken = async (server: RunningServer): Promise<string> => {
+  const { services } = clientsOf("grpc", server)({});
+  const { serviceToken } = await services.authenticateService({ key: "root", secret: inject("rootSecret") });
+  return `Bearer ${serviceToken}`;
+};
 
 /** A connection to the native gRPC port, for a peer that no client library is. */
 export const openGrpc = ({ grpcPort }: RunningServer): ClientHttp2Session => {
