@@ -1,8 +1,6 @@
 import { sql } from "slonik";
-import { z } from "zod";
 import type { Tx } from "../db/transact.ts";
-
-const svcIdRow = z.object({ svc_id: z.string() });
+import { svcIdRow } from "./rows.ts";
 
 const lockRootPermissions = () => sql.type(svcIdRow)`
   SELECT p.svc_id FROM service_permissions p WHERE p.perm_key = '*' ORDER BY p.svc_id FOR UPDATE`;

@@ -8,8 +8,9 @@ import type { ServiceIdentityService } from "../gen/service_identity/v1/service_
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { type CredentialHasher, makeCredential } from "./credentials.ts";
-import { endSecretSessions } from "./service-sessions.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
+import { secretIdRow } from "./rows.ts";
+import { endSecretSessions } from "./service-sessions.ts";
 import { lockTarget, serviceEvent, visibleService } from "./services.ts";
 
 const secretRow = z.object({
@@ -19,10 +20,9 @@ const secretRow = z.object({
   revoked_utc: z.number().nullable(),
   last_used_utc: z.number().nullable(),
 });
+
 /** So many of the secrets that a rotation ends are named in its event, which every watcher must be able to receive. */
 const NAMED_MAX = 1_000;
-
-const secretIdRow = z.object({ secret_id: z.string() });
 
 const insertSecret = (secretId: string, serviceId: string, hash: string) => sql.type(secretIdRow)`
   INSERT INTO service_secrets (secret_id, svc_id, secret_hash_text)

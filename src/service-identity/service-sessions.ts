@@ -17,10 +17,8 @@ import { Refusal, refusal } from "../rpc/refusal.ts";
 import { type CredentialHasher, credentialId } from "./credentials.ts";
 import { covers } from "./permission-sets.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
+import { secretIdRow, svcIdRow } from "./rows.ts";
 import { heldTo, ownTenant, serviceEvent, visibleService } from "./services.ts";
-
-const svcIdRow = z.object({ svc_id: z.string() });
-const secretIdRow = z.object({ secret_id: z.string() });
 
 const sessionRow = z.object({
   svc_session_id: z.string(),
@@ -38,7 +36,7 @@ const ownedSessionRow = z.object({
   svc_id: z.string(),
   tenant_id: z.string().nullable(),
 });
-const sessionIdRow = z.object({ svc_session_id: z.string() });
+const svcSessionIdRow = z.object({ svc_session_id: z.string() });
 
 const liveKey = z.tuple([microseconds, z.guid()]);
 type LiveKey = z.output<typeof liveKey>;
@@ -81,7 +79,7 @@ const selectOwnedSession = (sessionId: string, own: string | null) => sql.type(o
   WHERE x.svc_session_id = ${sessionId}::uuid`;
 
 /** Null where it has ended, be it by a mark alone. */
-const revokeSession = (sessionId: string) => sql.type(sessionIdRow)`
+const revokeSession = (sessionId: string) => sql.type(svcSessionIdRow)`
   UPDATE service_sessions x SET revoked_utc = now()
   WHERE x.svc_session_id = ${sessionId}::uuid AND x.revoked_utc IS NULL AND x.expiry_utc > now()
     AND NOT EXISTS (SELECT 1 FROM services s WHERE s.svc_id = x.svc_id AND x.created_utc <= s.sessions_ended_utc)
@@ -100,7 +98,7 @@ const markSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow
   RETURNING secret_id`;
 
 /** Those that a mark on their secret has ended keep its time. */
-const revokeSomeSessions = (serviceId: string, secretId: string | null) => sql.type(sessionIdRow)`
+const revokeSomeSessions = (serviceId: string, secretId: string | null) => sql.type(svcSessionIdRow)`
   UPDATE service_sessions x SET revoked_utc =
     coalesce((SELECT z.sessions_ended_utc FROM service_secrets z WHERE z.secret_id = x.secret_id), now())
   WHERE x.svc_session_id = ANY (ARRAY(

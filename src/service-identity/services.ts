@@ -24,10 +24,9 @@ import type { ServiceIdentityParts } from "./parts.ts";
 import { sameSet } from "./permission-sets.ts";
 import { insertPermissions } from "./permissions.ts";
 import { isLastRoot, lockRoots } from "./roots.ts";
+import { svcIdRow } from "./rows.ts";
 import { createSecret, selectFirstSecret } from "./secrets.ts";
 import { endServiceSessions } from "./service-sessions.ts";
-
-const svcIdRow = z.object({ svc_id: z.string() });
 
 const serviceRow = z.object({
   svc_id: z.string(),

@@ -9,8 +9,9 @@ import { refusal } from "../rpc/refusal.ts";
 import { credentialId, makeCredential } from "./credentials.ts";
 import { escalation } from "./escalation.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
+import { intersection } from "./permission-sets.ts";
+import { secretIdRow } from "./rows.ts";
 
-const secretIdRow = z.object({ secret_id: z.string() });
 const expiryUtcRow = z.object({ expiry_utc: z.number() });
 
 const credentialRow = z.object({
@@ -79,7 +80,8 @@ export const signInHandlers = ({ db, hasher }: ServiceIdentityParts, defaultTtlM
 
       const sessionId = uuidv7();
       const serviceToken = makeCredential("skt", sessionId);
-      const granted = permissions.length > 0 ? [...permissions].sort() : found.perm_keys;
+      // One that is not narrowed follows its service, whose present permissions bound it anyway.
+      const own = permissions.length > 0 ? permissions : ["*"];
       // By itself, not in the session's transaction: two that share the secret's lock would wait for each other.
       if (found.use_is_stale) await transact(db, call, (tx) => tx.any(updateLastUsed(secretId)));
       const { expiry_utc: expiry } = await transact(db, call, async (tx) => {
@@ -87,12 +89,11 @@ export const signInHandlers = ({ db, hasher }: ServiceIdentityParts, defaultTtlM
           sessionId,
           secretId,
           tokenHash: hasher.hash(serviceToken),
-          // One that is not narrowed follows its service, whose present permissions bound it anyway.
-          permissions: permissions.length > 0 ? granted : ["*"],
+          permissions: own,
           ttlMs: ttl ? Math.max(1, durationMs(ttl)) : defaultTtlMs,
         };
         return (await tx.maybeOne(insertSession(session))) ?? refusal("SERVICE_CREDENTIALS_INVALID");
       });
-      return { serviceToken, expireTime: timestampFromMs(expiry), permissions: [...granted] };
+      return { serviceToken, expireTime: timestampFromMs(expiry), permissions: intersection(own, found.perm_keys) };
     },
   }) satisfies Partial<Handlers<typeof ServiceIdentityService>>;

@@ -102,6 +102,17 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
     await expectRefusal(handOut, "PERMISSION_MISSING");
   });
 
+  test.each([
+    { asked: [], told: ["auth.*", "org.*"] },
+    { asked: ["org.node.*", "org.node.read", "auth.login"], told: ["auth.login", "org.node.*"] },
+  ])("what a token may do is told alike by who makes it and who verifies it: $asked", async ({ asked, told }) => {
+    const { services, addService } = await startService(transport);
+    const { key, secret } = await addService(["org.*", "org.node.read", "auth.*"]);
+    const { serviceToken, permissions } = await services.authenticateService({ key, secret, permissions: asked });
+    expect(permissions).toEqual(told);
+    expect((await services.verifyServiceToken({ serviceToken })).permissions).toEqual(told);
+  });
+
   test("a narrower token does not win back by its own service what it was narrowed by", async () => {
     const { services, addService, as } = await startService(transport);
     const { key, secret, serviceId } = await addService(["service.*", "org.tenant.read"]);

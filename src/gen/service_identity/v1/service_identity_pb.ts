@@ -892,7 +892,8 @@ export type AuthenticateServiceResponse = Message<"service_identity.v1.Authentic
   expireTime?: Timestamp | undefined;
 
   /**
-   * What the token may do, in alphabetical order. Losing a permission narrows it at once.
+   * What the token may do, in alphabetical order, without what another of them covers. Losing a permission narrows it at
+   * once.
    *
    * @generated from field: repeated string permissions = 3;
    */
@@ -976,7 +977,8 @@ export type VerifyServiceTokenResponse = Message<"service_identity.v1.VerifyServ
   tenantId?: string | undefined;
 
   /**
-   * What the token may do now, in alphabetical order. Empty: nothing, or the token is not active.
+   * What the token may do now, in alphabetical order, without what another of them covers. Empty: nothing, or the token is
+   * not active.
    *
    * @generated from field: repeated string permissions = 5;
    */
