@@ -31,7 +31,7 @@ export interface AuditEvent {
 }
 
 /** The same for each event of a call. */
-interface Actor {
+interface ActorIds {
   readonly userId: string | null;
   readonly serviceId: string | null;
 }
@@ -47,7 +47,7 @@ const rowOf = (event: AuditEvent, requestId: string) => ({
 type AuditRow = ReturnType<typeof rowOf>;
 
 // audit_pending is where the ordered stream of events takes them from, once they are committed.
-const insertEvents = (actor: Actor, rows: readonly AuditRow[]) => sql.prepared("insert-events", auditIdRow)`
+const insertEvents = (actor: ActorIds, rows: readonly AuditRow[]) => sql.prepared("insert-events", auditIdRow)`
   WITH event AS (
     INSERT INTO audit_events (audit_id, tenant_id, actor_user_id, actor_svc_id, action_key, entity_kind_code, entity_id,
       occurred_utc, payload_json)
