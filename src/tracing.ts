@@ -16,8 +16,8 @@ export interface TracedCall {
 export interface Tracing {
   /** Runs a call in a server span below its caller's; `codeOf` reads the gRPC code off the answer. */
   run<Answer>(call: TracedCall, handle: () => Promise<Answer>, codeOf: (answer: Answer) => number): Promise<Answer>;
-  /** Runs a statement in a span of its own, where a call is being traced. */
-  query<Rows>(name: string, send: () => Promise<Rows>): Promise<Rows>;
+  /** Runs a use of the database, or a statement of it, in a span of its own, where a call is being traced. */
+  database<T>(summary: string, work: () => Promise<T>): Promise<T>;
   /** Of the call under way, for its log line. */
   traceId(): string | undefined;
   /** Sends what is not yet sent, and ends. Never throws: a collector that is away must not fail a shutdown. */
@@ -116,13 +116,13 @@ export const startTracing = async (enabled: boolean, log?: TracingLog): Promise<
         span.end();
       }
     },
-    async query(name, send) {
+    async database(summary, work) {
       // Health, purge and delivery ask the database without a call: each would be a trace of its own every second.
-      if (!trace.getActiveSpan()) return send();
-      const attributes = { [DB_SYSTEM]: "postgresql", [DB_SUMMARY]: name };
-      const span = tracer.startSpan(name, { kind: SpanKind.CLIENT, attributes });
+      if (!trace.getActiveSpan()) return work();
+      const attributes = { [DB_SYSTEM]: "postgresql", [DB_SUMMARY]: summary };
+      const span = tracer.startSpan(summary, { kind: SpanKind.CLIENT, attributes });
       try {
-        return await context.with(trace.setSpan(context.active(), span), send);
+        return await context.with(trace.setSpan(context.active(), span), work);
       } catch (error) {
         fail(span, databaseFault(error));
         throw error;

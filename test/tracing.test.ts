@@ -7,12 +7,13 @@ import { promisify } from "node:util";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
 import { status } from "@grpc/grpc-js";
-import { afterEach, expect, onTestFinished, test, vi } from "vitest";
+import { afterEach, expect, inject, onTestFinished, test, vi } from "vitest";
 import { OrgService } from "../src/gen/org/v1/org_pb.ts";
 import { startTracing, type TracedCall } from "../src/tracing.ts";
-import { createDatabase } from "./support/database.ts";
+import { createDatabase, createRootedDatabase } from "./support/database.ts";
 import { refused } from "./support/refusals.ts";
 import { serve } from "./support/serve.ts";
+import { clientsOf } from "./support/service.ts";
 
 const CALL = "org.v1.OrgService/CheckAccess";
 const TRACE = "0af7651916cd43dd8448eb211c80319c";
@@ -85,7 +86,7 @@ test("a call is a server span below its caller's, and its statement a span below
   let during: string | undefined;
   const handle = async () => {
     during = tracing.traceId();
-    return tracing.query("transact", () => tracing.query("selectDecisions", async () => "allowed"));
+    return tracing.database("transact", () => tracing.database("selectDecisions", async () => "allowed"));
   };
   const caller = call({ traceparent: `00-${TRACE}-${PARENT}-01` });
   expect(await tracing.run(caller, handle, ok)).toBe("allowed");
@@ -111,7 +112,7 @@ test("calls at once do not mix, and one without a caller's trace begins its own"
   const tracing = await started();
   const one = async () => {
     await new Promise(setImmediate);
-    await tracing.query("selectNode", () => new Promise(setImmediate));
+    await tracing.database("selectNode", () => new Promise(setImmediate));
   };
   await Promise.all(Array.from({ length: 20 }, () => tracing.run(call(), one, ok)));
   await tracing.shutdown();
@@ -154,7 +155,7 @@ test("a statement that fails tells its SQLSTATE, never its message, and the erro
   const tracing = await started();
   const cause = Object.assign(new Error("duplicate key: ann@example.com"), { code: "23505" });
   const error = new Error("Query failed for ann@example.com", { cause });
-  const failing = () => tracing.query("insertUser", () => Promise.reject(error));
+  const failing = () => tracing.database("insertUser", () => Promise.reject(error));
   await expect(tracing.run(call(), failing, ok)).rejects.toBe(error);
   await tracing.shutdown();
 
@@ -169,7 +170,7 @@ test("a statement that fails tells its SQLSTATE, never its message, and the erro
 test("a statement outside of any call is no trace", async () => {
   const collector = await startCollector();
   const tracing = await started();
-  expect(await tracing.query("selectOne", async () => 1)).toBe(1);
+  expect(await tracing.database("selectOne", async () => 1)).toBe(1);
   await tracing.shutdown();
   expect(collector.received).toEqual([]);
 });
@@ -241,6 +242,34 @@ test("a server's spans say by which protocol their calls came", async () => {
   const calls = collector.spans().filter(({ parentSpanId }) => parentSpanId === PARENT);
   const systems = calls.map(({ attributes }) => plain(attributes)["rpc.system.name"]);
   expect(systems).toEqual(["grpc", "connectrpc", "grpc"]);
+});
+
+test("what a call asks the database is in spans below it, by name or table, without values", async () => {
+  const collector = await startCollector();
+  const database = await createRootedDatabase();
+  onTestFinished(() => database.drop());
+  const server = await serve(database.url, { OTEL_TRACES_EXPORTER: "otlp" });
+  const traced = { traceparent: `00-${TRACE}-${PARENT}-01` };
+  const connect = clientsOf("grpc", server);
+  const signIn = { key: "root", secret: inject("rootSecret") };
+  const { serviceToken } = await connect({}).services.authenticateService(signIn);
+  const { services } = connect({ ...traced, authorization: `Bearer ${serviceToken}` });
+  await services.registerService({ key: "svc-of-test", label: "Of test" });
+  await server.stop();
+
+  const spans = collector.spans().filter(({ traceId }) => traceId === TRACE);
+  const call = spans.find(({ kind }) => kind === SERVER)!;
+  const uses = spans.filter(({ name, parentSpanId }) => name === "use" && parentSpanId === call.spanId);
+  const above = new Set(uses.map(({ spanId }) => spanId));
+  const statements = spans.filter(({ parentSpanId }) => above.has(parentSpanId ?? ""));
+  expect(statements.map(({ name }) => name)).toEqual(
+    expect.arrayContaining(["select-service-token", "INSERT services", "SELECT services", "insert-events", "COMMIT"]),
+  );
+  for (const { name, kind, attributes } of statements) {
+    expect(kind).toBe(CLIENT);
+    expect(plain(attributes)).toEqual({ "db.system.name": "postgresql", "db.query.summary": name });
+  }
+  expect(collector.received.map(({ body }) => String(body)).join()).not.toContain("svc-of-test");
 });
 
 /** Which OpenTelemetry modules a fresh process has loaded once tracing was started. */

@@ -10,6 +10,7 @@ import {
 } from "slonik";
 import { type Config, ConfigError } from "../config.ts";
 import type { Log } from "../log.ts";
+import type { Tracing } from "../tracing.ts";
 import { createDriver } from "./driver.ts";
 import { timestamptzParser } from "./timestamps.ts";
 
@@ -37,6 +38,7 @@ export interface ConnectionsOptions {
   readonly settings: Config["database"];
   readonly log: Log;
   readonly interceptors?: readonly Interceptor[];
+  readonly tracing?: Tracing | undefined;
 }
 
 /** One slonik pool, and who uses it. */
@@ -78,12 +80,18 @@ export const verifiedTls = ({ tls, tlsCaFile }: Config["database"]): ConnectionO
   tls === "verify" ? { rejectUnauthorized: true, ...(tlsCaFile && { ca: readCa(tlsCaFile) }) } : undefined;
 
 // Asynchronous, so that a file which is away while new connections are opened fails those alone.
-const createSlonikPool = async ({ url, settings, interceptors = [] }: ConnectionsOptions): Promise<DatabasePool> => {
+const createSlonikPool = async ({
+  url,
+  settings,
+  interceptors = [],
+  tracing,
+}: ConnectionsOptions): Promise<DatabasePool> => {
   const ssl = verifiedTls(settings);
   return createPool(connectionUri(url, settings), {
     driverFactory: createDriver({
       silenceMs: (settings.statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS,
       prepares: !settings.pgBouncer,
+      tracing,
     }),
     maxPoolSize: settings.poolMax,
     connectionTimeout: settings.connectTimeoutMs,

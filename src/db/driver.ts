@@ -9,6 +9,7 @@ import {
   parseDsn,
 } from "slonik";
 import { afterSilence } from "../timers.ts";
+import type { Tracing } from "../tracing.ts";
 import { DatabaseSilent, isUnusableStatement } from "./faults.ts";
 import { type Company, createSender } from "./sending.ts";
 
@@ -113,13 +114,29 @@ export interface DriverOptions {
    * finds its rows by their keys, and has one plan whatever is asked: planning is most of what such a statement costs.
    */
   readonly prepares: boolean;
+  readonly tracing?: Tracing | undefined;
 }
+
+/** A statement without what stands in parentheses: its subqueries, and the beginnings of a WITH. */
+const outermost = (text: string): string => {
+  const shorter = text.replace(/\([^()]*\)/g, "");
+  return shorter === text ? text : outermost(shorter);
+};
+
+/** What a statement is called in traces: the name that it is prepared under, or what it does to which table. No values. */
+const summaryOf = (text: string, name: string | undefined): string => {
+  if (name !== undefined) return name;
+  const own = outermost(text);
+  const [verb = ""] = /\b(?:SELECT|INSERT|UPDATE|DELETE)\b/.exec(own) ?? /\w+/.exec(own) ?? [];
+  const [, table = ""] = /\b(?:FROM|INTO|UPDATE)\s+(\w+)/.exec(own) ?? [];
+  return `${verb} ${table}`.trim();
+};
 
 /**
  * Slonik's own driver, but for what ends a process or hangs it: that one stops listening to a connection which it gave up,
  * so a later error of the socket ends the process, and it waits for a statement's answer for ever.
  */
-export const createDriver = ({ silenceMs, prepares }: DriverOptions): DriverFactory =>
+export const createDriver = ({ silenceMs, prepares, tracing }: DriverOptions): DriverFactory =>
   createDriverFactory(({ driverConfiguration }) => {
     const config = clientConfigOf(driverConfiguration);
     return Promise.resolve({
@@ -167,7 +184,9 @@ export const createDriver = ({ silenceMs, prepares }: DriverOptions): DriverFact
             clearTimeout(farewell);
           },
           query: async (text: string, values?: unknown[], options?: { readonly name?: string }) => {
-            const { command, fields, rowCount, rows } = await query(text, values, options?.name);
+            const send = () => query(text, values, options?.name);
+            const sent = tracing ? tracing.database(summaryOf(text, options?.name), send) : send();
+            const { command, fields, rowCount, rows } = await sent;
             return {
               command: command as never,
               fields: fields.map(({ name, dataTypeID }) => ({ name, dataTypeId: dataTypeID })),

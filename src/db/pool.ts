@@ -1,7 +1,6 @@
 import type { DatabasePoolConnection } from "slonik";
 import type { Waiting } from "../rpc/call.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
-import type { Tracing } from "../tracing.ts";
 import { type Connections, type ConnectionsOptions, openConnections } from "./connections.ts";
 import { Abandoned, asRefusal, isReadOnly, sparesConnection } from "./faults.ts";
 import { type Gate, createGate } from "./gate.ts";
@@ -36,7 +35,6 @@ export interface Database {
 export interface DatabaseOptions extends ConnectionsOptions {
   /** Told how many seconds each use waited for its connection. */
   readonly onWait?: (seconds: number) => void;
-  readonly tracing?: Tracing | undefined;
 }
 
 const onConnection = async <T>(connections: Connections, throwIfAbandoned: ThrowIfAbandoned, work: Work<T>) => {
@@ -112,7 +110,7 @@ export const openDatabase = (options: DatabaseOptions): Database => {
       underWay.add(abandon);
       const stay = waiting.whenOver(abandon);
       gate
-        .enter(() => (tracing ? tracing.query("use", run) : run()), waiting, options.onWait)
+        .enter(() => (tracing ? tracing.database("use", run) : run()), waiting, options.onWait)
         .then(resolve, (error: unknown) => reject(asRefusal(error)));
       try {
         return await promise;
