@@ -89,10 +89,12 @@ export const otpRequestHandlers = (parts: AuthParts) => {
         client,
         networkIsKnown: found.network_is_known,
       } as const;
-      const nextMs = await throttles.count(call, attempt, limitsOf(contact.text, purpose));
+      const { nextMs, giveBack } = await throttles.count(call, attempt, limitsOf(contact.text, purpose));
 
       const otpId = uuidv7();
-      const row = await transact(db, call, async (tx) => {
+      let mayBeSent = false;
+      const work = transact(db, call, async (tx) => {
+        mayBeSent = false;
         // Whoever erases the user or changes its contact has been before us, or finds the code. No user has a code's id.
         const user = await tx.maybeOne(lockUser(tenantId, found.user_id ?? otpId));
         const isTheirs = user !== null && contactsOf(user).includes(contact.text);
@@ -111,8 +113,14 @@ export const otpRequestHandlers = (parts: AuthParts) => {
           }),
         );
         if (!inserted) return refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
-        await enqueueCode(tx, otpId);
+        mayBeSent = true;
+        await enqueueCode(tx, otpId, channel);
         return inserted;
+      });
+      const row = await work.catch(async (error: unknown) => {
+        // Who got no code need not wait for the next. Of what failed later, the commit may be known to nobody.
+        if (!mayBeSent) await giveBack();
+        throw error;
       });
       return {
         otpId,

@@ -41,11 +41,17 @@ export interface Throttles {
     hasFailed?: (outcome: PromiseSettledResult<T>) => boolean,
   ): Promise<T>;
   /**
-   * Counts a try that has failed already, or has limits of its own; nobody gives it back.
-   * @returns milliseconds until the limits take another.
+   * Counts a try that has failed already, or has limits of its own.
    * @throws RATE_LIMITED as above
    */
-  count(waiting: Waiting, attempt: Try, limits?: readonly Limit[]): Promise<number>;
+  count(waiting: Waiting, attempt: Try, limits?: readonly Limit[]): Promise<CountedTry>;
+}
+
+export interface CountedTry {
+  /** Milliseconds until the limits take another. */
+  readonly nextMs: number;
+  /** For a try that came to nothing, by no fault of who tried. */
+  giveBack(): Promise<void>;
 }
 
 export interface ThrottlesOptions {
@@ -106,6 +112,9 @@ export const createThrottles = ({ db, macs, config, log, onRefused }: ThrottlesO
   };
 
   const underWay = createUnderWay();
+  // The window forgets the try by itself.
+  const orLater = (givenBack: Promise<void>) =>
+    givenBack.catch((error: unknown) => log.warn({ err: error }, "a try was not given back"));
 
   const countIn = async (waiting: Waiting, { act }: Try, buckets: readonly Bucket[]) => {
     try {
@@ -124,8 +133,8 @@ export const createThrottles = ({ db, macs, config, log, onRefused }: ThrottlesO
       underWay.begin(buckets);
       const [outcome] = await Promise.allSettled([work()]);
       if (!hasFailed(outcome)) {
-        // What succeeded has been committed: its answer is that, and the window forgets the try by itself.
-        await giveBack().catch((error: unknown) => log.warn({ err: error }, "a try was not given back"));
+        // What succeeded has been committed: its answer is that.
+        await orLater(giveBack());
       }
       underWay.end(buckets);
       if (outcome.status === "rejected") throw outcome.reason;
@@ -136,9 +145,12 @@ export const createThrottles = ({ db, macs, config, log, onRefused }: ThrottlesO
         .filter(({ windowMs }) => windowMs > 0)
         .map(({ subject, max, windowMs }) => ({ key: keyOf(attempt, "limit", subject), max, windowMs, grows: false }));
       const buckets = [...bucketsOf(attempt), ...limiting];
-      if (buckets.length === 0) return 0;
-      const { fullForMs } = await countIn(waiting, attempt, buckets);
-      return Math.max(0, ...limiting.map(({ key }) => fullForMs(key)));
+      if (buckets.length === 0) return { nextMs: 0, giveBack: () => Promise.resolve() };
+      const { fullForMs, giveBack } = await countIn(waiting, attempt, buckets);
+      return {
+        nextMs: Math.max(0, ...limiting.map(({ key }) => fullForMs(key))),
+        giveBack: () => orLater(giveBack()),
+      };
     },
   };
 };

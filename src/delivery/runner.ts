@@ -6,6 +6,7 @@ import type { Config } from "../config.ts";
 import type { Database } from "../db/pool.ts";
 import type { Log } from "../log.ts";
 import { SEND_CODE } from "./queue.ts";
+import { shareWorkers } from "./shares.ts";
 import { endQueuePool, openQueuePool } from "./queue-pool.ts";
 import { type Heartbeat, startHeartbeat } from "./workers.ts";
 
@@ -73,10 +74,12 @@ const openSession = async (options: RunnerOptions): Promise<Session> => {
     await (await heart.promise).answered(cancel.signal);
   };
 
+  const shares = shareWorkers(events, concurrency);
   const runner = await run({
     pgPool: pool,
     events,
     taskList: { [SEND_CODE]: task },
+    forbiddenFlags: shares.full,
     parsedCronItems: [],
     concurrency,
     pollInterval: POLL_MS,

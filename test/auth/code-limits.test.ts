@@ -1,5 +1,7 @@
 import { timestampMs } from "@bufbuild/protobuf/wkt";
-import { describe, expect, test } from "vitest";
+import { Code } from "@connectrpc/connect";
+import { sql } from "slonik";
+import { describe, expect, test, vi } from "vitest";
 import { OtpChannel, OtpPurpose } from "../../src/gen/auth/v1/auth_pb.ts";
 import { RetryInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
 import { destinationsOf, launchForCodes, passTime, requestCode, startForCodes } from "../support/codes.ts";
@@ -85,4 +87,18 @@ test("of 60 requests at once over two replicas from one address exactly as many 
     ),
   );
   expect(settled.filter(({ status }) => status === "fulfilled")).toHaveLength(7);
+});
+
+test("a request that fails before there is a code may be repeated at once", async () => {
+  const server = await startForCodes("grpc");
+  const tenantId = await server.addTenant();
+  const { userId, email } = await addUser(server, { tenantId });
+  const request = { tenantId, channel: EMAIL, destination: email!, purpose: LOGIN };
+  await server.pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${userId} FOR UPDATE`);
+    const late = server.auth.requestOtp(request, { timeoutMs: 1_000 });
+    await expect(late).rejects.toMatchObject({ code: Code.DeadlineExceeded });
+  });
+  await vi.waitFor(() => server.auth.requestOtp(request), { timeout: 5_000, interval: 200 });
+  await expectRefusal(server.auth.requestOtp(request), "RATE_LIMITED");
 });

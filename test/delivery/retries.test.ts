@@ -6,6 +6,7 @@ import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { startMailServer } from "../support/mail-server.ts";
 import { serve } from "../support/serve.ts";
 import type { TestService } from "../support/service.ts";
+import { startTwilio } from "../support/twilio-server.ts";
 
 const faults: unknown[] = [];
 const onFault = (error: unknown) => faults.push(error);
@@ -183,4 +184,24 @@ test("a start while the database is away sends once it is there", async () => {
     await through.stop();
     await proxy.close();
   }
+});
+
+test("a mail server that hangs does not delay what another provider sends", async () => {
+  const { queue, server } = await start();
+  const twilio = await startTwilio();
+  const release = server.hold();
+  await queue.launch({
+    SMTP_URL: server.url,
+    TWILIO_ACCOUNT_SID: `AC${"0".repeat(32)}`,
+    TWILIO_AUTH_TOKEN: "token",
+    TWILIO_FROM: "+14155550100",
+    TWILIO_BASE_URL: twilio.url,
+    DELIVERY_TIMEOUT: "60s",
+  });
+  await queue.addMany(20);
+  await expect.poll(() => server.given(), ARRIVAL).toBe(4);
+  await queue.add({ channelCode: "sms", destination: "+14155552671" });
+  await expect.poll(() => twilio.requests.length, ARRIVAL).toBe(1);
+  expect(server.given()).toBe(4);
+  release();
 });

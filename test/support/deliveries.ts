@@ -99,7 +99,7 @@ export const createQueue = async (): Promise<Queue> => {
     pool.transaction(async (tx) => {
       for (const code of codes) {
         await tx.one(insertCode(code));
-        await enqueueCode(tx, code.otpId);
+        await enqueueCode(tx, code.otpId, code.channelCode);
       }
     });
 
