@@ -1,6 +1,7 @@
 import { type KeyObject, createPublicKey } from "node:crypto";
 import CachePolicy from "http-cache-semantics";
 import { z } from "zod";
+import { boundedText } from "../bounded-text.ts";
 import type { Config } from "../config.ts";
 import type { Waiting } from "../rpc/call.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
@@ -53,27 +54,15 @@ const parseKeys = (text: string): Answer["keys"] => {
   return keys;
 };
 
-const readText = async (response: Response): Promise<string> => {
-  const body: AsyncIterable<Uint8Array> | readonly never[] = response.body ?? [];
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of body) {
-    bytes += chunk.length;
-    if (bytes > ANSWER_MAX_BYTES) throw new Error(`the answer has more than ${ANSWER_MAX_BYTES} bytes`);
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString();
-};
-
 /** Freshness by RFC 9111, as a cache of our own; a heuristic one would be without bound. */
 const cachePolicy = (url: string, headers: Headers): CachePolicy => {
+  // Its names are of either case (RFC 9111, 5.2), which the library does not know.
+  const control = (headers.get("cache-control") ?? "").toLowerCase();
   const saysItsLife =
-    headers.has("expires") ||
-    headers.has("pragma") ||
-    /\b(max-age|no-cache|no-store)\b/i.test(headers.get("cache-control") ?? "");
+    headers.has("expires") || headers.has("pragma") || /\b(max-age|no-cache|no-store)\b/.test(control);
   const received = {
     ...Object.fromEntries(headers),
-    ...(!saysItsLife && { "cache-control": `max-age=${DEFAULT_LIFE_S}` }),
+    "cache-control": saysItsLife ? control : `max-age=${DEFAULT_LIFE_S}`,
   };
   return new CachePolicy({ url, headers: {} }, { status: 200, headers: received }, { shared: false });
 };
@@ -87,7 +76,7 @@ const fetchAnswer = async ({ jwksUrl, timeoutMs }: Config["google"]): Promise<An
     });
     if (response.status !== 200) throw new Error(`the answer has the status ${response.status}`);
     const policy = cachePolicy(jwksUrl, response.headers);
-    const keys = parseKeys(await readText(response));
+    const keys = parseKeys(await boundedText(response, ANSWER_MAX_BYTES));
     // Not satisfiesWithoutRevalidation: it is false for all that says must-revalidate, as Google's answers do.
     return { keys, isStale: () => policy.stale() || policy.age() >= LIFE_MAX_S };
   } catch (cause) {

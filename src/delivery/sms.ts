@@ -1,8 +1,17 @@
+import { z } from "zod";
+import { boundedText } from "../bounded-text.ts";
 import type { Config } from "../config.ts";
 import { type Message, NotSent, type Send } from "./message.ts";
 
-// What is not the message's fault passes: a key that was just changed, a suspended account, a limit, a time limit.
-const PASSING: ReadonlySet<number> = new Set([401, 403, 408, 429]);
+/**
+ * Twilio's codes of a sender that is none of the account's, or cannot send there: for whoever runs us to mend, as are all
+ * statuses but 400. (twilio.com/docs/api/errors)
+ */
+const OUR_SENDER: ReadonlySet<unknown> = new Set([
+  21212, 21603, 21606, 21659, 21660, 21661, 21701, 21702, 21703, 21704, 63007,
+]);
+const ANSWER_MAX_BYTES = 65_536;
+const refusalBody = z.object({ code: z.number().optional() });
 
 type Twilio = NonNullable<Config["delivery"]["twilio"]>;
 
@@ -22,6 +31,12 @@ const formOf = ({ channel, to, short }: Message, { smsFrom = "", whatsAppFrom = 
   });
 };
 
+/** No other try can do better where Twilio has something against the message itself. */
+const refusedBy = async (response: Response): Promise<NotSent> => {
+  const { code } = refusalBody.parse(JSON.parse(await boundedText(response, ANSWER_MAX_BYTES)));
+  return new NotSent(["twilio", response.status, code].filter(Boolean).join(" "), !OUR_SENDER.has(code));
+};
+
 const failureOf = (error: unknown) => new NotSent(`twilio ${error instanceof Error ? error.name : "error"}`, false);
 
 /** Sends SMS and WhatsApp messages by Twilio's API, `POST /2010-04-01/Accounts/{sid}/Messages.json`. */
@@ -39,12 +54,13 @@ export const createTwilioSender = (twilio: Twilio, timeoutMs: number): Send => {
       redirect: "manual",
       signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
     } as const;
-    const response = await fetch(url, request).catch((error: unknown) => {
-      throw failureOf(error);
-    });
-    await response.body?.cancel();
-    if (response.ok) return;
-    const { status } = response;
-    throw new NotSent(`twilio ${status}`, status >= 400 && status < 500 && !PASSING.has(status));
+    const post = async () => {
+      const response = await fetch(url, request);
+      if (response.status === 400) return refusedBy(response);
+      await response.body?.cancel();
+      return response.ok ? undefined : new NotSent(`twilio ${response.status}`, false);
+    };
+    const refused = await post().catch(failureOf);
+    if (refused) throw refused;
   };
 };

@@ -53,6 +53,7 @@ describe("Google's keys", () => {
     ["max-age, some of it spent in other caches", { "cache-control": "max-age=600", age: "100" }, 500],
     ["for one's own cache", { "cache-control": "private, max-age=60" }, 60],
     ["for shared caches, which this is none of", { "cache-control": "max-age=60, s-maxage=600" }, 60],
+    ["what is written in capitals", { "cache-control": "Public, Max-Age=600" }, 600],
     ["a date", { date: httpDate(0), expires: httpDate(120) }, 120],
     ["nothing", {}, 300],
     ["nothing but that it may be kept", { "cache-control": "public" }, 300],

@@ -57,7 +57,21 @@ test("what Twilio has against a message is final; all else is tried again", asyn
     await expect.poll(async () => (await queue.jobs())[before]?.last_error, ARRIVAL).toBe(`twilio ${status}`);
   }
   const final = (await queue.jobs()).map((job) => job.attempts === job.max_attempts);
-  expect(final).toEqual(statuses.map((status) => status === 400 || status === 404));
+  expect(final).toEqual(statuses.map((status) => status === 400));
+});
+
+test.each([
+  [21211, "a number that is none", true],
+  [21212, "a sender that is none", false],
+  [21606, "a sender that cannot send there", false],
+])("of code %i, %s, it is told that another try is of no use: %s", async (code, _, isFinal) => {
+  const { queue, twilio } = await launch();
+  twilio.answer(400);
+  twilio.refuseBy(code);
+  await queue.add({ channelCode: "sms", destination: PHONE });
+  const job = async () => (await queue.jobs())[0];
+  await expect.poll(async () => (await job())?.last_error, ARRIVAL).toBe(`twilio 400 ${code}`);
+  expect((await job())?.attempts === (await job())?.max_attempts).toBe(isFinal);
 });
 
 test("an answer that does not come is waited for no longer than DELIVERY_TIMEOUT", async () => {

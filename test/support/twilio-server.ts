@@ -16,12 +16,15 @@ export interface TwilioServer {
   readonly requests: TwilioRequest[];
   /** The status of each next answer, the last for all that follow; 0 never answers. */
   answer(...statuses: number[]): void;
+  /** The code of refusals from now on. */
+  refuseBy(code: number): void;
 }
 
 /** Speaks as Twilio's messages API does, and quotes what it was sent, as that does. */
 export const startTwilio = async (): Promise<TwilioServer> => {
   const requests: TwilioRequest[] = [];
   let statuses = [201];
+  let code: number | undefined;
   const server = createServer((request, response) => {
     void text(request).then((body) => {
       const { method, url: path, headers } = request;
@@ -33,7 +36,9 @@ export const startTwilio = async (): Promise<TwilioServer> => {
       });
       const status = (statuses.length > 1 ? statuses.shift() : statuses[0]) ?? 201;
       if (status === 0) return;
-      response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify({ status, message: body }));
+      response
+        .writeHead(status, { "content-type": "application/json" })
+        .end(JSON.stringify({ code, status, message: body }));
     });
   });
   server.listen(0, "127.0.0.1");
@@ -47,6 +52,9 @@ export const startTwilio = async (): Promise<TwilioServer> => {
     requests,
     answer(...next) {
       statuses = next;
+    },
+    refuseBy(next) {
+      code = next;
     },
   };
 };
