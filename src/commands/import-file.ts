@@ -69,21 +69,39 @@ const readPerson = (text: string | undefined): Line["person"] => {
 };
 
 const LINE_FEED = 0x0a;
+/** More than a person takes, however it is written. A file that is one line is not held as a whole. */
+const LINE_MAX_BYTES = 1_048_576;
+
+interface RawLine {
+  /** Undefined where it is longer than any line may be. */
+  readonly content: Buffer | undefined;
+  readonly bytes: number;
+}
 
 /** A line ends at a line feed alone: JSON may have the other ends that Unicode knows within its strings (RFC 8259, 7). */
-async function* linesOf(file: FileHandle): AsyncGenerator<Buffer> {
+async function* linesOf(file: FileHandle): AsyncGenerator<RawLine> {
   let begun: Buffer[] = [];
+  let bytes = 0;
+  const add = (part: Buffer) => {
+    bytes += part.length;
+    if (bytes > LINE_MAX_BYTES) begun = [];
+    else begun.push(part);
+  };
+  const end = (): RawLine => {
+    const line = { content: bytes > LINE_MAX_BYTES ? undefined : Buffer.concat(begun), bytes };
+    [begun, bytes] = [[], 0];
+    return line;
+  };
   for await (const chunk of file.createReadStream() as AsyncIterable<Buffer>) {
     let start = 0;
-    for (let end = chunk.indexOf(LINE_FEED); end !== -1; end = chunk.indexOf(LINE_FEED, start)) {
-      yield Buffer.concat([...begun, chunk.subarray(start, end)]);
-      begun = [];
-      start = end + 1;
+    for (let feed = chunk.indexOf(LINE_FEED); feed !== -1; feed = chunk.indexOf(LINE_FEED, start)) {
+      add(chunk.subarray(start, feed));
+      yield end();
+      start = feed + 1;
     }
-    begun.push(chunk.subarray(start));
+    add(chunk.subarray(start));
   }
-  const last = Buffer.concat(begun);
-  if (last.length > 0) yield last;
+  if (bytes > 0) yield end();
 }
 
 // Of a message beside the people, and of each of them in it.
@@ -98,7 +116,11 @@ export interface BatchBounds {
 }
 
 /** The person of a line, none of an empty one, and what it takes of the room in a message. */
-const readLine = (line: Uint8Array, room: number): { readonly person?: Line["person"]; readonly size: number } => {
+const readLine = (
+  line: Uint8Array | undefined,
+  room: number,
+): { readonly person?: Line["person"]; readonly size: number } => {
+  if (!line) return { person: `longer than ${LINE_MAX_BYTES} bytes: is there one object a line?`, size: 0 };
   const text = textOf(line);
   if (text?.trim() === "") return { size: 0 };
   const person = readPerson(text);
@@ -114,12 +136,12 @@ export async function* readBatches(file: FileHandle, bounds: BatchBounds): Async
   let number = 0;
   for await (const line of linesOf(file)) {
     number++;
-    const { person, size: more } = readLine(line, room);
+    const { person, size: more } = readLine(line.content, room);
     if (lines.length === bounds.people || size + more > room) {
       yield { lines, bytes };
       [lines, bytes, size] = [[], 0, 0];
     }
-    bytes += line.length + 1;
+    bytes += line.bytes + 1;
     size += more;
     if (person !== undefined) lines.push({ number, person });
   }

@@ -1,7 +1,7 @@
 import { execFile, spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { once } from "node:events";
-import { createWriteStream } from "node:fs";
+import { createWriteStream, existsSync, readFileSync } from "node:fs";
 import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -90,6 +90,27 @@ test("a line ends at a line feed alone, and what is no UTF-8, or too large by it
   const { users } = await server.auth.listUsers({ tenantId, prefix: "line" });
   expect(users.map(({ displayName }) => displayName)).toEqual(names);
   await server.stop();
+});
+
+test("a line that is too long for any person is refused by its line, and not held in memory", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  const file = await writeLines([{ email: "before@example.com" }]);
+  const more = createWriteStream(file, { flags: "a" });
+  for (let n = 0; n < 300; n++) if (!more.write("x".repeat(1_048_576))) await once(more, "drain");
+  more.end('\n{"email":"after@example.com"}\n');
+  await once(more, "close");
+  const { child, finished } = startImport([file, "--tenant", tenantId], server, await importer(server));
+  let peakKib = 0;
+  const watch = setInterval(() => {
+    const status = existsSync(`/proc/${child.pid}/status`) ? readFileSync(`/proc/${child.pid}/status`, "utf8") : "";
+    peakKib = Math.max(peakKib, Number(/VmHWM:\s*(\d+)/.exec(status)?.[1] ?? 0));
+  }, 50);
+  const { code, stdout } = await finished;
+  clearInterval(watch);
+  expect([code, stdout]).toEqual([1, expect.stringContaining("2 created, 0 unchanged, 1 refused")]);
+  expect((await reportOf(file))[1]?.detail).toContain("longer than");
+  expect(peakKib).toBeLessThan(300 * 1_024);
 });
 
 test("each line is reported in its order, and one that does not fit keeps back no other", async () => {
