@@ -79,13 +79,45 @@ export const commaSeparated = z.string().transform((text) =>
 );
 /** A URL of one of these schemes, such as `https`. */
 export const urlOf = (...schemes: readonly string[]) =>
-  z
-    .string()
-    .refine(
-      (text) => isUrl(text) && schemes.some((scheme) => new URL(text).protocol === `${scheme}:`),
-      `must be a URL that begins with ${schemes.map((scheme) => `${scheme}://`).join(" or ")}`,
-    );
+  z.string().refine((text) => isUrl(text) && schemes.some((scheme) => new URL(text).protocol === `${scheme}:`), {
+    message: `must be a URL that begins with ${schemes.map((scheme) => `${scheme}://`).join(" or ")}`,
+    abort: true,
+  });
+
+/** What of a connection to a mail server its URL may say; of nodemailer's others, some would write messages to the log. */
+const SMTP_OPTION =
+  /^(requireTLS|ignoreTLS|opportunisticTLS|name|localAddress|authMethod|tls\.(rejectUnauthorized|servername|minVersion))$/;
+
+const isSmtpUrl = (text: string): boolean => {
+  const { hostname, searchParams } = new URL(text);
+  return hostname !== "" && [...searchParams.keys()].every((option) => SMTP_OPTION.test(option));
+};
+
+/** The URL of a mail server. An option that is not known, however it is misspelt, would not be heeded. */
+export const smtpUrl = urlOf("smtp", "smtps").refine(
+  isSmtpUrl,
+  "must name a host, and no options but requireTLS, ignoreTLS, opportunisticTLS, name, localAddress, authMethod, " +
+    "tls.rejectUnauthorized, tls.servername and tls.minVersion, spelt so",
+);
 
 /** As a URL or gRPC's target names it. */
 export const addressText = (hostName: string, port: number): string =>
   isIPv6(hostName) ? `[${hostName}]:${port}` : `${hostName}:${port}`;
+
+const address = z.email({ pattern: z.regexes.html5Email }).max(254);
+
+/** Whom mails come from: an address alone, or a name and the address in angle brackets. */
+export const mailbox = z.string().transform((text, context) => {
+  const {
+    name = "",
+    within,
+    alone,
+  } = /^(?:(?<name>[^<>]*)<(?<within>[^<>]+)>|(?<alone>[^<>]+))$/.exec(text)?.groups ?? {};
+  const { data } = address.safeParse(within ?? alone);
+  if (data !== undefined && !/\p{Cc}/u.test(name)) {
+    // Of a quoted name, what is within the quotes.
+    return { name: name.trim().replace(/^"(.*)"$/, "$1"), address: data };
+  }
+  context.addIssue({ code: "custom", message: "must be an e-mail address, such as Example <no-reply@example.org>" });
+  return z.NEVER;
+});

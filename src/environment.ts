@@ -6,8 +6,10 @@ import {
   flag,
   host,
   integer,
+  mailbox,
   peppers,
   postgresUrl,
+  smtpUrl,
   urlOf,
 } from "./config-values.ts";
 
@@ -76,8 +78,8 @@ export const environment = z.object({
   GOOGLE_CLIENT_IDS: commaSeparated.prefault(""),
   GOOGLE_JWKS_URL: urlOf("https", "http").prefault("https://www.googleapis.com/oauth2/v3/certs"),
   GOOGLE_TIMEOUT: duration(1, 60_000).prefault("3s"),
-  SMTP_URL: urlOf("smtp", "smtps").optional(),
-  MAIL_FROM: z.string().optional(),
+  SMTP_URL: smtpUrl.optional(),
+  MAIL_FROM: mailbox.optional(),
   TWILIO_ACCOUNT_SID: z.string().optional(),
   TWILIO_AUTH_TOKEN: z.string().optional(),
   TWILIO_FROM: z.string().optional(),

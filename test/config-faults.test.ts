@@ -49,6 +49,40 @@ describe("faults", () => {
     expect(new ConfigError(faults).message).not.toContain("hunter2");
   });
 
+  test("SMTP_URL that is no URL is said to be none", () => {
+    expect(faultsOf({ SMTP_URL: "mail.example", MAIL_FROM: "a@example.org" })).toEqual([
+      "SMTP_URL: must be a URL that begins with smtp:// or smtps://",
+    ]);
+  });
+
+  test.each([
+    "smtp://",
+    "smtp://?requireTLS=true",
+    "smtp://mail.example?requiretls=true",
+    "smtp://mail.example?tls.rejectunauthorized=false",
+    "smtp://mail.example?debug=true",
+  ])("SMTP_URL: %j is no mail server's", (url) => {
+    const [fault, ...others] = faultsOf({ SMTP_URL: url, MAIL_FROM: "a@example.org" });
+    expect(fault).toMatch(/^SMTP_URL: must name a host, and no options but requireTLS/);
+    expect(others).toEqual([]);
+  });
+
+  test.each([
+    "Example",
+    "no-reply",
+    "<>",
+    "Example no-reply@example.org",
+    "a@example.org, b@example.org",
+    "Team: a@example.org;",
+    "no-reply@bücher.example",
+    "a@example.org\r\nBcc: b@example.org",
+    "Example\r\nBcc: b <a@example.org>",
+  ])("MAIL_FROM: %j is no sender", (from) => {
+    expect(faultsOf({ SMTP_URL: "smtp://mail.example", MAIL_FROM: from })).toEqual([
+      "MAIL_FROM: must be an e-mail address, such as Example <no-reply@example.org>",
+    ]);
+  });
+
   test.each([
     [{ TLS_CERT_FILE: "tls.crt" }, "TLS_CERT_FILE, TLS_KEY_FILE"],
     [{ TLS_KEY_FILE: "tls.key" }, "TLS_CERT_FILE, TLS_KEY_FILE"],

@@ -48,7 +48,7 @@ export const createEmailSender = ({ url, from }: NonNullable<Config["delivery"][
       disableUrlAccess: true,
     });
   };
-  const domain = /@([^\s<>]+)/.exec(from)?.[1] ?? "localhost";
+  const domain = from.address.replace(/^.*@/, "");
 
   return async ({ otpId, to, subject, text, html }, signal) => {
     try {
@@ -56,7 +56,7 @@ export const createEmailSender = ({ url, from }: NonNullable<Config["delivery"][
       await (
         await transport
       ).sendMail({
-        from,
+        from: { ...from },
         // As an object, since a string is a list of addresses.
         to: { name: "", address: to },
         subject,

@@ -70,3 +70,17 @@ test("TLS is as the URL says: a certificate is verified unless it says otherwise
   await queue.launch({ SMTP_URL: `${server.url}?tls.rejectUnauthorized=false` });
   await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
 });
+
+test.each([
+  ['"Acme @home" <no-reply@example.org>', "Acme @home"],
+  ["Acme, Inc. <no-reply@example.org>", "Acme, Inc."],
+  ["Müller <no-reply@example.org>", "Müller"],
+  ["no-reply@example.org", ""],
+])("MAIL_FROM=%s is one sender, and its domain the message id's", async (from, name) => {
+  const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
+  await queue.launch({ SMTP_URL: server.url, MAIL_FROM: from });
+  const { otpId } = await queue.add();
+  await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
+  expect(server.mails[0]?.from?.value).toEqual([{ address: "no-reply@example.org", name }]);
+  expect(server.mails[0]?.messageId).toBe(`<${otpId}@example.org>`);
+});
