@@ -45,7 +45,7 @@ export const selectDecisions = (checks: readonly AccessCheck[]) => sql.prepared(
           SELECT a.role_id FROM org_assignments a
           JOIN role_capabilities h ON h.role_id = a.role_id AND h.cap_id = c.cap_id
           WHERE a.user_id = asked.user_id AND a.org_node_id = p.ancestor_org_node_id
-            AND a.cancelled_utc IS NULL AND a.start_utc <= now() AND (a.end_utc IS NULL OR a.end_utc > now())
+            AND a.start_utc <= now() AND a.lasts_utc > now()
           LIMIT 1
         ) granted
         WHERE p.descendant_org_node_id = asked.org_node_id

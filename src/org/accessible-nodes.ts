@@ -41,13 +41,13 @@ export const selectNodesByCapability = ({ tenantId, userId, access, from, limit 
     WHERE t.tenant_id = ${tenantId}::uuid AND t.tenant_state_code = 'active'
       AND u.user_id = ${userId}::uuid AND u.user_state_code = 'active' AND c.cap_key = ${access}
   ), held AS MATERIALIZED (
-    SELECT a.org_node_id, a.role_id, a.start_utc, a.end_utc, a.cancelled_utc
+    SELECT a.org_node_id, a.role_id, a.start_utc, a.lasts_utc
     FROM org_assignments a WHERE a.user_id = (SELECT asked.user_id FROM asked)
     LIMIT 5000
   ), roots AS MATERIALIZED (
     SELECT DISTINCT h.org_node_id FROM held h
     WHERE (SELECT count(*) < 5000 FROM held)
-      AND h.cancelled_utc IS NULL AND h.start_utc <= now() AND (h.end_utc IS NULL OR h.end_utc > now())
+      AND h.start_utc <= now() AND h.lasts_utc > now()
       AND EXISTS (
         SELECT FROM role_capabilities k
         WHERE k.role_id = h.role_id AND k.cap_id = (SELECT asked.cap_id FROM asked))
@@ -113,7 +113,7 @@ export const selectNodesByCapability = ({ tenantId, userId, access, from, limit 
         SELECT a.role_id FROM org_assignments a
         JOIN role_capabilities k ON k.role_id = a.role_id AND k.cap_id = cut.cap_id
         WHERE a.user_id = ${userId}::uuid AND a.org_node_id = p.ancestor_org_node_id
-          AND a.cancelled_utc IS NULL AND a.start_utc <= now() AND (a.end_utc IS NULL OR a.end_utc > now())
+          AND a.start_utc <= now() AND a.lasts_utc > now()
         LIMIT 1
       ) granted
       WHERE p.descendant_org_node_id = w.org_node_id
@@ -135,13 +135,13 @@ export const selectNodesByScope = ({ tenantId, userId, access, from, limit }: As
     WHERE t.tenant_id = ${tenantId}::uuid AND t.tenant_state_code = 'active'
       AND u.user_id = ${userId}::uuid AND u.user_state_code = 'active'
   ), held AS MATERIALIZED (
-    SELECT g.org_node_id, g.access_scope_code, g.start_utc, g.end_utc, g.cancelled_utc
+    SELECT g.org_node_id, g.access_scope_code, g.start_utc, g.lasts_utc
     FROM visibility_grants g WHERE g.user_id = (SELECT asked.user_id FROM asked)
     LIMIT 5000
   ), roots AS MATERIALIZED (
     SELECT DISTINCT h.org_node_id FROM held h
     WHERE (SELECT count(*) < 5000 FROM held)
-      AND h.cancelled_utc IS NULL AND h.start_utc <= now() AND (h.end_utc IS NULL OR h.end_utc > now())
+      AND h.start_utc <= now() AND h.lasts_utc > now()
       AND (h.access_scope_code = 'analyze' OR ${access} = 'read')
   ), size AS MATERIALIZED (
     SELECT count(*) <= 1000 AND (SELECT count(*) < 5000 FROM held) AS few,
@@ -204,7 +204,7 @@ export const selectNodesByScope = ({ tenantId, userId, access, from, limit }: As
       SELECT FROM org_node_paths p CROSS JOIN LATERAL (
         SELECT g.grant_id FROM visibility_grants g
         WHERE g.user_id = ${userId}::uuid AND g.org_node_id = p.ancestor_org_node_id
-          AND g.cancelled_utc IS NULL AND g.start_utc <= now() AND (g.end_utc IS NULL OR g.end_utc > now())
+          AND g.start_utc <= now() AND g.lasts_utc > now()
           AND (g.access_scope_code = 'analyze' OR ${access} = 'read')
         LIMIT 1
       ) granted

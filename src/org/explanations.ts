@@ -181,7 +181,7 @@ export const selectEffectiveCapabilities = (tenantId: string, userId: string, no
     CROSS JOIN LATERAL (
       SELECT a.role_id FROM org_assignments a
       WHERE a.user_id = u.user_id AND a.org_node_id = p.ancestor_org_node_id
-        AND a.cancelled_utc IS NULL AND a.start_utc <= now() AND (a.end_utc IS NULL OR a.end_utc > now())
+        AND a.start_utc <= now() AND a.lasts_utc > now()
       OFFSET 0
     ) granted
     JOIN role_capabilities h ON h.role_id = granted.role_id

@@ -75,7 +75,7 @@ export const selectUsersByCapability = ({ tenantId, nodeId, access, from, limit 
         SELECT a.assignment_id AS via_id FROM org_assignments a
         JOIN role_capabilities h ON h.role_id = a.role_id AND h.cap_id = r.cap_id
         WHERE a.user_id = w.user_id AND a.org_node_id = r.org_node_id
-          AND a.cancelled_utc IS NULL AND a.start_utc <= now() AND (a.end_utc IS NULL OR a.end_utc > now())
+          AND a.start_utc <= now() AND a.lasts_utc > now()
         LIMIT 1
       ) v
       WHERE EXISTS (SELECT FROM users u WHERE u.user_id = w.user_id AND u.user_state_code = 'active')
@@ -130,7 +130,7 @@ export const selectUsersByScope = ({ tenantId, nodeId, access, from, limit }: As
       CROSS JOIN LATERAL (
         SELECT g.grant_id AS via_id FROM visibility_grants g
         WHERE g.user_id = w.user_id AND g.org_node_id = r.org_node_id
-          AND g.cancelled_utc IS NULL AND g.start_utc <= now() AND (g.end_utc IS NULL OR g.end_utc > now())
+          AND g.start_utc <= now() AND g.lasts_utc > now()
           AND (g.access_scope_code = 'analyze' OR ${access} = 'read')
         LIMIT 1
       ) v

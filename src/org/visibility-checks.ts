@@ -44,7 +44,7 @@ export const selectVisibilities = (checks: readonly VisibilityCheck[]) =>
           SELECT g.grant_id FROM visibility_grants g
           WHERE g.user_id = asked.user_id AND g.org_node_id = p.ancestor_org_node_id
             AND (g.access_scope_code = 'analyze' OR asked.scope = 'read')
-            AND g.cancelled_utc IS NULL AND g.start_utc <= now() AND (g.end_utc IS NULL OR g.end_utc > now())
+            AND g.start_utc <= now() AND g.lasts_utc > now()
           LIMIT 1
         ) granted
         WHERE p.descendant_org_node_id = asked.org_node_id
