@@ -6,6 +6,7 @@ import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import type { Config } from "../config.ts";
+import { BATCH } from "../db/batches.ts";
 import type { Tx } from "../db/transact.ts";
 import type { TokenPairSchema } from "../gen/auth/v1/auth_pb.ts";
 import type { Macs } from "../macs.ts";
@@ -132,24 +133,42 @@ const updateEnded = (sessionId: string, reason: EndReason) => sql.type(sessionId
   WHERE session_id = ${sessionId}::uuid
   RETURNING session_id`;
 
+const endedRow = z.object({ last_id: z.string().nullable(), seen: z.bigint(), ended: z.bigint() });
+
 /**
- * Whether a session lives is decided once its row is locked: a refresh that came before its end may just be moving it,
- * and whoever passed over that row, as it was, would leave it alive.
+ * As many as one statement ends in its time. Whether a session lives is decided once its row is locked: a refresh that came
+ * before its end may just be moving it, and whoever passed over that row, as it was, would leave it alive.
  */
-const updateAllEnded = ({ tenantId, userId, exceptSessionId = "", reason }: EndOfSessions) => sql.type(sessionIdRow)`
+const updateSomeEnded = (
+  { tenantId, userId, exceptSessionId = "", reason }: EndOfSessions,
+  afterId: string | null,
+) => sql.type(endedRow)`
   WITH unended AS (
     SELECT x.session_id, x.expiry_utc FROM refresh_sessions x
     WHERE x.tenant_id = ${tenantId}::uuid AND x.user_id = ${userId}::uuid AND x.revoked_utc IS NULL
       AND x.session_id IS DISTINCT FROM nullif(${exceptSessionId}, '')::uuid
+      AND (${afterId}::uuid IS NULL OR x.session_id > ${afterId}::uuid)
+    ORDER BY x.session_id
+    LIMIT ${BATCH}
     FOR NO KEY UPDATE
+  ), ended AS (
+    UPDATE refresh_sessions SET revoked_utc = clock_timestamp(), end_reason_code = ${reason}
+    WHERE session_id = ANY (ARRAY(SELECT u.session_id FROM unended u WHERE u.expiry_utc > now()))
+    RETURNING session_id
   )
-  UPDATE refresh_sessions SET revoked_utc = clock_timestamp(), end_reason_code = ${reason}
-  WHERE session_id IN (SELECT u.session_id FROM unended u WHERE u.expiry_utc > now())
-  RETURNING session_id`;
+  SELECT (SELECT u.session_id FROM unended u ORDER BY u.session_id DESC LIMIT 1) AS last_id,
+    (SELECT count(*) FROM unended) AS seen, (SELECT count(*) FROM ended) AS ended`;
 
 /** Ends live sessions of a user whose row the caller has locked; answers how many there were. */
-export const endSessions = async (tx: Tx, end: EndOfSessions): Promise<number> =>
-  (await tx.any(updateAllEnded(end))).length;
+export const endSessions = async (tx: Tx, end: EndOfSessions): Promise<number> => {
+  let count = 0;
+  let last: z.output<typeof endedRow> | undefined;
+  do {
+    last = await tx.one(updateSomeEnded(end, last?.last_id ?? null));
+    count += Number(last.ended);
+  } while (last.seen === BigInt(BATCH));
+  return count;
+};
 
 /** Ends a live session whose row the caller has locked, and records it. */
 export const endSession = async (

@@ -38,3 +38,17 @@ test("a user with 6,000 sessions and 20,000 assignments is erased by statements 
   expect(sessions.map(({ clients }) => clients)).toEqual([0n, 0n]);
   expect(sessions.map(({ reason }) => reason)).not.toContain("live");
 });
+
+test("all sessions of a user are ended, however many live", async () => {
+  const server = await startService("grpc");
+  const { tenantId, userId } = await addUser(server);
+  await plantUnchecked(server, async (tx) => {
+    await tx.query(sql.unsafe`
+      INSERT INTO refresh_sessions (session_id, user_id, tenant_id, refresh_token_hash_text, expiry_utc)
+      SELECT gen_random_uuid(), ${userId}::uuid, ${tenantId}::uuid, 'x', now() + (n % 5 - 0.5) * interval '1 day'
+      FROM generate_series(1, 12500) AS n`);
+  });
+  expect((await server.auth.revokeAllSessions({ tenantId, userId })).revokedCount).toBe(10_000);
+  expect((await server.auth.revokeAllSessions({ tenantId, userId })).revokedCount).toBe(0);
+  expect((await server.auth.listSessions({ tenantId, userId })).sessions).toEqual([]);
+});
