@@ -20,4 +20,4 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["nod
 # Node itself is process 1, so that signals reach src/main.ts; another command is run by naming its file.
 ENTRYPOINT ["node"]
 # As `npm start`: a large young generation under load, and what the start grew it to given back.
-CMD ["--expose-gc", "--max-semi-space-size=64", "src/main.ts"]
+CMD ["--expose-gc", "--max-semi-space-size=64", "--import", "./src/early-signals.ts", "src/main.ts"]

@@ -1,3 +1,4 @@
+import { write, writeSync } from "node:fs";
 import { sqlStateOf } from "./db/sql-state.ts";
 import { type DestinationStream, pino, stdSerializers, type Logger } from "pino";
 
@@ -49,31 +50,66 @@ const millisecondClock = () => {
 
 /** How many characters are written at once, a pipe's whole room, and how long a line may wait for others, in milliseconds. */
 const GATHER = { characters: 64_000, ms: 200 } as const;
+/** What waits where nobody reads, or what failed to be written: more is dropped, for a log must not end what it tells of. */
+const WAITING_MAX = 16_000_000;
+const STDOUT = 1;
 
 /**
  * Stdout for lines that are gathered before they are written, since one write a call is a third of a call's cost. They are
  * gathered here, as one text: sonic-boom counts the bytes of all that it has gathered anew with each line, or wants
- * each as a Buffer, and either costs as much again as making the line.
+ * each as a Buffer, and either costs as much again as making the line. Nor does it outlive a disk that is full: it
+ * ends the process, and at its end tries to write for ever.
  */
 const gatheringStdout = () => {
-  const stdout = pino.destination({ dest: 1, sync: false });
   let gathered = "";
+  let writing: Buffer | undefined;
+  const idle: (() => void)[] = [];
+
+  const settle = () => {
+    writing = undefined;
+    if (gathered.length >= GATHER.characters || idle.length > 0) pass();
+    if (!writing) for (const done of idle.splice(0)) done();
+  };
+  const send = (bytes: Buffer) => {
+    writing = bytes;
+    write(STDOUT, bytes, (error, written) => {
+      if (error?.code === "EAGAIN") setTimeout(send, GATHER.ms, bytes);
+      // What cannot be written is lost, and the next is tried anew: the disk may have room again.
+      else if (error || written === bytes.length) settle();
+      else send(bytes.subarray(written));
+    });
+  };
   const pass = () => {
-    if (gathered !== "") stdout.write(gathered);
+    if (writing || gathered === "") return;
+    const bytes = Buffer.from(gathered);
     gathered = "";
+    send(bytes);
   };
   setInterval(pass, GATHER.ms).unref();
+  process.on("exit", () => {
+    // A write under way may be one that never ends.
+    if (writing || gathered === "") return;
+    try {
+      writeSync(STDOUT, gathered);
+    } catch {
+      // As above.
+    }
+  });
   return {
     write(line: string) {
-      gathered += line;
+      if (gathered.length < WAITING_MAX) gathered += line;
       if (gathered.length >= GATHER.characters) pass();
     },
-    flush(done: (error?: Error) => void) {
+    /** Waits for what was gathered by now, whatever becomes of it. */
+    flush(done: () => void) {
       pass();
-      stdout.flush(done);
+      if (!writing) return done();
+      idle.push(done);
     },
   };
 };
+
+let stdout: ReturnType<typeof gatheringStdout> | undefined;
 
 /**
  * JSON lines on stdout, or readable ones where a terminal looks. They are gathered: `flush` before exit.
@@ -96,5 +132,5 @@ export const createLog = (level: string, destination?: DestinationStream): Log =
       // pino-pretty is a development dependency: without it the lines stay JSON.
     }
   }
-  return pino(options, gatheringStdout());
+  return pino(options, (stdout ??= gatheringStdout()));
 };

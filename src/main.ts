@@ -30,12 +30,22 @@ const welcome = (config: Config, server: RunningServer, { rootSecret }: Prepared
     .join("\n");
 };
 
-const flushed = (log: Log): Promise<void> => new Promise((resolve) => log.flush(() => resolve()));
+/** How long the last lines may take: nobody may be there to read them. */
+const FLUSH_MS = 2_000;
+const flushed = (log: Log): Promise<boolean> =>
+  new Promise((resolve) => {
+    setTimeout(resolve, FLUSH_MS, false).unref();
+    log.flush(() => resolve(true));
+  });
+/** Node's own end waits for a write under way, which may be one that never ends. */
+const end = (isFlushed: boolean) => (isFlushed ? process.exit() : process.kill(process.pid, "SIGKILL"));
 
 /** Stops once at the first signal; a second one, when it is not the first's echo, ends at once. */
 const stopOnSignal = (log: Log, stop: () => Promise<void>) => {
   let firstAt: number | undefined;
   for (const [signal, number] of Object.entries(SIGNALS)) {
+    // Those of `early-signals.ts`.
+    process.removeAllListeners(signal);
     process.on(signal, () => {
       if (firstAt !== undefined) {
         if (performance.now() - firstAt > SAME_SIGNAL_MS) process.exit(128 + number);
@@ -49,7 +59,7 @@ const stopOnSignal = (log: Log, stop: () => Promise<void>) => {
           process.exitCode = 1;
         })
         .then(() => flushed(log))
-        .finally(() => process.exit());
+        .then(end);
     });
   }
 };

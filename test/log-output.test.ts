@@ -1,0 +1,53 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
+import { openSync } from "node:fs";
+import { expect, onTestFinished, test } from "vitest";
+import { CHILD_ENV } from "./support/child-env.ts";
+
+// Logs more than a pipe holds, flushes, and ends.
+const SCRIPT = `
+  import { createLog } from "./src/log.ts";
+  const log = createLog("info");
+  for (let round = 0; round < 3; round++) {
+    for (let line = 0; line < 2_000; line++) log.info({ line }, "x".repeat(50));
+    await new Promise((resolve) => setTimeout(resolve, 250));
+  }
+  process.stderr.write("alive");
+  await Promise.race([new Promise((done) => log.flush(done)), new Promise((done) => setTimeout(done, 500))]);
+  process.stderr.write(" flushed");
+  process.kill(process.pid, "SIGKILL");
+`;
+
+const run = (stdout: number | "pipe"): ChildProcess => {
+  const args = ["--input-type=module", "--eval", SCRIPT];
+  const child = spawn(process.execPath, args, { env: CHILD_ENV, stdio: ["ignore", stdout, "pipe"] });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  return child;
+};
+
+const said = async (child: ChildProcess) => {
+  let text = "";
+  child.stderr?.setEncoding("utf8").on("data", (part: string) => (text += part));
+  await once(child, "exit");
+  return text;
+};
+
+test.skipIf(process.platform !== "linux")("a full disk below the log ends nothing", async () => {
+  expect(await said(run(openSync("/dev/full", "w")))).toBe("alive flushed");
+});
+
+test("a log that nobody reads holds nothing up", async () => {
+  expect(await said(run("pipe"))).toBe("alive flushed");
+});
+
+test("a log that is read is whole, and in order", async () => {
+  const child = run("pipe");
+  let text = "";
+  child.stdout?.setEncoding("utf8").on("data", (part: string) => (text += part));
+  await once(child, "close");
+  const lines = text
+    .trim()
+    .split("\n")
+    .map((line) => (JSON.parse(line) as { line: number }).line);
+  expect(lines).toEqual(Array.from({ length: 6_000 }, (_, index) => index % 2_000));
+});
