@@ -55,9 +55,10 @@ export const connectionUri = (url: string, { tls, pgBouncer }: Config["database"
   const uri = new URL(url);
   if (tls === "off") uri.searchParams.set("sslmode", "disable");
   if (tls === "verify") uri.searchParams.delete("sslmode");
-  // PgBouncer refuses start-up parameters that it does not track; jit costs more than it saves on short statements.
+  // PgBouncer refuses start-up parameters that it does not track; jit costs more than it saves on short statements; times
+  // are read in one style, and a database or a role may have another.
   if (!pgBouncer && !uri.searchParams.has("options")) {
-    uri.searchParams.set("options", "-c jit=off -c default_transaction_isolation=read\\ committed");
+    uri.searchParams.set("options", "-c jit=off -c default_transaction_isolation=read\\ committed -c datestyle=iso");
   }
   if (!uri.searchParams.has("application_name")) uri.searchParams.set("application_name", "auth-service");
   return uri.toString();

@@ -33,8 +33,9 @@ const OUT_OF_REACH = [
 ];
 /** After which no statement is under way. */
 const HARMLESS = [Refusal, Abandoned, DataIntegrityError, NotFoundError, SchemaValidationError];
-// Connection, resources, operator, system; 25006 as below, 25P03 is an ended idle transaction.
-const OUT_OF_REACH_STATES = /^(08|53|57|58|25006|25P03)/;
+// Connection, resources, operator, system; 25006 as below, 25P03 is an ended idle transaction, 55P03 a lock that was waited
+// for as long as the database or the role has it in its `lock_timeout`.
+const OUT_OF_REACH_STATES = /^(08|53|57|58|25006|25P03|55P03)/;
 const OUT_OF_REACH_ERRNO = /^E(CONNREFUSED|CONNRESET|PIPE|TIMEDOUT|HOSTUNREACH|NETUNREACH|AI_AGAIN|NOTFOUND)$/;
 // pg and slonik say these in words alone.
 const OUT_OF_REACH_WORDS = /^(Client (is|was|has)|Connection terminated|Connection pool|timeout expired)/i;

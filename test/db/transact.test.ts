@@ -164,6 +164,21 @@ test("a statement's time limit is DATABASE_UNAVAILABLE", async () => {
   expect(performance.now() - started).toBeLessThan(1_500);
 });
 
+test("a lock that is waited for as long as the database allows is DATABASE_UNAVAILABLE", async () => {
+  const db = openFor(database.url);
+  await read(db, detached(), (c) => c.query(insert("locked")));
+  const reason = transact(db, detached(), async (tx) => {
+    await tx.query(increment("locked"));
+    return reasonOf(
+      transact(db, detached(), async (other) => {
+        await other.query(sql.unsafe`SET LOCAL lock_timeout = '50ms'`);
+        await other.query(increment("locked"));
+      }),
+    );
+  });
+  expect(await reason).toBe("DATABASE_UNAVAILABLE");
+});
+
 test("a deadline that is nearer cuts the statement of a transaction off", async () => {
   const db = openFor(database.url, { DATABASE_POOL_MAX: "1" });
   const before = await pidOf(db);
