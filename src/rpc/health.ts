@@ -12,6 +12,7 @@ import { waitingUntil } from "./call.ts";
 import { type Watch, createHealthWatches } from "./health-watches.ts";
 
 const filenameRow = z.object({ filename: z.string() });
+const foundRow = z.object({ found: z.boolean() });
 const stepRow = z.object({ step: z.number().nullable() });
 
 const INTERVAL_MS = 1_000;
@@ -50,6 +51,10 @@ const selectAppliedMigrations = () => sql.type(filenameRow)`
 const selectQueueStep = () => sql.type(stepRow)`
   SELECT max(m.id) AS step FROM graphile_worker.migrations m`;
 
+/** Migrations may be applied and all tables still not be found: our role, or the database, has another search_path. */
+const selectFound = () => sql.type(foundRow)`
+  SELECT to_regclass('tenants') IS NOT NULL AS found`;
+
 /** Undefined where the table of these migrations is not there yet. */
 const ifThere = async <T>(query: Promise<T>): Promise<T | undefined> => {
   try {
@@ -63,8 +68,11 @@ const ifThere = async <T>(query: Promise<T>): Promise<T | undefined> => {
 const selectPending = async (db: CommonQueryMethods): Promise<readonly string[]> => {
   const applied = (await ifThere(db.any(selectAppliedMigrations()))) ?? [];
   const queue = await ifThere(db.one(selectQueueStep()));
+  const pending = pendingMigrations(applied.map(({ filename }) => filename));
+  const { found } = await db.one(selectFound());
   return [
-    ...pendingMigrations(applied.map(({ filename }) => filename)),
+    ...pending,
+    ...(pending.length === 0 && !found ? ["none: search_path leads to no tables of ours"] : []),
     ...((queue?.step ?? 0) < QUEUE_STEP ? ["the delivery queue's schema"] : []),
   ];
 };

@@ -131,9 +131,11 @@ test("pending migrations are not ready and refuse calls, until they are applied"
   }
 });
 
-test("what is pending is named: all of a fresh database, of one whose queue is gone that alone", async () => {
-  const [empty, halved] = [await createEmptyDatabase(), await createDatabase()];
+test("what is pending is named: all of a fresh database, or the queue, or that the tables are not found", async () => {
+  const [empty, halved, astray] = [await createEmptyDatabase(), await createDatabase(), await createDatabase()];
   await administer(halved.url, sql.unsafe`DROP SCHEMA graphile_worker CASCADE`);
+  const name = sql.identifier([new URL(astray.url).pathname.slice(1)]);
+  await administer(astray.url, sql.unsafe`ALTER DATABASE ${name} SET search_path TO elsewhere`);
   const pendingOf = async ({ url, drop }: TestDatabase) => {
     const logged = loggedLines();
     await (await serve(url, {}, logged.log)).stop();
@@ -142,6 +144,7 @@ test("what is pending is named: all of a fresh database, of one whose queue is g
   };
   expect(await pendingOf(empty)).toEqual([...committedMigrations(), "the delivery queue's schema"]);
   expect(await pendingOf(halved)).toEqual(["the delivery queue's schema"]);
+  expect(await pendingOf(astray)).toEqual(["none: search_path leads to no tables of ours"]);
 });
 
 test("pending migrations still refuse calls by a reason while the server leaves", async () => {
