@@ -77,6 +77,15 @@ export const commaSeparated = z.string().transform((text) =>
     .map((part) => part.trim())
     .filter((part) => part !== ""),
 );
+/** Of other schemes, such as those of apps, `URL` knows no origin. */
+const isOrigin = (text: string): boolean =>
+  /^https?:/.test(text) ? URL.parse(text)?.origin === text : /^[a-z][a-z0-9+.-]*:\/\/[^\s/?#]+$/.test(text);
+
+/** As browsers name them: what is spelt otherwise, such as with a slash behind it, would be nobody's. */
+export const origins = commaSeparated.refine(
+  (all) => all.every(isOrigin),
+  "must be origins such as https://app.example.com, with nothing behind the host and port",
+);
 /** A URL of one of these schemes, such as `https`. */
 export const urlOf = (...schemes: readonly string[]) =>
   z.string().refine((text) => isUrl(text) && schemes.some((scheme) => new URL(text).protocol === `${scheme}:`), {

@@ -33,6 +33,9 @@ const together = (env: Environment): string[] => {
       env.DATABASE_TLS === "url" &&
       !["disable", "no-verify", "require", null].includes(new URL(env.DATABASE_URL).searchParams.get("sslmode")) &&
       "DATABASE_URL: sslmode must be disable, no-verify or require; for verify-full set DATABASE_TLS=verify",
+    env.DATABASE_URL &&
+      new URL(env.DATABASE_URL).searchParams.has("ssl") &&
+      "DATABASE_URL: ssl is not read; set sslmode, or DATABASE_TLS=verify",
     production && !env.DATABASE_URL && "DATABASE_URL: required when NODE_ENV=production",
     production && !env.SECRET_PEPPERS && "SECRET_PEPPERS: required when NODE_ENV=production",
     production && !env.JWT_KEYS_FILE && "JWT_KEYS_FILE: required when NODE_ENV=production",

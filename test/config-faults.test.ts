@@ -49,6 +49,20 @@ describe("faults", () => {
     expect(new ConfigError(faults).message).not.toContain("hunter2");
   });
 
+  test.each(["*", "null", "app.example", "https://app.example/", "https://app.example:443", "HTTPS://app.example"])(
+    "CORS_ORIGINS: %j is no origin as browsers name them",
+    (origin) => {
+      const [fault, ...others] = faultsOf({ CORS_ORIGINS: `https://a.example,${origin}` });
+      expect([fault, others]).toEqual([expect.stringMatching(/^CORS_ORIGINS: must be origins/), []]);
+    },
+  );
+
+  test("DATABASE_URL: what says ssl otherwise than by sslmode is refused, for nobody would heed it", () => {
+    expect(faultsOf({ DATABASE_URL: "postgresql://app@db/app?ssl=true" })).toEqual([
+      "DATABASE_URL: ssl is not read; set sslmode, or DATABASE_TLS=verify",
+    ]);
+  });
+
   test("SMTP_URL that is no URL is said to be none", () => {
     expect(faultsOf({ SMTP_URL: "mail.example", MAIL_FROM: "a@example.org" })).toEqual([
       "SMTP_URL: must be a URL that begins with smtp:// or smtps://",
