@@ -39,8 +39,12 @@ export const selectAncestors = (tenantId: string, nodeId: string) => sql.type(no
   SELECT n.org_node_id, n.tenant_id, n.node_type_code, n.node_label, n.parent_org_node_id, n.active_flag, n.created_utc,
     max(p.depth_val) OVER () - p.depth_val AS depth_val
   FROM org_node_paths p
-  JOIN org_nodes n ON n.org_node_id = p.ancestor_org_node_id
-  WHERE p.descendant_org_node_id = ${nodeId}::uuid AND n.tenant_id = ${tenantId}::uuid
+  CROSS JOIN LATERAL (
+    SELECT a.org_node_id, a.tenant_id, a.node_type_code, a.node_label, a.parent_org_node_id, a.active_flag, a.created_utc
+    FROM org_nodes a WHERE a.org_node_id = p.ancestor_org_node_id AND a.tenant_id = ${tenantId}::uuid
+    OFFSET 0
+  ) n
+  WHERE p.descendant_org_node_id = ${nodeId}::uuid
   ORDER BY p.depth_val DESC`;
 
 interface Below {

@@ -38,9 +38,11 @@ export type RoleRow = z.output<typeof roleRow>;
 
 const roleIdRow = z.object({ role_id: z.string() });
 
+/** OFFSET 0 here and below: before tables that were loaded are analysed, all capabilities would be read for each role. */
 export const selectRole = (tenantId: string, roleId: string) => sql.type(roleRow)`
   SELECT r.role_id, r.tenant_id, r.role_label, r.created_utc,
-    ARRAY(SELECT c.cap_key FROM role_capabilities rc JOIN capabilities c ON c.cap_id = rc.cap_id
+    ARRAY(SELECT c.cap_key FROM role_capabilities rc
+      CROSS JOIN LATERAL (SELECT k.cap_key FROM capabilities k WHERE k.cap_id = rc.cap_id OFFSET 0) c
       WHERE rc.role_id = r.role_id ORDER BY c.cap_key COLLATE "C") AS cap_keys
   FROM roles r
   WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL`;
@@ -81,7 +83,8 @@ export const selectRoles = (tenantId: string, after: string | null, size: number
     FROM candidates c
   )
   SELECT r.role_id, r.tenant_id, r.role_label, r.created_utc,
-    ARRAY(SELECT c.cap_key FROM role_capabilities rc JOIN capabilities c ON c.cap_id = rc.cap_id
+    ARRAY(SELECT c.cap_key FROM role_capabilities rc
+      CROSS JOIN LATERAL (SELECT k.cap_key FROM capabilities k WHERE k.cap_id = rc.cap_id OFFSET 0) c
       WHERE rc.role_id = r.role_id ORDER BY c.cap_key COLLATE "C") AS cap_keys,
     r.has_next
   FROM counted r
