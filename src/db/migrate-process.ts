@@ -3,6 +3,7 @@ import { connect } from "node:net";
 import { fileURLToPath } from "node:url";
 import { Logger, migrate } from "graphile-migrate";
 import { Logger as QueueLogger, runMigrations } from "graphile-worker";
+import { Client } from "pg";
 
 export interface Migrated {
   /** The files that this run applied, in their order. */
@@ -30,6 +31,19 @@ const reach = async ({ hostname, port }: URL): Promise<void> => {
     throw new Error(`the database at ${host}:${port || 5432} is out of reach: ${why}`, { cause: error });
   } finally {
     socket.destroy();
+  }
+};
+
+/** @throws where the database cannot hold whatever a caller may send: its calls would fail one by one. */
+const holdsEveryText = async (connectionString: string): Promise<void> => {
+  const client = new Client({ connectionString });
+  await client.connect();
+  try {
+    const { rows } = await client.query<{ server_encoding: string }>("SHOW server_encoding");
+    const encoding = rows[0]?.server_encoding;
+    if (encoding !== "UTF8") throw new Error(`the database's encoding is ${encoding}, and must be UTF8`);
+  } finally {
+    await client.end();
   }
 };
 
@@ -61,6 +75,7 @@ const queueLogger = new QueueLogger(() => (_level, message) => {
 const [url] = (await once(process, "message")) as [string];
 try {
   await reach(new URL(url));
+  await holdsEveryText(url);
   await migrate({
     connectionString: url,
     // Used to recreate databases, which applying migrations never does; named, so that no variable of the environment is.

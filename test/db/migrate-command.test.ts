@@ -2,11 +2,12 @@ import { execFile } from "node:child_process";
 import { createServer, type AddressInfo } from "node:net";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
+import { sql } from "slonik";
 import { expect, inject, onTestFinished, test } from "vitest";
 import { migrate, migrationUrl } from "../../src/commands/migrate.ts";
 import { parseConfig } from "../../src/config.ts";
 import { QUEUE_STEP, committedMigrations } from "../../src/db/migrations.ts";
-import { databaseUrl } from "../support/admin.ts";
+import { administer, databaseUrl } from "../support/admin.ts";
 import { CHILD_ENV } from "../support/child-env.ts";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
 
@@ -53,6 +54,22 @@ test("eight at once all succeed, and each migration is applied by one of them", 
   const results = await Promise.all(Array.from({ length: 8 }, () => migrate(url)));
   expect(results.flatMap(({ applied }) => applied).sort()).toEqual(committedMigrations());
   expect(results.reduce((sum, { queueSteps }) => sum + queueSteps, 0)).toBe(QUEUE_STEP);
+});
+
+test("a database that cannot hold every text is refused before anything is done", async () => {
+  const name = `test_latin_${process.pid}`;
+  await administer(
+    inject("postgresUrl"),
+    sql.unsafe`CREATE DATABASE ${sql.identifier([name])} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'`,
+  );
+  onTestFinished(async () => {
+    await administer(inject("postgresUrl"), sql.unsafe`DROP DATABASE ${sql.identifier([name])}`);
+  });
+  expect(await runMigrate(databaseUrl(inject("postgresUrl"), name))).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: "cannot migrate: the database's encoding is LATIN1, and must be UTF8\n",
+  });
 });
 
 test("TLS that must verify refuses a server without it", async () => {
