@@ -55,6 +55,9 @@ const databaseFault = (error: unknown): Attributes => {
   return { [ERROR_TYPE]: error.constructor.name };
 };
 
+/** Behind SHUTDOWN_DELAY and SHUTDOWN_GRACE it ends before the 30 s are over after which Kubernetes kills. */
+const SHUTDOWN_MS = 3_000;
+
 /**
  * Undefined when off: then neither the SDK nor the API is loaded, and a call pays for one comparison.
  * When on, the SDK reads the standard OTEL_* variables by itself.
@@ -131,6 +134,6 @@ export const startTracing = async (enabled: boolean, log?: TracingLog): Promise<
       }
     },
     traceId: () => trace.getActiveSpan()?.spanContext().traceId,
-    shutdown: (limitMs = 5_000) => (ended ??= end(limitMs)),
+    shutdown: (limitMs = SHUTDOWN_MS) => (ended ??= end(limitMs)),
   };
 };
