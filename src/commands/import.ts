@@ -168,7 +168,10 @@ const askedBy = ({ values, positionals }: ReturnType<typeof parseArgs<typeof ACC
 const openFile = async (path: string, flags: string) => {
   try {
     // The report names users: it is for whoever imports alone.
-    return await open(path, flags, 0o600);
+    const file = await open(path, flags, 0o600);
+    if (!(await file.stat()).isDirectory()) return file;
+    await file.close();
+    throw Object.assign(new Error("a folder"), { code: "EISDIR" });
   } catch (error) {
     throw new Error(`${path} cannot be opened: ${(error as NodeJS.ErrnoException).code}`, { cause: error });
   }

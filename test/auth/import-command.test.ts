@@ -296,6 +296,7 @@ test("what is wrong with the whole is one line on stderr", { timeout: 60_000 }, 
   await Promise.all([
     failing([file], /^which file, and into which tenant\?/),
     failing([`${file}.gone`, "--tenant", tenantId], /people\.ndjson\.gone cannot be opened: ENOENT/),
+    failing([tmpdir(), "--tenant", tenantId], /cannot be opened: EISDIR/),
     failing([file, "--tenant", "acme"], /^the server refused: INVALID_REQUEST/),
     failing([file, "--tenant", randomUUID()], /^the server refused: TENANT_NOT_FOUND/),
     failing(args, /^the server refused: PERMISSION_MISSING/, { SERVICE_TOKEN: token }),
