@@ -76,9 +76,11 @@ const fetchAnswer = async ({ jwksUrl, timeoutMs }: Config["google"]): Promise<An
     });
     if (response.status !== 200) throw new Error(`the answer has the status ${response.status}`);
     const policy = cachePolicy(jwksUrl, response.headers);
+    // The policy counts by the machine's clock, and who sets that back would have it trust a withdrawn key for as long again.
+    const goodUntil = performance.now() + Math.min(policy.timeToLive(), LIFE_MAX_S * 1_000);
     const keys = parseKeys(await boundedText(response, ANSWER_MAX_BYTES));
     // Not satisfiesWithoutRevalidation: it is false for all that says must-revalidate, as Google's answers do.
-    return { keys, isStale: () => policy.stale() || policy.age() >= LIFE_MAX_S };
+    return { keys, isStale: () => policy.stale() || policy.age() >= LIFE_MAX_S || performance.now() >= goodUntil };
   } catch (cause) {
     throw new Refusal("IDENTITY_PROVIDER_UNAVAILABLE", {}, { cause });
   }
@@ -111,9 +113,9 @@ export const createGoogleKeys = (config: Config["google"]): GoogleKeys => {
   };
 
   const refreshForUnknown = (): Promise<Answer> => {
-    if (forUnknown && Date.now() < forUnknown.againMs) return forUnknown.answer;
-    const asked = { answer: refresh(), againMs: Date.now() + UNKNOWN_KEY_INTERVAL_MS };
-    asked.answer.catch(() => (asked.againMs = Date.now() + UNKNOWN_KEY_RETRY_MS));
+    if (forUnknown && performance.now() < forUnknown.againMs) return forUnknown.answer;
+    const asked = { answer: refresh(), againMs: performance.now() + UNKNOWN_KEY_INTERVAL_MS };
+    asked.answer.catch(() => (asked.againMs = performance.now() + UNKNOWN_KEY_RETRY_MS));
     forUnknown = asked;
     return asked.answer;
   };

@@ -17,7 +17,7 @@ let google: Google;
 const trusting = (timeoutMs: number) => createGoogle({ clientIds: [CLIENT_ID], jwksUrl: issuer.url, timeoutMs });
 beforeEach(async () => {
   // The clock is the test's, and timers go on.
-  vi.useFakeTimers({ toFake: ["Date"] });
+  vi.useFakeTimers({ toFake: ["Date", "performance"] });
   issuer = await startGoogleIssuer();
   google = trusting(TIMEOUT_MS);
 });
@@ -26,7 +26,9 @@ afterEach(async () => {
   await issuer.close();
 });
 
-const pass = (seconds: number) => vi.setSystemTime(Date.now() + seconds * 1_000);
+const pass = (seconds: number) => vi.advanceTimersByTime(seconds * 1_000);
+/** The machine's clock is set, and no time passes. */
+const setClock = (seconds: number) => vi.setSystemTime(Date.now() + seconds * 1_000);
 const verify = async (header: Readonly<Record<string, unknown>> = {}) =>
   google.verify(detached(), await issuer.token({ header }), undefined);
 const expectReason = (work: Promise<unknown>, reason: Reason) => expect(work).rejects.toMatchObject({ reason });
@@ -76,6 +78,23 @@ describe("Google's keys", () => {
       await verify();
       expect(issuer.asked()).toBe(times);
     }
+  });
+
+  test("are trusted no longer, and new ones found as soon, where the machine's clock is set back", async () => {
+    issuer.publish({ "cache-control": "max-age=600" });
+    const old = await issuer.token();
+    await google.verify(detached(), old, undefined);
+    await expectReason(verify({ kid: "made-up" }), "ID_TOKEN_INVALID");
+    setClock(-3 * 3_600);
+    await issuer.rotate();
+    pass(31);
+    await verify();
+    await issuer.rotate();
+    pass(601);
+    await expectReason(
+      google.verify(detached(), await issuer.token({ header: { kid: "key-2" } }), undefined),
+      "ID_TOKEN_INVALID",
+    );
   });
 
   test("outlast an outage while they are fresh, and not a second longer", async () => {
