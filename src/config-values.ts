@@ -12,7 +12,7 @@ export const TIMER_MAX_MS = 2 ** 31 - 1;
 export const HASH_COST_MAX = { memoryKib: 262_144, memoryPassesKib: 1_048_576, parallelism: 16 } as const;
 
 const durationText = (text: string, context: z.RefinementCtx) => {
-  const [, amount, unit] = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text) ?? [];
+  const [, amount, unit] = /^(\d{1,12})(ms|s|m|h|d)$/.exec(text) ?? [];
   if (amount && unit) return Number(amount) * UNITS_MS[unit as keyof typeof UNITS_MS];
   context.addIssue({ code: "custom", message: "must be a duration such as 250ms, 10s, 15m, 24h or 30d" });
   return z.NEVER;

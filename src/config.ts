@@ -51,6 +51,10 @@ const together = (env: Environment): string[] => {
       !env.TWILIO_FROM &&
       !env.TWILIO_WHATSAPP_FROM &&
       "TWILIO_FROM, TWILIO_WHATSAPP_FROM: one of them is needed with TWILIO_ACCOUNT_SID",
+    (env.TWILIO_FROM ?? env.TWILIO_WHATSAPP_FROM) &&
+      !env.TWILIO_ACCOUNT_SID &&
+      !env.TWILIO_AUTH_TOKEN &&
+      "TWILIO_FROM, TWILIO_WHATSAPP_FROM: need TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN",
     env.HTTP_PORT !== 0 && env.HTTP_PORT === env.GRPC_PORT && "HTTP_PORT: must differ from GRPC_PORT",
   ].filter((fault): fault is string => typeof fault === "string");
 };

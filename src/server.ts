@@ -67,12 +67,12 @@ const bindGrpc = (server: Server, address: string, credentials: ServerCredential
     server.bindAsync(address, credentials, (error, port) => (error ? reject(error) : resolve(port)));
   });
 
-/** Says which variable has the port that cannot be listened on. */
-const onPort = async <T>(variable: string, binding: T): Promise<Awaited<T>> => {
+/** Says which variables have the address that cannot be listened on. */
+const onPort = async <T>(variables: string, binding: T): Promise<Awaited<T>> => {
   try {
     return await binding;
   } catch (error) {
-    throw new Error(`${variable}: ${(error as Error).message}`, { cause: error });
+    throw new Error(`${variables}: ${(error as Error).message}`, { cause: error });
   }
 };
 
@@ -155,8 +155,8 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     if (ready()) await warmUp(db, log);
     const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
     const address = addressText(config.grpc.host, config.grpc.port);
-    const grpcPort = await onPort("GRPC_PORT", bindGrpc(grpc, address, credentials));
-    const httpPort = await onPort("HTTP_PORT", http?.listen());
+    const grpcPort = await onPort("GRPC_HOST, GRPC_PORT", bindGrpc(grpc, address, credentials));
+    const httpPort = await onPort("HTTP_HOST, HTTP_PORT", http?.listen());
     const { registry } = metrics;
     delivery = startDelivery({ config, databaseUrl, db, probe, macs, templates, registry, log, ready });
     const intervalMs = config.auditSequenceIntervalMs;

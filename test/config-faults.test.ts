@@ -112,6 +112,7 @@ describe("faults", () => {
     [{ SESSION_IDLE_TTL: "91d" }, "SESSION_IDLE_TTL"],
     [{ SMTP_URL: "smtp://mail.example" }, "SMTP_URL, MAIL_FROM"],
     [{ TWILIO_ACCOUNT_SID: "AC0", TWILIO_FROM: "+15005550006" }, "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN"],
+    [{ TWILIO_WHATSAPP_FROM: "+15005550006" }, "TWILIO_FROM, TWILIO_WHATSAPP_FROM"],
   ])("variables that do not go together: %o", (variables, name) => {
     expect(faultyNames(variables as Record<string, string>)).toEqual([name]);
   });

@@ -41,6 +41,13 @@ describe(".env.example", () => {
 });
 
 describe("values", () => {
+  test("may be as large as they are said to be, to the millisecond", () => {
+    const years = "315360000000ms";
+    expect(parseConfig({ CALL_TIMEOUT: "2147483647ms" }).callTimeoutMs).toBe(2_147_483_647);
+    expect(parseConfig({ SESSION_MAX_TTL: years }).sessions.maxTtlMs).toBe(3_650 * DAY_MS);
+    expect(faultyNames({ CALL_TIMEOUT: "2147483648ms" })).toEqual(["CALL_TIMEOUT"]);
+  });
+
   test("without any variable everything has its default, typed and in milliseconds", () => {
     expect(parseConfig({})).toMatchObject({
       production: false,

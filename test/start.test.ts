@@ -47,7 +47,7 @@ test("a start that finds a port taken says so, and leaves the other port closed"
   await once(free, "close");
   await expect(
     launchService("grpc", { env: { GRPC_PORT: String(freePort) }, httpPort: takenPort ?? 0 }),
-  ).rejects.toThrow(/^HTTP_PORT: .*EADDRINUSE/);
+  ).rejects.toThrow(/^HTTP_HOST, HTTP_PORT: .*EADDRINUSE/);
   expect(await isOpen(freePort ?? 0)).toBe(false);
   taken.close();
 });
