@@ -65,10 +65,11 @@ const gatheringStdout = () => {
   let writing: Buffer | undefined;
   const idle: (() => void)[] = [];
 
+  const isWriting = () => writing !== undefined;
   const settle = () => {
     writing = undefined;
     if (gathered.length >= GATHER.characters || idle.length > 0) pass();
-    if (!writing) for (const done of idle.splice(0)) done();
+    if (!isWriting()) for (const done of idle.splice(0)) done();
   };
   const send = (bytes: Buffer) => {
     writing = bytes;

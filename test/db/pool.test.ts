@@ -142,7 +142,9 @@ test("for PgBouncer no start-up parameter is sent that it refuses; a transaction
 test("times are read, whatever style the database writes them in", async () => {
   const name = sql.identifier([new URL(database.url).pathname.slice(1)]);
   await administer(database.url, sql.unsafe`ALTER DATABASE ${name} SET datestyle TO German`);
-  onTestFinished(async () => void (await administer(database.url, sql.unsafe`ALTER DATABASE ${name} RESET datestyle`)));
+  onTestFinished(async () => {
+    await administer(database.url, sql.unsafe`ALTER DATABASE ${name} RESET datestyle`);
+  });
   const selectTime = sql.type(z.object({ at: z.number() }))`SELECT '2026-02-03 04:05:06+00'::timestamptz AS at`;
   const at = await read(openFor(database.url), detached(), (c) => c.oneFirst(selectTime));
   expect(at).toBe(Date.UTC(2026, 1, 3, 4, 5, 6));
