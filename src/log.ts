@@ -50,6 +50,8 @@ const millisecondClock = () => {
 
 /** How many characters are written at once, a pipe's whole room, and how long a line may wait for others, in milliseconds. */
 const GATHER = { characters: 64_000, ms: 200 } as const;
+/** After how long a full pipe is tried again, in milliseconds: its reader may have emptied it at once, and would wait. */
+const AGAIN_MS = 5;
 /** What waits where nobody reads, or what failed to be written: more is dropped, for a log must not end what it tells of. */
 const WAITING_MAX = 16_000_000;
 const STDOUT = 1;
@@ -74,7 +76,7 @@ const gatheringStdout = () => {
   const send = (bytes: Buffer) => {
     writing = bytes;
     write(STDOUT, bytes, (error, written) => {
-      if (error?.code === "EAGAIN") setTimeout(send, GATHER.ms, bytes);
+      if (error?.code === "EAGAIN") setTimeout(send, AGAIN_MS, bytes);
       // What cannot be written is lost, and the next is tried anew: the disk may have room again.
       else if (error || written === bytes.length) settle();
       else send(bytes.subarray(written));

@@ -18,8 +18,18 @@ const SCRIPT = `
   process.kill(process.pid, "SIGKILL");
 `;
 
-const run = (stdout: number | "pipe"): ChildProcess => {
-  const args = ["--input-type=module", "--eval", SCRIPT];
+// Logs many times what a pipe holds, and says how long it took until all was read.
+const MUCH = `
+  import { createLog } from "./src/log.ts";
+  const log = createLog("info");
+  for (let line = 0; line < 50_000; line++) log.info({ line }, "x".repeat(200));
+  const began = performance.now();
+  await new Promise((done) => log.flush(done));
+  process.stderr.write(String(performance.now() - began));
+`;
+
+const run = (stdout: number | "pipe", script = SCRIPT): ChildProcess => {
+  const args = ["--input-type=module", "--eval", script];
   const child = spawn(process.execPath, args, { env: CHILD_ENV, stdio: ["ignore", stdout, "pipe"] });
   onTestFinished(() => void child.kill("SIGKILL"));
   return child;
@@ -50,4 +60,10 @@ test("a log that is read is whole, and in order", async () => {
     .split("\n")
     .map((line) => (JSON.parse(line) as { line: number }).line);
   expect(lines).toEqual(Array.from({ length: 6_000 }, (_, index) => index % 2_000));
+});
+
+test("a log that is read is not held up by its own pauses", async () => {
+  const child = run("pipe", MUCH);
+  child.stdout?.resume();
+  expect(Number(await said(child))).toBeLessThan(4_000);
 });
