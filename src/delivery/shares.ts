@@ -10,28 +10,33 @@ export interface Shares {
 /** @param concurrency how many workers there are; a single one is shared by all. */
 export const shareWorkers = (events: WorkerEvents, concurrency: number): Shares => {
   const max = Math.max(1, concurrency - 1);
-  const running = new Map<string, number>(PROVIDERS.map((provider) => [provider, 0]));
-  let looking = 0;
-  const add = (flags: object | null, by: number) => {
-    for (const flag of Object.keys(flags ?? {})) running.set(flag, (running.get(flag) ?? 0) + by);
+  // Those who look at the same time may all find the same provider's; who may not take it holds nobody up.
+  const taken = new Map<string, number>(PROVIDERS.map((provider) => [provider, 0]));
+  const add = (flags: readonly string[], by: number) => {
+    for (const flag of flags) taken.set(flag, (taken.get(flag) ?? 0) + by);
   };
-  const looked = () => {
-    looking--;
+  const asked: (readonly string[])[] = [];
+  const looking = new Map<object, readonly string[]>();
+  const looked = (worker: object) => {
+    // An error may come before the look has begun.
+    add(looking.get(worker) ?? asked.shift() ?? [], -1);
+    looking.delete(worker);
   };
-  events.on("worker:getJob:empty", looked);
-  events.on("worker:getJob:error", looked);
-  events.on("job:start", ({ job }) => {
-    looked();
-    add(job.flags, 1);
+  // A worker begins to look once it has asked, in the order in which they ask.
+  events.on("worker:getJob:start", ({ worker }) => looking.set(worker, asked.shift() ?? []));
+  events.on("worker:getJob:empty", ({ worker }) => looked(worker));
+  events.on("worker:getJob:error", ({ worker }) => looked(worker));
+  events.on("job:start", ({ worker, job }) => {
+    looked(worker);
+    add(Object.keys(job.flags ?? {}), 1);
   });
-  events.on("job:complete", ({ job }) => {
-    add(job.flags, -1);
-  });
+  events.on("job:complete", ({ job }) => add(Object.keys(job.flags ?? {}), -1));
   return {
     full() {
-      // Those who look at the same time may all find the same provider's.
-      looking++;
-      return [...running].flatMap(([flag, count]) => (count + looking > max ? [flag] : []));
+      const free = [...taken].flatMap(([flag, count]) => (count < max ? [flag] : []));
+      asked.push(free);
+      add(free, 1);
+      return [...taken.keys()].filter((flag) => !free.includes(flag));
     },
   };
 };
