@@ -119,7 +119,7 @@ export const otpRequestHandlers = (parts: AuthParts) => {
       });
       const row = await work.catch(async (error: unknown) => {
         // Who got no code need not wait for the next. Of what failed later, the commit may be known to nobody.
-        if (!mayBeSent) await giveBack();
+        if (!mayBeSent) void giveBack();
         throw error;
       });
       return {
