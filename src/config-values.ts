@@ -79,7 +79,9 @@ export const commaSeparated = z.string().transform((text) =>
 );
 /** Of other schemes, such as those of apps, `URL` knows no origin. */
 const isOrigin = (text: string): boolean =>
-  /^https?:/.test(text) ? URL.parse(text)?.origin === text : /^[a-z][a-z0-9+.-]*:\/\/[^\s/?#]+$/.test(text);
+  /^https?:/.test(text)
+    ? !text.includes("*") && URL.parse(text)?.origin === text
+    : /^[a-z][a-z0-9+.-]*:\/\/[^\s/?#]+$/.test(text);
 
 /** As browsers name them: what is spelt otherwise, such as with a slash behind it, would be nobody's. */
 export const origins = commaSeparated.refine(
@@ -97,17 +99,25 @@ export const urlOf = (...schemes: readonly string[]) =>
 const SMTP_OPTION =
   /^(requireTLS|ignoreTLS|opportunisticTLS|name|localAddress|authMethod|tls\.(rejectUnauthorized|servername|minVersion))$/;
 
+/** Of these anything but `false` would be a yes: `ignoreTLS=no` would send the password in the clear. */
+const SMTP_FLAG = /TLS$|\.rejectUnauthorized$/;
+
 const isSmtpUrl = (text: string): boolean => {
   const { hostname, searchParams } = new URL(text);
   return hostname !== "" && [...searchParams.keys()].every((option) => SMTP_OPTION.test(option));
 };
+const hasPlainFlags = (text: string): boolean =>
+  [...new URL(text).searchParams].every(([option, value]) => !SMTP_FLAG.test(option) || /^(true|false)$/.test(value));
 
 /** The URL of a mail server. An option that is not known, however it is misspelt, would not be heeded. */
-export const smtpUrl = urlOf("smtp", "smtps").refine(
-  isSmtpUrl,
-  "must name a host, and no options but requireTLS, ignoreTLS, opportunisticTLS, name, localAddress, authMethod, " +
-    "tls.rejectUnauthorized, tls.servername and tls.minVersion, spelt so",
-);
+export const smtpUrl = urlOf("smtp", "smtps")
+  .refine(isSmtpUrl, {
+    message:
+      "must name a host, and no options but requireTLS, ignoreTLS, opportunisticTLS, name, localAddress, authMethod, " +
+      "tls.rejectUnauthorized, tls.servername and tls.minVersion, spelt so",
+    abort: true,
+  })
+  .refine(hasPlainFlags, "must say true or false by its options on TLS");
 
 /** As a URL or gRPC's target names it. */
 export const addressText = (hostName: string, port: number): string =>

@@ -49,13 +49,18 @@ describe("faults", () => {
     expect(new ConfigError(faults).message).not.toContain("hunter2");
   });
 
-  test.each(["*", "null", "app.example", "https://app.example/", "https://app.example:443", "HTTPS://app.example"])(
-    "CORS_ORIGINS: %j is no origin as browsers name them",
-    (origin) => {
-      const [fault, ...others] = faultsOf({ CORS_ORIGINS: `https://a.example,${origin}` });
-      expect([fault, others]).toEqual([expect.stringMatching(/^CORS_ORIGINS: must be origins/), []]);
-    },
-  );
+  test.each([
+    "*",
+    "null",
+    "https://*.example",
+    "app.example",
+    "https://app.example/",
+    "https://app.example:443",
+    "HTTPS://app.example",
+  ])("CORS_ORIGINS: %j is no origin as browsers name them", (origin) => {
+    const [fault, ...others] = faultsOf({ CORS_ORIGINS: `https://a.example,${origin}` });
+    expect([fault, others]).toEqual([expect.stringMatching(/^CORS_ORIGINS: must be origins/), []]);
+  });
 
   test("DATABASE_URL: what says ssl otherwise than by sslmode is refused, for nobody would heed it", () => {
     expect(faultsOf({ DATABASE_URL: "postgresql://app@db/app?ssl=true" })).toEqual([
@@ -80,6 +85,15 @@ describe("faults", () => {
     expect(fault).toMatch(/^SMTP_URL: must name a host, and no options but requireTLS/);
     expect(others).toEqual([]);
   });
+
+  test.each(["ignoreTLS=no", "ignoreTLS=off", "opportunisticTLS=0", "requireTLS", "tls.rejectUnauthorized=False"])(
+    "SMTP_URL: %j says neither yes nor no",
+    (option) => {
+      expect(faultsOf({ SMTP_URL: `smtp://mail.example?${option}`, MAIL_FROM: "a@example.org" })).toEqual([
+        "SMTP_URL: must say true or false by its options on TLS",
+      ]);
+    },
+  );
 
   test.each([
     "Example",
