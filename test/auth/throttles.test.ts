@@ -211,10 +211,23 @@ test("with THROTTLES=off nothing is counted but what has limits of its own", asy
   expect(await countedOf(throttles, 20, () => attempt)).toBe(20);
   expect(await totalHits()).toBe(0);
   const limits = [{ subject: ["ann@example.com"], max: 2, windowMs: MINUTE_MS }];
-  expect(await throttles.count(detached(), attempt, limits)).toBe(0);
-  expect(await throttles.count(detached(), attempt, limits)).toBeGreaterThan(MINUTE_MS - 10_000);
-  await expect(throttles.count(detached(), attempt, limits)).rejects.toMatchObject({ reason: "RATE_LIMITED" });
-  expect(await throttles.count(detached(), attempt, [{ ...limits[0]!, windowMs: 0 }])).toBe(0);
+  const next = async (some = limits) => (await throttles.count(detached(), attempt, some)).nextMs;
+  expect(await next()).toBe(0);
+  expect(await next()).toBeGreaterThan(MINUTE_MS - 10_000);
+  await expect(next()).rejects.toMatchObject({ reason: "RATE_LIMITED" });
+  expect(await next([{ ...limits[0]!, windowMs: 0 }])).toBe(0);
+});
+
+test("what is given back leaves its limits as they were", async () => {
+  const throttles = throttlesOf();
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  const limits = [{ subject: ["ann@example.com"], max: 1, windowMs: MINUTE_MS }];
+  for (let round = 0; round < 3; round++) {
+    const { nextMs, giveBack } = await throttles.count(detached(), attempt, limits);
+    expect(nextMs).toBeGreaterThan(MINUTE_MS - 10_000);
+    await expect(throttles.count(detached(), attempt, limits)).rejects.toMatchObject({ reason: "RATE_LIMITED" });
+    await giveBack();
+  }
 });
 
 test("counters say nothing of whom they count", async () => {
