@@ -12,8 +12,7 @@ import { waitingUntil } from "./call.ts";
 import { type Watch, createHealthWatches } from "./health-watches.ts";
 
 const filenameRow = z.object({ filename: z.string() });
-const foundRow = z.object({ found: z.boolean() });
-const stepRow = z.object({ step: z.number().nullable() });
+const stepRow = z.object({ step: z.number().nullable(), found: z.boolean() });
 
 const INTERVAL_MS = 1_000;
 const PING_MS = 800;
@@ -48,12 +47,9 @@ export interface HealthOptions {
 const selectAppliedMigrations = () => sql.type(filenameRow)`
   SELECT m.filename FROM graphile_migrate.migrations m ORDER BY m.filename`;
 
-const selectQueueStep = () => sql.type(stepRow)`
-  SELECT max(m.id) AS step FROM graphile_worker.migrations m`;
-
 /** Migrations may be applied and all tables still not be found: our role, or the database, has another search_path. */
-const selectFound = () => sql.type(foundRow)`
-  SELECT to_regclass('tenants') IS NOT NULL AS found`;
+const selectQueueStep = () => sql.type(stepRow)`
+  SELECT max(m.id) AS step, to_regclass('tenants') IS NOT NULL AS found FROM graphile_worker.migrations m`;
 
 /** Undefined where the table of these migrations is not there yet. */
 const ifThere = async <T>(query: Promise<T>): Promise<T | undefined> => {
@@ -69,10 +65,9 @@ const selectPending = async (db: CommonQueryMethods): Promise<readonly string[]>
   const applied = (await ifThere(db.any(selectAppliedMigrations()))) ?? [];
   const queue = await ifThere(db.one(selectQueueStep()));
   const pending = pendingMigrations(applied.map(({ filename }) => filename));
-  const { found } = await db.one(selectFound());
   return [
     ...pending,
-    ...(pending.length === 0 && !found ? ["none: search_path leads to no tables of ours"] : []),
+    ...(pending.length === 0 && queue?.found === false ? ["none: search_path leads to no tables of ours"] : []),
     ...((queue?.step ?? 0) < QUEUE_STEP ? ["the delivery queue's schema"] : []),
   ];
 };
