@@ -117,7 +117,7 @@ export const otpRequestHandlers = (parts: AuthParts) => {
         await enqueueCode(tx, otpId, channel);
         return inserted;
       });
-      const row = await work.catch(async (error: unknown) => {
+      const row = await work.catch((error: unknown) => {
         // Who got no code need not wait for the next. Of what failed later, the commit may be known to nobody.
         if (!mayBeSent) void giveBack();
         throw error;
