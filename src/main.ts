@@ -1,3 +1,4 @@
+import { constants } from "node:os";
 import type { Config } from "./config.ts";
 import { addressText } from "./config-values.ts";
 import { runCommand } from "./commands/run.ts";
@@ -8,7 +9,7 @@ import { type RunningServer, startServer } from "./server.ts";
 
 // npm and the terminal's process group both deliver the same signal: what follows within this time is the same one.
 const SAME_SIGNAL_MS = 1_000;
-const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
+const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
 const addresses = (config: Config, { grpcPort, httpPort }: RunningServer) => ({
   grpc: addressText(config.grpc.host, grpcPort),
@@ -43,12 +44,12 @@ const end = (isFlushed: boolean) => (isFlushed ? process.exit() : process.kill(p
 /** Stops once at the first signal; a second one, when it is not the first's echo, ends at once. */
 const stopOnSignal = (log: Log, stop: () => Promise<void>) => {
   let firstAt: number | undefined;
-  for (const [signal, number] of Object.entries(SIGNALS)) {
+  for (const signal of SIGNALS) {
     // Those of `early-signals.ts`.
     process.removeAllListeners(signal);
     process.on(signal, () => {
       if (firstAt !== undefined) {
-        if (performance.now() - firstAt > SAME_SIGNAL_MS) process.exit(128 + number);
+        if (performance.now() - firstAt > SAME_SIGNAL_MS) process.exit(128 + constants.signals[signal]);
         return;
       }
       firstAt = performance.now();

@@ -47,6 +47,7 @@ export interface Throttles {
   count(waiting: Waiting, attempt: Try, limits?: readonly Limit[]): Promise<CountedTry>;
 }
 
+/** A try that was counted by itself, without its work. */
 export interface CountedTry {
   /** Milliseconds until the limits take another. */
   readonly nextMs: number;
