@@ -9,7 +9,7 @@ import { connectionUri } from "../../src/db/connections.ts";
 import type { Database } from "../../src/db/pool.ts";
 import { read, transact } from "../../src/db/transact.ts";
 import { detached } from "../../src/rpc/call.ts";
-import { administer, databaseUrl } from "../support/admin.ts";
+import { administer, databaseName, databaseUrl } from "../support/admin.ts";
 import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { cancellable, openFor, reasonOf } from "../support/open-database.ts";
@@ -140,7 +140,7 @@ test("for PgBouncer no start-up parameter is sent that it refuses; a transaction
 });
 
 test("times are read, whatever style the database writes them in", async () => {
-  const name = sql.identifier([new URL(database.url).pathname.slice(1)]);
+  const name = sql.identifier([databaseName(database.url)]);
   await administer(database.url, sql.unsafe`ALTER DATABASE ${name} SET datestyle TO German`);
   onTestFinished(async () => {
     await administer(database.url, sql.unsafe`ALTER DATABASE ${name} RESET datestyle`);
@@ -223,7 +223,7 @@ test("types arrive as the row schemas take them", async () => {
 
 test("connections to what has become a replica are not used again, though they answer", async () => {
   const db = openFor(database.url, { DATABASE_POOL_MAX: "2" });
-  const name = new URL(database.url).pathname.slice(1);
+  const name = databaseName(database.url);
   const setReadOnly = (value: string) =>
     administer(
       databaseUrl(database.url, "postgres"),

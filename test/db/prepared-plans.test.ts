@@ -1,7 +1,7 @@
 import { sql } from "slonik";
 import { expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
-import { administer, plantUnchecked, withPool } from "../support/admin.ts";
+import { administer, databaseName, plantUnchecked, withPool } from "../support/admin.ts";
 import { createDatabase } from "../support/database.ts";
 import { CHEAP_HASHES, PASSWORD } from "../support/passwords.ts";
 import { addCapabilities, addRole } from "../support/roles.ts";
@@ -22,7 +22,7 @@ test("among many rows no statement of these calls reads a table through by a pla
   await administer(
     database.url,
     sql.unsafe`
-    ALTER DATABASE ${sql.identifier([new URL(database.url).pathname.slice(1)])} SET plan_cache_mode = force_generic_plan`,
+    ALTER DATABASE ${sql.identifier([databaseName(database.url)])} SET plan_cache_mode = force_generic_plan`,
   );
   const server = await launchService("grpc", { env, databaseUrl: database.url });
   const { auth, org, services } = server;

@@ -5,7 +5,7 @@ import type { Database } from "../../src/db/pool.ts";
 import { type Tx, read, transact } from "../../src/db/transact.ts";
 import { Call, detached } from "../../src/rpc/call.ts";
 import { Refusal, refusal } from "../../src/rpc/refusal.ts";
-import { administer } from "../support/admin.ts";
+import { administer, databaseName } from "../support/admin.ts";
 import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
 import { cancellable, openFor, reasonOf } from "../support/open-database.ts";
 
@@ -100,7 +100,7 @@ test("a conflict that does not end is CONFLICT after five tries, with pauses bet
 
 test("transactions are READ COMMITTED, whatever the database's default is", async () => {
   const db = openFor(database.url);
-  const name = new URL(database.url).pathname.slice(1);
+  const name = databaseName(database.url);
   const setDefault = (level: string) => {
     const text = sql.unsafe`
       ALTER DATABASE ${sql.identifier([name])} SET default_transaction_isolation TO ${sql.identifier([level])}`;

@@ -5,13 +5,13 @@ import { selectAncestors } from "../../src/org/node-lists.ts";
 import { selectRoles } from "../../src/org/roles.ts";
 import { plantUnchecked } from "../support/admin.ts";
 import { blocksReadOf, planOf } from "../support/plans.ts";
-import { launchService } from "../support/service.ts";
-import { plantSubtree, addNode } from "../support/trees.ts";
+import { launchForFile } from "../support/service.ts";
+import { addNode, plantSubtree } from "../support/trees.ts";
 
 const LOADED = ["capabilities", "roles", "role_capabilities", "org_nodes", "org_node_paths"];
 
 test("what was just loaded, and is not analysed yet, is read by what is asked for alone", async () => {
-  const server = await launchService("grpc");
+  const server = await launchForFile("grpc");
   for (const table of LOADED) {
     await server.pool.query(sql.unsafe`ALTER TABLE ${sql.identifier([table])} SET (autovacuum_enabled = false)`);
   }
@@ -31,5 +31,4 @@ test("what was just loaded, and is not analysed yet, is read by what is asked fo
   expect(blocksReadOf(await planOf(server.pool, selectRoles(tenantId, null, 50)))).toBeLessThan(5_000);
   expect(blocksReadOf(await planOf(server.pool, selectAncestors(tenantId, nodeId)))).toBeLessThan(50);
   expect(blocksReadOf(await planOf(server.pool, selectAncestors(tenantId, randomUUID())))).toBeLessThan(50);
-  await server.stop();
 });

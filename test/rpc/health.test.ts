@@ -10,7 +10,7 @@ import { committedMigrations } from "../../src/db/migrations.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import type { RunningServer } from "../../src/server.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
-import { administer } from "../support/admin.ts";
+import { administer, databaseName } from "../support/admin.ts";
 import { type DatabaseProxy, poolStartups, startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { healthClient, probe, watchHealth } from "../support/health-client.ts";
@@ -134,7 +134,7 @@ test("pending migrations are not ready and refuse calls, until they are applied"
 test("what is pending is named: all of a fresh database, or the queue, or that the tables are not found", async () => {
   const [empty, halved, astray] = [await createEmptyDatabase(), await createDatabase(), await createDatabase()];
   await administer(halved.url, sql.unsafe`DROP SCHEMA graphile_worker CASCADE`);
-  const name = sql.identifier([new URL(astray.url).pathname.slice(1)]);
+  const name = sql.identifier([databaseName(astray.url)]);
   await administer(astray.url, sql.unsafe`ALTER DATABASE ${name} SET search_path TO elsewhere`);
   const pendingOf = async ({ url, drop }: TestDatabase) => {
     const logged = loggedLines();

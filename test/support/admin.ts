@@ -13,6 +13,9 @@ export const databaseUrl = (url: string, database: string): string => {
   return other.toString();
 };
 
+/** The name of a URL's database. */
+export const databaseName = (url: string): string => new URL(url).pathname.slice(1);
+
 const STATEMENT_MS = 60_000;
 
 /**
