@@ -55,6 +55,12 @@ const AGAIN_MS = 5;
 /** What waits where nobody reads, or what failed to be written: more is dropped, for a log must not end what it tells of. */
 const WAITING_MAX = 16_000_000;
 const STDOUT = 1;
+const NEWLINE = 0x0a;
+
+const linesOf = (bytes: Buffer) => bytes.reduce((lines, byte) => (byte === NEWLINE ? lines + 1 : lines), 0);
+
+const noticeOf = (lines: number) =>
+  `${JSON.stringify({ level: "warn", time: new Date(), lines, msg: "log lines were lost, for want of room or a reader" })}\n`;
 
 /**
  * Stdout for lines that are gathered before they are written, since one write a call is a third of a call's cost. They are
@@ -65,11 +71,16 @@ const STDOUT = 1;
 const gatheringStdout = () => {
   let gathered = "";
   let writing: Buffer | undefined;
+  // Lines lost that no notice has told of, and how many of them the one under way tells.
+  let lost = 0;
+  let told = 0;
   const idle: (() => void)[] = [];
 
   const isWriting = () => writing !== undefined;
-  const settle = () => {
+  const settle = (unwritten: number) => {
     writing = undefined;
+    // Where the write failed its notice is among what is unwritten.
+    lost += unwritten === 0 ? -told : unwritten - Math.sign(told);
     if (gathered.length >= GATHER.characters || idle.length > 0) pass();
     if (!isWriting()) for (const done of idle.splice(0)) done();
   };
@@ -78,13 +89,15 @@ const gatheringStdout = () => {
     write(STDOUT, bytes, (error, written) => {
       if (error?.code === "EAGAIN") setTimeout(send, AGAIN_MS, bytes);
       // What cannot be written is lost, and the next is tried anew: the disk may have room again.
-      else if (error || written === bytes.length) settle();
+      else if (error) settle(linesOf(bytes));
+      else if (written === bytes.length) settle(0);
       else send(bytes.subarray(written));
     });
   };
   const pass = () => {
     if (writing || gathered === "") return;
-    const bytes = Buffer.from(gathered);
+    told = lost;
+    const bytes = Buffer.from(told > 0 ? gathered + noticeOf(told) : gathered);
     gathered = "";
     send(bytes);
   };
@@ -101,6 +114,7 @@ const gatheringStdout = () => {
   return {
     write(line: string) {
       if (gathered.length < WAITING_MAX) gathered += line;
+      else lost++;
       if (gathered.length >= GATHER.characters) pass();
     },
     /** Waits for what was gathered by now, whatever becomes of it. */

@@ -28,6 +28,17 @@ const MUCH = `
   process.stderr.write(String(performance.now() - began));
 `;
 
+// Logs more than is kept for a reader who does not read, says so, and waits until he does.
+const TOO_MUCH = `
+  import { createLog } from "./src/log.ts";
+  const log = createLog("info");
+  for (let line = 0; line < 50_000; line++) log.info({ line }, "x".repeat(500));
+  process.stderr.write("full");
+  await new Promise((done) => log.flush(done));
+  log.info({ line: 50_000 }, "after");
+  await new Promise((done) => log.flush(done));
+`;
+
 const run = (stdout: number | "pipe", script = SCRIPT): ChildProcess => {
   const args = ["--input-type=module", "--eval", script];
   const child = spawn(process.execPath, args, { env: CHILD_ENV, stdio: ["ignore", stdout, "pipe"] });
@@ -60,6 +71,22 @@ test("a log that is read is whole, and in order", async () => {
     .split("\n")
     .map((line) => (JSON.parse(line) as { line: number }).line);
   expect(lines).toEqual(Array.from({ length: 6_000 }, (_, index) => index % 2_000));
+});
+
+test("lines that are lost are counted, where they are missing", async () => {
+  const child = run("pipe", TOO_MUCH);
+  await once(child.stderr ?? child, "data");
+  let text = "";
+  child.stdout?.setEncoding("utf8").on("data", (part: string) => (text += part));
+  await once(child, "close");
+  const lines = text
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { line?: number; lines?: number });
+  const notice = lines.findIndex((line) => line.lines !== undefined);
+  expect(lines[notice]).toMatchObject({ level: "warn", lines: 50_000 - notice });
+  expect(lines[notice - 1]?.line).toBe(notice - 1);
+  expect(lines.slice(notice + 1).map((line) => line.line)).toEqual([50_000]);
 });
 
 test("a log that is read is not held up by its own pauses", async () => {
