@@ -34,22 +34,31 @@ export const selectVisibilities = (checks: readonly VisibilityCheck[]) =>
       WHEN u.user_state_code <> 'active' THEN 'USER_INACTIVE'
       WHEN n.org_node_id IS NULL THEN 'UNKNOWN_NODE'
       WHEN EXISTS (
-        SELECT FROM org_node_paths p
-        JOIN org_nodes i ON i.org_node_id = p.ancestor_org_node_id AND NOT i.active_flag
-        WHERE p.descendant_org_node_id = asked.org_node_id
+        SELECT FROM org_nodes i WHERE i.org_node_id = ANY (ancestors.ids) AND NOT i.active_flag
       ) THEN 'NODE_INACTIVE'
-      WHEN NOT EXISTS (
-        SELECT FROM org_node_paths p
+      WHEN EXISTS (
+        SELECT FROM (
+          SELECT x.org_node_id, x.access_scope_code, x.start_utc, x.lasts_utc FROM visibility_grants x
+          WHERE x.user_id = asked.user_id
+          ORDER BY x.org_node_id
+          LIMIT 16
+        ) g
+        WHERE g.org_node_id = ANY (ancestors.ids) AND (g.access_scope_code = 'analyze' OR asked.scope = 'read')
+          AND g.start_utc <= now() AND g.lasts_utc > now()
+      ) THEN 'GRANTED'
+      WHEN EXISTS (
+        SELECT FROM visibility_grants g WHERE g.user_id = asked.user_id ORDER BY g.org_node_id OFFSET 16
+      ) AND EXISTS (
+        SELECT FROM unnest(ancestors.ids) AS ancestor (id)
         CROSS JOIN LATERAL (
           SELECT g.grant_id FROM visibility_grants g
-          WHERE g.user_id = asked.user_id AND g.org_node_id = p.ancestor_org_node_id
+          WHERE g.user_id = asked.user_id AND g.org_node_id = ancestor.id
             AND (g.access_scope_code = 'analyze' OR asked.scope = 'read')
             AND g.start_utc <= now() AND g.lasts_utc > now()
           LIMIT 1
         ) granted
-        WHERE p.descendant_org_node_id = asked.org_node_id
-      ) THEN 'NO_GRANT'
-      ELSE 'GRANTED'
+      ) THEN 'GRANTED'
+      ELSE 'NO_GRANT'
     END ORDER BY asked.position), '{}') AS codes
   FROM unnest(
     (SELECT ${sql.array(
@@ -71,7 +80,13 @@ export const selectVisibilities = (checks: readonly VisibilityCheck[]) =>
   ) WITH ORDINALITY AS asked (tenant_id, user_id, org_node_id, scope, position)
   LEFT JOIN tenants t ON t.tenant_id = asked.tenant_id
   LEFT JOIN users u ON u.tenant_id = asked.tenant_id AND u.user_id = asked.user_id
-  LEFT JOIN org_nodes n ON n.tenant_id = asked.tenant_id AND n.org_node_id = asked.org_node_id`;
+  LEFT JOIN org_nodes n ON n.tenant_id = asked.tenant_id AND n.org_node_id = asked.org_node_id
+  CROSS JOIN LATERAL (
+    SELECT ARRAY(
+      SELECT p.ancestor_org_node_id FROM org_node_paths p WHERE p.descendant_org_node_id = asked.org_node_id
+    ) AS ids
+    OFFSET 0
+  ) ancestors`;
 
 export const visibilityCheckHandlers = ({ db }: OrgParts) => {
   const decide = createCoalescer<VisibilityCheck, DecisionCode>(async (checks) => {

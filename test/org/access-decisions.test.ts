@@ -114,6 +114,33 @@ describe.each(transports)("access over %s", (transport) => {
   });
 });
 
+test.each([15, 16, 17, 40])("what a user holds beside %i others decides, first or last among them", async (others) => {
+  const { org, pool } = await startService("grpc");
+  const { world, check, root } = simpleWorld();
+  const places = Array.from({ length: others }, () => randomUUID());
+  const nowhere = randomUUID();
+  const rootOf = (id: string) => ({ id, tenantId: check.tenantId, parentId: null, active: true });
+  const [assignment, grant] = [world.assignments[0]!, world.grants[0]!];
+  await plantWorld(pool, {
+    ...world,
+    nodes: [...world.nodes, ...[...places, nowhere].map(rootOf)],
+    assignments: [assignment, ...places.map((nodeId) => ({ ...assignment, id: randomUUID(), nodeId }))],
+    grants: [grant, ...places.map((nodeId) => ({ ...grant, id: randomUUID(), nodeId }))],
+  });
+  const [least, ...rest] = [root, ...places].sort();
+  for (const [nodeId, allowed] of [
+    [least, true],
+    [rest.at(-1), true],
+    [check.nodeId, true],
+    [nowhere, false],
+  ] as const) {
+    expect(await org.checkAccess({ ...check, nodeId: nodeId! })).toMatchObject({ allowed });
+    expect(await org.checkVisibility({ ...check, nodeId: nodeId!, scope: AccessScope.READ })).toMatchObject({
+      allowed,
+    });
+  }
+});
+
 // now() is that of the transaction, so the edges of the rows stand exactly on it.
 test.each([
   ["from its start on", "0", null, true],
