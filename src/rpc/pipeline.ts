@@ -54,6 +54,9 @@ export interface Pipeline {
 // HTTP strips spaces around a header's value, and HTTP/2 does not carry them (RFC 9113, 8.2.1).
 const REQUEST_ID = /^(?! )[\x20-\x7e]{1,128}(?<! )$/;
 
+// For a message that takes longer, in milliseconds, its caller is looked at again. Most come together with their headers.
+const SEEN_MS = 100;
+
 const requestIdOf = (header: HeaderReader) => {
   const sent = header("x-request-id");
   return sent !== undefined && REQUEST_ID.test(sent) ? sent : randomUUID();
@@ -74,33 +77,34 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     return token === undefined ? undefined : actorOf(verifyActor, token, call);
   };
 
-  // `return await` here and below: a promise that is returned as it is takes two turns more.
-  const handle = async <Answered>(method: MethodOf<Answered>, call: Call, exchange: Exchange<unknown>) => {
-    const { header } = exchange;
+  /** Who calls, and for whom, as they are now. */
+  const see = async (method: MethodOf<unknown>, call: Call, header: HeaderReader) => {
     const found = method.rule.case === "anonymous" ? undefined : authenticate(tokens, header);
     const caller = found instanceof Promise ? await found : found;
     if (caller) {
-      call.identify(caller, undefined);
+      call.identify(caller, call.actor);
       mayCall(method, caller.permissions);
     }
     const proving = actorBy(header, call);
     const actor = proving && (await proving);
     if (caller && actor) call.identify(caller, actor);
+  };
+
+  // `return await` here and below: a promise that is returned as it is takes two turns more.
+  const handle = async <Answered>(method: MethodOf<Answered>, call: Call, exchange: Exchange<unknown>) => {
+    const { header } = exchange;
+    await see(method, call, header);
+    const seenAt = performance.now();
     // Who is slow to say what he wants keeps no shutdown.
     underWay.delete(call);
     const request = await exchange.decode();
     if (!call.ended) underWay.add(call);
+    // Nor does he keep what he has lost meanwhile.
+    if (performance.now() - seenAt > SEEN_MS) await see(method, call, header);
+    const { callerIfAny: caller, actor } = call;
     if (caller) checkTenant(caller, actor, method.tenantOf(request));
     method.validate(request);
     return await method.handle(request, call);
-  };
-
-  /** What let a stream's caller in must still hold. */
-  const verifyAgain = async (method: StreamMethod, call: Call, header: HeaderReader) => {
-    if (method.rule.case === "anonymous") return;
-    const caller = await authenticate(tokens, header);
-    mayCall(method, caller.permissions);
-    await actorBy(header, call);
   };
 
   const record = createRecorder(tracing);
@@ -131,7 +135,7 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
       call,
       exchange,
       begin: () => handle(method, call, exchange),
-      verify: () => verifyAgain(method, call, exchange.header),
+      verify: () => see(method, call, exchange.header),
       record: (ended) => record({ method, call, traceId, ...ended }),
     });
   };
