@@ -8,7 +8,7 @@ import type { Database } from "../db/pool.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import { ListTenantsRequestSchema, type OrgService, type TenantSchema, TenantState } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
-import { requireTenantless } from "../rpc/caller.ts";
+import { checkTenant, requireTenantless } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, readPage } from "../rpc/page.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
@@ -91,6 +91,8 @@ export const tenantHandlers = (db: Database, forget: () => void) => {
   return {
     async createTenant({ tenantId = uuidv7(), label }, call) {
       requireTenantless(call);
+      // Nobody is of a tenant that is only being made, whoever chose its id.
+      checkTenant(call.caller, call.actor, tenantId);
       const row = await transact(db, call, async (tx) => {
         const created = await tx.maybeOne(insertTenant(tenantId, label));
         if (!created) {

@@ -1,3 +1,4 @@
+import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { expectRefusal } from "../support/refusals.ts";
@@ -86,6 +87,17 @@ describe.each(transports)("%s", (transport) => {
     const acting = service.as(service.rootToken, { "x-actor-token": accessToken });
     await expectRefusal(reads["auth"]!(acting, tenantId), "ACTOR_TOKEN_INVALID");
     await expectRefusal(reads["org"]!(acting, tenantId), "ACTOR_TOKEN_INVALID");
+  });
+
+  test("no user is of a tenant that is only being made, whether or not the request chooses its id", async () => {
+    const service = await startService(transport);
+    const { accessToken, tenantId } = await (await signInBy(service))();
+    const acting = service.as(service.rootToken, { "x-actor-token": accessToken });
+    const label = uniqueKey();
+    await expectRefusal(acting.org.createTenant({ label }), "ACTOR_TOKEN_INVALID");
+    await expectRefusal(acting.org.createTenant({ tenantId: randomUUID(), label }), "ACTOR_TOKEN_INVALID");
+    const { tenant } = await service.org.getTenant({ tenantId });
+    expect((await acting.org.createTenant({ tenantId, label: tenant!.label })).tenant?.tenantId).toBe(tenantId);
   });
 
   test("a user of another tenant than that of the service or session that a request is about is refused", async () => {
