@@ -70,6 +70,9 @@ const selectStandings = (sessionIds: readonly string[]) => sql.prepared("select-
 const uuid = z.string().regex(/^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
 const header = z.object({ typ: z.literal(TYPE), alg: z.string(), kid: z.string().optional() });
 
+/** The last second that a Timestamp can hold, that of 9999-12-31. */
+const EXPIRY_MAX = 253_402_300_799;
+
 const claimsOf = ({ issuer, audience }: AccessTokensOptions["config"]) =>
   z
     .object({
@@ -80,7 +83,7 @@ const claimsOf = ({ issuer, audience }: AccessTokensOptions["config"]) =>
       sid: uuid,
       jti: z.string(),
       iat: z.int(),
-      exp: z.int(),
+      exp: z.int().min(0).max(EXPIRY_MAX),
     })
     .transform(({ sub, tid, sid, exp }): AccessClaims => ({
       userId: sub,

@@ -43,6 +43,7 @@ const malformed: Record<string, (service: TestService, good: SignedIn) => Promis
   "another audience": (service, good) => forge(service, good, { claims: { aud: "somebody" } }),
   "a session that is no id": (service, good) => forge(service, good, { claims: { sid: "1' OR true" } }),
   "no expiry": (service, good) => forge(service, good, { claims: { exp: undefined } }),
+  "an expiry that no time can hold": (service, good) => forge(service, good, { claims: { exp: 9e15 } }),
 };
 
 const unsigned: Record<string, (service: TestService, good: SignedIn) => Promise<string> | string> = {
