@@ -16,7 +16,7 @@ const writeDraft = async (dataDir: string, name: string, text: string): Promise<
     await mkdir(dataDir, { recursive: true });
     await writeFile(draft, text, { mode: 0o600, flag: "wx" });
   } catch (error) {
-    throw new ConfigError([`DATA_DIR (${dataDir}) cannot be written to: ${(error as NodeJS.ErrnoException).code}`]);
+    throw new ConfigError([`DATA_DIR cannot be written to: ${(error as NodeJS.ErrnoException).code}`]);
   }
   return draft;
 };

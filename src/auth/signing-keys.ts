@@ -132,7 +132,7 @@ const readAtStart = async (file: string): Promise<KeySet> => {
     return await keySetOf(await readText(file));
   } catch (error) {
     if (!(error instanceof KeyFileError)) throw error;
-    throw new ConfigError([`JWT_KEYS_FILE (${file}) ${error.message}`]);
+    throw new ConfigError([`JWT_KEYS_FILE ${error.message}`]);
   }
 };
 

@@ -69,7 +69,7 @@ const readCa = (file: string): Buffer => {
     return readFileSync(file);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    throw new ConfigError([`DATABASE_TLS_CA_FILE (${file}) cannot be read: ${code}`]);
+    throw new ConfigError([`DATABASE_TLS_CA_FILE cannot be read: ${code}`]);
   }
 };
 

@@ -9,26 +9,26 @@ export type CertificateBytes = { cert: Buffer; key: Buffer; ca?: Buffer };
 
 export type CheckedCertificates = { context: SecureContextOptions; leaf: X509Certificate };
 
-// A message names the variable that points to the file, and nothing of what the file holds.
+// A message names the variable alone: of the file it says nothing, and a key may stand where its file should be named.
 const VARIABLES = { certFile: "TLS_CERT_FILE", keyFile: "TLS_KEY_FILE", clientCaFile: "TLS_CLIENT_CA_FILE" } as const;
 
-const fault = (files: CertificateFiles, file: keyof CertificateFiles, what: string, cause?: unknown) =>
-  new Error(`${VARIABLES[file]} (${files[file]}) ${what}`, { cause });
+const fault = (file: keyof CertificateFiles, what: string, cause?: unknown) =>
+  new Error(`${VARIABLES[file]} ${what}`, { cause });
 
-const read = async (files: CertificateFiles, file: keyof CertificateFiles, path: string): Promise<Buffer> => {
+const read = async (file: keyof CertificateFiles, path: string): Promise<Buffer> => {
   try {
     return await readFile(path);
   } catch (error) {
     const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
-    throw fault(files, file, `cannot be read: ${code}`, error);
+    throw fault(file, `cannot be read: ${code}`, error);
   }
 };
 
 export const readCertificates = async (files: CertificateFiles): Promise<CertificateBytes> => {
   const [cert, key, ca] = await Promise.all([
-    read(files, "certFile", files.certFile),
-    read(files, "keyFile", files.keyFile),
-    files.clientCaFile === undefined ? undefined : read(files, "clientCaFile", files.clientCaFile),
+    read("certFile", files.certFile),
+    read("keyFile", files.keyFile),
+    files.clientCaFile === undefined ? undefined : read("clientCaFile", files.clientCaFile),
   ]);
   return ca === undefined ? { cert, key } : { cert, key, ca };
 };
@@ -61,15 +61,12 @@ const parseCertificates = (pem: Buffer): X509Certificate[] => {
 };
 
 /** Throws unless the pair could serve at once: the former stays in use until a new one passes here. */
-export const checkCertificates = (
-  files: CertificateFiles,
-  { cert, key, ca }: CertificateBytes,
-): CheckedCertificates => {
+export const checkCertificates = ({ cert, key, ca }: CertificateBytes): CheckedCertificates => {
   const parsed = (file: keyof CertificateFiles, pem: Buffer) => {
     try {
       return parseCertificates(pem);
     } catch (error) {
-      throw fault(files, file, "holds no complete PEM certificate", error);
+      throw fault(file, "holds no complete PEM certificate", error);
     }
   };
   const [leaf] = parsed("certFile", cert);
@@ -79,10 +76,10 @@ export const checkCertificates = (
   try {
     privateKey = createPrivateKey(key);
   } catch (error) {
-    throw fault(files, "keyFile", "holds no unencrypted PEM private key", error);
+    throw fault("keyFile", "holds no unencrypted PEM private key", error);
   }
   if (!leaf?.checkPrivateKey(privateKey)) {
-    throw fault(files, "keyFile", `does not belong to the certificate in TLS_CERT_FILE (${files.certFile})`);
+    throw fault("keyFile", "does not belong to the certificate in TLS_CERT_FILE");
   }
 
   // Said again at each renewal: Node forgets the minimum of a server whose context is set without it.
@@ -90,7 +87,7 @@ export const checkCertificates = (
   try {
     createSecureContext(context);
   } catch (error) {
-    throw fault(files, "certFile", "is refused by OpenSSL", error);
+    throw fault("certFile", "is refused by OpenSSL", error);
   }
   return { context, leaf };
 };

@@ -46,7 +46,7 @@ class RenewableCredentials extends ServerCredentials {
 const readAtStart = async (files: CertificateFiles) => {
   try {
     const bytes = await readCertificates(files);
-    return { bytes, context: checkCertificates(files, bytes).context };
+    return { bytes, context: checkCertificates(bytes).context };
   } catch (error) {
     throw new ConfigError([(error as Error).message]);
   }
@@ -87,7 +87,7 @@ export const watchCertificates = async (
       return;
     }
     try {
-      const checked = checkCertificates(files, found);
+      const checked = checkCertificates(found);
       for (const listener of listeners) listener(checked.context);
       ({ context } = checked);
       bytes = found;

@@ -88,7 +88,7 @@ test("a file that is not there is a ConfigError at the start, and keeps the form
   await reread(keys);
   expect(kidsOf(keys)).toEqual([good.kid]);
   expect(lines).toMatchObject([{ fields: { reason: "cannot be read: ENOENT" } }]);
-  await expect(watch(file)).rejects.toThrow(/JWT_KEYS_FILE .* cannot be read: ENOENT/);
+  await expect(watch(file)).rejects.toThrow(/JWT_KEYS_FILE cannot be read: ENOENT/);
   await file.writeKeys(makeJwk(), good);
   await reread(keys);
   expect(kidsOf(keys)).toHaveLength(2);
