@@ -1,8 +1,10 @@
 import { type DescField, type DescMessage, type JsonValue, ScalarType, fromJson } from "@bufbuild/protobuf";
 import type { FieldViolation } from "./refusal.ts";
 
+/** What a time must be in JSON. */
+export const TIME_FORM = 'must be an RFC 3339 time, such as "2026-01-31T12:00:00Z"';
 const WELL_KNOWN: Readonly<Record<string, string>> = {
-  "google.protobuf.Timestamp": 'must be an RFC 3339 time, such as "2026-01-31T12:00:00Z"',
+  "google.protobuf.Timestamp": TIME_FORM,
   "google.protobuf.Duration": 'must be seconds and an s, such as "1.5s"',
   "google.protobuf.FieldMask":
     'must be names of fields in lowerCamelCase with commas between them, such as "label,displayName"',

@@ -1,32 +1,53 @@
 import type { DescEnum, DescField, DescMessage, JsonValue } from "@bufbuild/protobuf";
-import { joinedPath, jsonFault } from "./json-faults.ts";
-import { invalid, unreadable } from "./refusal.ts";
+import { TIME_FORM, joinedPath, jsonFault } from "./json-faults.ts";
+import { type FieldViolation, invalid, unreadable } from "./refusal.ts";
 
-/** Answers with the path of an enum value that has an unknown name, where JSON has one. */
-type Search = (json: unknown) => string | undefined;
+/** Answers with the first value that protobuf-es reads as another than it says, or as none. */
+type Search = (json: unknown) => FieldViolation | undefined;
 
 const searchName = ({ values }: DescEnum): Search => {
   const names = new Set(values.flatMap(({ name, jsonName }) => [name, jsonName]));
-  return (json) => (typeof json === "string" && !names.has(json) ? "" : undefined);
+  const fault = { field: "", description: "value must be one of the defined enum values" };
+  return (json) => (typeof json === "string" && !names.has(json) ? fault : undefined);
 };
+
+const DATE_AND_HOUR = /^(\d{4})-(\d{2})-(\d{2})T(\d{2})/;
+
+// To JavaScript 30 February is a day in March, and the hour 24 is the next day's first: RFC 3339 has neither.
+const searchTime: Search = (json) => {
+  const [, year, month, day, hour] = (typeof json === "string" && DATE_AND_HOUR.exec(json)) || [];
+  if (year === undefined) return undefined;
+  const lastDay = new Date(Date.UTC(Number(year), Number(month), 0)).getUTCDate();
+  return Number(day) > lastDay || hour === "24" ? { field: "", description: TIME_FORM } : undefined;
+};
+
+const below = (name: string, { field, description }: FieldViolation): FieldViolation => ({
+  field: joinedPath(name, field),
+  description,
+});
 
 const searchItems =
   (searchItem: Search): Search =>
   (json) => {
     if (!Array.isArray(json)) return undefined;
     for (let index = 0; index < json.length; index++) {
-      const path = searchItem(json[index]);
-      if (path !== undefined) return joinedPath(`[${index}]`, path);
+      const fault = searchItem(json[index]);
+      if (fault) return below(`[${index}]`, fault);
     }
     return undefined;
   };
 
-const searchField = ({ fieldKind, enum: desc, message }: DescField): Search | undefined => {
-  const search = desc ? searchName(desc) : message && searchMessage(message);
-  return search && fieldKind === "list" ? searchItems(search) : search;
+const searchValue = ({ enum: desc, message }: DescField): Search | undefined => {
+  if (desc) return searchName(desc);
+  return message?.typeName === "google.protobuf.Timestamp" ? searchTime : message && searchMessage(message);
 };
 
-/** Undefined for a message that has no enums: nothing of it needs a look. */
+const searchField = (field: DescField): Search | undefined => {
+  const search = searchValue(field);
+  return search && field.fieldKind === "list" ? searchItems(search) : search;
+};
+
+/** Undefined for a message that has no enums and no times: nothing of it needs a look. */
 const searchMessage = ({ fields }: DescMessage): Search | undefined => {
   const searches = fields.flatMap((field) => {
     const search = searchField(field);
@@ -37,8 +58,8 @@ const searchMessage = ({ fields }: DescMessage): Search | undefined => {
   return (json) => {
     if (typeof json !== "object" || json === null) return undefined;
     for (const { key, name, search } of searches) {
-      const path = search((json as Readonly<Record<string, unknown>>)[key]);
-      if (path !== undefined) return joinedPath(name, path);
+      const fault = search((json as Readonly<Record<string, unknown>>)[key]);
+      if (fault) return below(name, fault);
     }
     return undefined;
   };
@@ -58,7 +79,8 @@ const LOCATED_BYTES = 32_768;
 
 /**
  * Reads the JSON of a message. To ignore unknown fields is also to ignore enum values of unknown names, by protobuf's rule,
- * and so a misspelled one would be a field that nobody set: such a name is refused, as an unknown number is.
+ * and so a misspelled one would be a field that nobody set: such a name is refused, as an unknown number is. So is a time
+ * that no calendar has.
  */
 export class JsonText extends TextDecoder {
   readonly #desc: DescMessage;
@@ -70,13 +92,11 @@ export class JsonText extends TextDecoder {
     this.#search = searchMessage(desc);
   }
 
-  /** @throws INVALID_REQUEST, with the field that has an unknown name, or another value than one of its type. */
+  /** @throws INVALID_REQUEST, with the field that has an unknown name, no time of a calendar, or no value of its type. */
   override decode(bytes: Uint8Array): string {
     const text = super.decode(bytes);
     const json = parsed(text);
-    const field = this.#search?.(json);
-    if (field !== undefined) throw invalid({ field, description: "value must be one of the defined enum values" });
-    const fault = bytes.length > LOCATED_BYTES ? undefined : jsonFault(this.#desc, json);
+    const fault = this.#search?.(json) ?? (bytes.length > LOCATED_BYTES ? undefined : jsonFault(this.#desc, json));
     if (fault) throw invalid(fault);
     return text;
   }

@@ -116,6 +116,8 @@ describe("a value in JSON that is none of its field's type", () => {
   test.each([
     ["AssignRole", { startTime: "yesterday" }, "start_time", "RFC 3339"],
     ["AssignRole", { start_time: 5 }, "start_time", "RFC 3339"],
+    ["AssignRole", { startTime: "2027-02-29T00:00:00Z" }, "start_time", "RFC 3339"],
+    ["AssignRole", { endTime: "2027-04-30T24:00:00Z" }, "end_time", "RFC 3339"],
     ["AuthenticateService", { key: "root", ttl: "5" }, "ttl", "seconds and an s"],
     ["UpdateUser", { updateMask: "display_name" }, "update_mask", "lowerCamelCase"],
     ["ListUsers", { pageSize: "abc" }, "page_size", "must be a whole number"],
@@ -126,6 +128,7 @@ describe("a value in JSON that is none of its field's type", () => {
     ["LoginWithPassword", { client: "192.0.2.1" }, "client", "must be an object"],
     ["LoginWithPassword", { client: { ip: 5 } }, "client.ip", "must be a string"],
     ["ImportUsers", { users: [{ email }, { email, createTime: "nope" }] }, "users[1].create_time", "RFC 3339"],
+    ["ImportUsers", { users: [{ email, createTime: "2023-06-31T00:00:00Z" }] }, "users[0].create_time", "RFC 3339"],
     ["BatchCheckAccess", { checks: [{ userId: {} }] }, "checks[0].user_id", "must be a string"],
   ])("%s %j is refused by %s", async (rpc, request, field, description) => {
     const answer = await send(rpc, request);
@@ -133,6 +136,11 @@ describe("a value in JSON that is none of its field's type", () => {
     expect(badFieldsOf(answer)).toEqual([field]);
     expect(answer.message).toContain(description);
   });
+
+  test.each(["0004-02-29T00:00:00Z", "2000-02-29T23:59:59Z", "2028-02-29T00:00:00+14:00", "2027-12-31T00:00:00.5Z"])(
+    "a day that the calendar has is read: %s",
+    async (after) => expect(await send("ListAuditEvents", { after, pageSize: 1 })).toMatchObject({ code: 0 }),
+  );
 
   test("in an unknown field is ignored with it, and in a long message refused without its field", async () => {
     expect((await send("ListTenants", { kind: { label: 5 }, pageSize: 1 })).code).toBe(0);
