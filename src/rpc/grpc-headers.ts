@@ -1,11 +1,14 @@
-import type { IncomingHttpHeaders } from "node:http2";
-import { Metadata, logVerbosity, setLogVerbosity } from "@grpc/grpc-js";
+import type { IncomingHttpHeaders, ServerOptions } from "node:http2";
+import { Metadata, type Server, logVerbosity, setLogVerbosity } from "@grpc/grpc-js";
 import { TIMER_MAX_MS } from "../config-values.ts";
 
 /** What a header of gRPC may hold, but for those whose names end in `-bin`. */
 const PRINTABLE = /^[ -~]*$/;
 /** Stands for a value that is none: no reader of ours takes it. */
 const BROKEN = " ";
+
+/** As HTTP/1 strips them; gRPC lets a server do so. */
+const PADDED = /^[ \t]|[ \t]$/;
 
 const TIMEOUT = /^(\d{1,8})([HMSmun])$/;
 const UNIT_MS: Readonly<Record<string, number>> = { H: 3_600_000, M: 60_000, S: 1_000, m: 1, u: 1e-3, n: 1e-6 };
@@ -20,7 +23,8 @@ const timeoutOf = (sent: string): string => {
   return Number(amount) * (UNIT_MS[unit] ?? 0) > TIMER_MAX_MS ? TIMEOUT_MAX : sent;
 };
 
-const readable = (name: string, value: string): string => {
+const readable = (name: string, sent: string): string => {
+  const value = PADDED.test(sent) ? sent.trim() : sent;
   if (name === "grpc-timeout") return timeoutOf(value);
   if (name === "grpc-encoding") return value.slice(0, ENCODING_MAX);
   return name.endsWith("-bin") || PRINTABLE.test(value) ? value : BROKEN;
@@ -49,4 +53,13 @@ const read = Metadata.fromHttp2Headers.bind(Metadata);
 export const readEveryHeader = (): void => {
   setLogVerbosity(logVerbosity.NONE);
   Metadata.fromHttp2Headers = (headers) => read(cleaned(headers));
+};
+
+/**
+ * Has a server of grpc-js read headers with spaces around their values, for which it has no option: by default Node leaves such
+ * a header out without a word, and a call would go on without its actor, or without its deadline.
+ */
+export const readPaddedHeaders = (server: Server): void => {
+  const { commonServerOptions } = server as unknown as { readonly commonServerOptions: ServerOptions };
+  commonServerOptions.strictFieldWhitespaceValidation = false;
 };

@@ -107,7 +107,12 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
 
   const server: Server | Http2SecureServer = certificates
     ? createSecureServer(
-        { ...certificates.secureServerOptions(), settings: { maxConcurrentStreams: config.grpc.maxConcurrentStreams } },
+        {
+          ...certificates.secureServerOptions(),
+          settings: { maxConcurrentStreams: config.grpc.maxConcurrentStreams },
+          // Else Node leaves out a header with spaces around its value: an `x-actor-token` that is none must refuse its call.
+          strictFieldWhitespaceValidation: false,
+        },
         listener as never,
       )
     : createServer(listener);

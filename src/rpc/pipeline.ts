@@ -51,7 +51,7 @@ export interface Pipeline {
   underWay(): number;
 }
 
-// HTTP strips spaces around a header's value, and HTTP/2 does not carry them (RFC 9113, 8.2.1).
+// HTTP strips spaces around a header's value, and so do we where HTTP/2 carries them.
 const REQUEST_ID = /^(?! )[\x20-\x7e]{1,128}(?<! )$/;
 
 // For a message that takes longer, in milliseconds, its caller is looked at again. Most come together with their headers.

@@ -170,3 +170,18 @@ test("messages that do not come do not keep a shutdown for the whole SHUTDOWN_GR
   await sendGrpc(session, CHECK, frame(""), true);
   await leaving.stop();
 });
+
+describe("spaces around a header's value", () => {
+  test.each(["abc ", " abc", "abc\t", " "])("are no way to lose an actor token that is none: %j", async (token) => {
+    const headers = { authorization: await freshToken(server), "x-actor-token": token };
+    const answer = await sendGrpc(openGrpc(server), LIST, frame(""), true, headers);
+    expect(answer.status).toBe(UNAUTHENTICATED);
+    expect(reasonIn(answer)).toContain("ACTOR_TOKEN_INVALID");
+  });
+
+  test("do not count, as over HTTP/1", async () => {
+    const headers = { authorization: ` ${await freshToken(server)} `, "grpc-timeout": " 0m " };
+    const answer = await sendGrpc(openGrpc(server), LIST, frame(""), true, headers);
+    expect(reasonIn(answer)).toContain("DEADLINE");
+  });
+});
