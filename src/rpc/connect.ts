@@ -4,7 +4,8 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { TIMER_MAX_MS } from "../config-values.ts";
 import { createArrivals, errorOf } from "./arrivals.ts";
 import type { HeaderReader } from "./caller.ts";
-import type { HttpHandler } from "./http.ts";
+import { shortTimeout } from "./grpc-headers.ts";
+import type { HttpHandler, HttpRequest } from "./http.ts";
 import { JsonText } from "./json-text.ts";
 import { messageLimit } from "./message-limits.ts";
 import type { Method, StreamMethod, UnaryMethod } from "./methods.ts";
@@ -61,6 +62,14 @@ const register = (router: ConnectRouter, pipeline: Pipeline, method: Method, mes
   else registerStream(router, pipeline, method, readMaxBytes);
 };
 
+/** A caller's own deadline is his business: connect would refuse one that no timer can hold, and gRPC's is shortened too. */
+const shortenDeadline = ({ headers }: HttpRequest): void => {
+  const { "connect-timeout-ms": ms = "", "grpc-timeout": timeout = "" } = headers;
+  if (/^\d{1,10}$/.test(String(ms)) && Number(ms) > TIMER_MAX_MS) headers["connect-timeout-ms"] = String(TIMER_MAX_MS);
+  const short = shortTimeout(String(timeout));
+  if (short !== undefined) headers["grpc-timeout"] = short;
+};
+
 /** Serves the methods over Connect, gRPC-Web and JSON; what is none of them goes to `fallback`. */
 export const createConnectHandler = (
   pipeline: Pipeline,
@@ -71,11 +80,11 @@ export const createConnectHandler = (
   const handler = connectNodeAdapter({
     routes: (router) => methods.forEach((method) => register(router, pipeline, method, messageMaxBytes)),
     contextValues: (request) => createContextValues().set(bodyKey, bodyOf(request)),
-    // A caller's own deadline is his business, as long as a timer can hold it.
     maxTimeoutMs: TIMER_MAX_MS,
     fallback,
   });
   return (request, response) => {
+    shortenDeadline(request);
     try {
       handler(request, response);
     } catch {

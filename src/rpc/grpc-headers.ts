@@ -16,16 +16,17 @@ const TIMEOUT_MAX = `${Math.floor(TIMER_MAX_MS / 1_000)}S`;
 /** Longer than any name of an encoding; an error quotes it. */
 const ENCODING_MAX = 32;
 
-// grpc-js finds a deadline anywhere in a text, counts it in 32 bits, and quotes what is none, however long.
-const timeoutOf = (sent: string): string => {
+/** A `grpc-timeout` that a timer can hold; undefined for what is none. */
+export const shortTimeout = (sent: string): string | undefined => {
   const [, amount, unit = ""] = TIMEOUT.exec(sent) ?? [];
-  if (amount === undefined) return BROKEN;
+  if (amount === undefined) return undefined;
   return Number(amount) * (UNIT_MS[unit] ?? 0) > TIMER_MAX_MS ? TIMEOUT_MAX : sent;
 };
 
 const readable = (name: string, sent: string): string => {
   const value = PADDED.test(sent) ? sent.trim() : sent;
-  if (name === "grpc-timeout") return timeoutOf(value);
+  // grpc-js finds a deadline anywhere in a text, counts it in 32 bits, and quotes what is none, however long.
+  if (name === "grpc-timeout") return shortTimeout(value) ?? BROKEN;
   if (name === "grpc-encoding") return value.slice(0, ENCODING_MAX);
   return name.endsWith("-bin") || PRINTABLE.test(value) ? value : BROKEN;
 };

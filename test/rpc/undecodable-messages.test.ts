@@ -89,6 +89,14 @@ test("text that is no UTF-8 is refused, not mended", async () => {
 });
 
 describe("over HTTP", () => {
+  test.each([
+    ["{}", { "connect-timeout-ms": "9999999999" }, /^\{\}$/],
+    [frame(""), { "content-type": "application/grpc-web+proto", "grpc-timeout": "99999999H" }, /grpc-status: 0/],
+  ])("a deadline beyond what a timer holds is one all the same: %s %j", async (message, headers, says) => {
+    const response = await byHand("ListTenants", Buffer.from(message), { ...bearer(server.rootToken), ...headers });
+    expect(await response.text()).toMatch(says);
+  });
+
   const large = Buffer.alloc(MESSAGE_MAX + 1, " ");
 
   test("a message too large has its code alone, and is logged by it", async () => {
