@@ -3,15 +3,13 @@ import { type Server, ServerCredentials } from "@grpc/grpc-js";
 import type { Interceptor } from "slonik";
 import { createAuditHead } from "./audit/head.ts";
 import { type Sequencer, startSequencer } from "./audit/sequencer.ts";
-import { watchSigningKeys } from "./auth/signing-keys.ts";
 import type { Config } from "./config.ts";
 import { type Pepper, addressText } from "./config-values.ts";
-import { verifiedTls } from "./db/connections.ts";
+import { openConfiguredFiles } from "./configured-files.ts";
 import { type Database, openDatabase } from "./db/pool.ts";
 import { schedulePurge } from "./db/purge.ts";
 import { startDelivery } from "./delivery/delivery.ts";
 import type { Runner } from "./delivery/runner.ts";
-import { loadTemplates } from "./delivery/templates.ts";
 import { createImplementations } from "./implementations.ts";
 import type { Log } from "./log.ts";
 import { createMacs } from "./macs.ts";
@@ -24,7 +22,6 @@ import { bindMethods } from "./rpc/methods.ts";
 import { type Metrics, createMetrics } from "./rpc/metrics.ts";
 import { createPipeline } from "./rpc/pipeline.ts";
 import { addReflection } from "./rpc/reflection.ts";
-import { watchCertificates } from "./rpc/tls.ts";
 import { shutDown } from "./shutdown.ts";
 import { startTracing } from "./tracing.ts";
 
@@ -109,13 +106,9 @@ const followHealth = ({ db, probe, metrics, log }: HealthParts, services: readon
 /** Puts everything together. */
 export const startServer = async (options: ServerOptions): Promise<RunningServer> => {
   const { config, databaseUrl, peppers, log, interceptors = [] } = options;
-  const templates = loadTemplates(config.delivery);
+  const { templates, certificates, keys } = await openConfiguredFiles(config, options.jwtKeysFile, log);
   const metrics = createMetrics(VERSION);
   const tracing = await startTracing(config.tracing, log);
-  const certificates = config.tls && (await watchCertificates(config.tls, { pollMs: config.tls.pollMs, log }));
-  const keys = await watchSigningKeys({ file: options.jwtKeysFile, pollMs: config.accessTokens.pollMs, log });
-  // Connections are opened later, and again after failures; a start without the file of authorities is none.
-  verifiedTls(config.database);
   const database = { url: databaseUrl, log, interceptors };
   const db = openDatabase({ ...database, settings: config.database, onWait: metrics.observePoolWait, tracing });
   const probe = openDatabase({ ...database, settings: probeSettings(config.database) });

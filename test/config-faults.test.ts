@@ -195,6 +195,10 @@ describe("the process", () => {
     [{ JWT_KEYS_FILE: '{"keys":[{"d":"hunter2"}]}' }, "JWT_KEYS_FILE cannot be read: ENOENT"],
     [{ TLS_CERT_FILE: MAIN, TLS_KEY_FILE: "-----BEGIN KEY-----hunter2" }, "TLS_KEY_FILE cannot be read: ENOENT"],
     [{ DATA_DIR: MAIN }, `DATA_DIR cannot be written to: EEXIST`],
+    [
+      { TLS_CERT_FILE: "no-such", TLS_KEY_FILE: "no-such", JWT_KEYS_FILE: "no-such" },
+      "TLS_CERT_FILE cannot be read: ENOENT\n  JWT_KEYS_FILE cannot be read: ENOENT",
+    ],
   ])("ends with 78 where a file is of no use, by its variable's name: %o", async (variables, fault) => {
     await writeFile(join(folder, ".env"), "DATABASE_URL=postgresql://127.0.0.1:1/auth\n");
     const { code, stderr } = await start(variables);
