@@ -1,5 +1,5 @@
-import type { IncomingHttpHeaders, ServerOptions } from "node:http2";
-import { Metadata, type Server, logVerbosity, setLogVerbosity } from "@grpc/grpc-js";
+import type { IncomingHttpHeaders } from "node:http2";
+import { Metadata, logVerbosity, setLogVerbosity } from "@grpc/grpc-js";
 import { TIMER_MAX_MS } from "../config-values.ts";
 
 /** What a header of gRPC may hold, but for those whose names end in `-bin`. */
@@ -54,13 +54,4 @@ const read = Metadata.fromHttp2Headers.bind(Metadata);
 export const readEveryHeader = (): void => {
   setLogVerbosity(logVerbosity.NONE);
   Metadata.fromHttp2Headers = (headers) => read(cleaned(headers));
-};
-
-/**
- * Has a server of grpc-js read headers with spaces around their values, for which it has no option: by default Node leaves such
- * a header out without a word, and a call would go on without its actor, or without its deadline.
- */
-export const readPaddedHeaders = (server: Server): void => {
-  const { commonServerOptions } = server as unknown as { readonly commonServerOptions: ServerOptions };
-  commonServerOptions.strictFieldWhitespaceValidation = false;
 };

@@ -3,7 +3,8 @@ import { type MethodDefinition, Server, type ServiceDefinition, type UntypedHand
 import type { Config } from "../config.ts";
 import { createGrpcArrivals } from "./grpc-arrivals.ts";
 import { createGrpcStream, createGrpcUnary } from "./grpc-calls.ts";
-import { readEveryHeader, readPaddedHeaders } from "./grpc-headers.ts";
+import { readEveryHeader } from "./grpc-headers.ts";
+import { setHttp2Options } from "./http2-options.ts";
 import { ANONYMOUS_MAX_BYTES, messageLimit } from "./message-limits.ts";
 import type { Method } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
@@ -56,7 +57,7 @@ export const createGrpcServer = (
     "grpc.max_connection_age_grace_ms": grpc.connectionAgeGraceMs,
     "grpc.max_connection_idle_ms": grpc.connectionIdleMs,
   });
-  readPaddedHeaders(server);
+  setHttp2Options(server);
   for (const service of new Set(methods.map(({ desc }) => desc.parent))) {
     const own = all.filter(({ desc }) => desc.parent === service);
     const handlers = own.map(({ desc, handle }) => [desc.name, handle as UntypedHandleCall] as const);

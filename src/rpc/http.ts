@@ -5,6 +5,7 @@ import { cors as connectCors } from "@connectrpc/connect";
 import type { connectNodeAdapter } from "@connectrpc/connect-node";
 import cors from "cors";
 import type { Config } from "../config.ts";
+import { HTTP2_OPTIONS } from "./http2-options.ts";
 import type { Metrics } from "./metrics.ts";
 import { boundRequest } from "./request-bodies.ts";
 import type { Certificates } from "./tls.ts";
@@ -109,9 +110,8 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
     ? createSecureServer(
         {
           ...certificates.secureServerOptions(),
+          ...HTTP2_OPTIONS,
           settings: { maxConcurrentStreams: config.grpc.maxConcurrentStreams },
-          // Else Node leaves out a header with spaces around its value: an `x-actor-token` that is none must refuse its call.
-          strictFieldWhitespaceValidation: false,
         },
         listener as never,
       )
