@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { type DescMessage, type MessageShape, clone, toBinary } from "@bufbuild/protobuf";
+import { type DescMessage, type MessageShape, clearField, clone, toBinary } from "@bufbuild/protobuf";
 import { z } from "zod";
 import { invalid } from "./refusal.ts";
 
@@ -22,13 +22,15 @@ const invalidToken = () =>
 
 /**
  * What a token is bound to: the message's type and everything in it but the page itself. An id is the same in either case,
- * and what is off is as if it were not set.
+ * and what is off or empty is as if it were not set.
  */
 const filtersOf = <Desc extends DescMessage>(schema: Desc, request: PageRequest<Desc>): string => {
   const filters = clone(schema, request) as PageRequest<Desc>;
-  for (const [name, value] of Object.entries<unknown>(filters)) {
+  for (const field of schema.fields) {
+    const { localName: name } = field;
+    const value: unknown = filters[name as keyof typeof filters];
     if (name.endsWith("Id") && typeof value === "string") Object.assign(filters, { [name]: value.toLowerCase() });
-    if (value === false) Object.assign(filters, { [name]: undefined });
+    if (value === false || value === "") clearField(filters, field);
   }
   filters.pageSize = 0;
   filters.pageToken = "";

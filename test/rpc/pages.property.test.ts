@@ -5,7 +5,7 @@ import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { ListSessionsRequestSchema } from "../../src/gen/auth/v1/auth_pb.ts";
-import { ListTenantsRequestSchema, TenantState } from "../../src/gen/org/v1/org_pb.ts";
+import { ListCapabilitiesRequestSchema, ListTenantsRequestSchema, TenantState } from "../../src/gen/org/v1/org_pb.ts";
 import { microseconds, readPage } from "../../src/rpc/page.ts";
 import { oncePerFile } from "../support/per-file.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
@@ -257,4 +257,9 @@ test("the same filters, however they are written, are the same", () => {
   expect(read({ ...written, pageToken }).after).toBe("last");
   expect(() => read({ includeEnded: true, pageToken })).toThrow("INVALID_REQUEST");
   expect(() => read({ userId: tenantId, pageToken })).toThrow("INVALID_REQUEST");
+  const ofCapabilities = (filters: { prefix?: string; pageToken?: string }) =>
+    readPage(ListCapabilitiesRequestSchema, create(ListCapabilitiesRequestSchema, filters), z.string());
+  const { tokenAfter } = ofCapabilities({});
+  expect(ofCapabilities({ prefix: "", pageToken: tokenAfter("last") }).after).toBe("last");
+  expect(() => ofCapabilities({ prefix: "l", pageToken: tokenAfter("last") })).toThrow("INVALID_REQUEST");
 });
