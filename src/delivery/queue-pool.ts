@@ -14,6 +14,10 @@ export interface QueuePoolOptions {
   readonly size: number;
 }
 
+/** How long a statement's answer is waited for, in milliseconds. */
+export const answerMs = ({ statementTimeoutMs }: Config["database"]): number =>
+  (statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS;
+
 /** The queue's own pool: graphile-worker speaks node-postgres, and what it holds must not be what calls wait for. */
 export const openQueuePool = ({ databaseUrl, settings, log, size }: QueuePoolOptions): Pool => {
   const { statementTimeoutMs, pgBouncer } = settings;
@@ -22,7 +26,7 @@ export const openQueuePool = ({ databaseUrl, settings, log, size }: QueuePoolOpt
     application_name: "auth-service delivery",
     max: size,
     connectionTimeoutMillis: settings.connectTimeoutMs,
-    query_timeout: (statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS,
+    query_timeout: answerMs(settings),
     ...(!pgBouncer && statementTimeoutMs !== undefined && { statement_timeout: statementTimeoutMs }),
     maxLifetimeSeconds: LIFETIME_S,
   });

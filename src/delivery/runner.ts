@@ -5,9 +5,10 @@ import { z } from "zod";
 import type { Config } from "../config.ts";
 import type { Database } from "../db/pool.ts";
 import type { Log } from "../log.ts";
+import { watchGivenJobs } from "./given-jobs.ts";
 import { SEND_CODE } from "./queue.ts";
 import { shareWorkers } from "./shares.ts";
-import { endQueuePool, openQueuePool } from "./queue-pool.ts";
+import { answerMs, endQueuePool, openQueuePool } from "./queue-pool.ts";
 import { type Heartbeat, startHeartbeat } from "./workers.ts";
 
 // New jobs are told of by NOTIFY; behind PgBouncer only polling finds them.
@@ -59,8 +60,9 @@ const openSession = async (options: RunnerOptions): Promise<Session> => {
   const events: WorkerEvents = new EventEmitter();
   const heart = Promise.withResolvers<Heartbeat>();
   const freed = Promise.withResolvers<undefined>();
+  const given = watchGivenJobs(events, answerMs(settings));
   events.once("pool:create", ({ workerPool }) => {
-    heart.resolve(startHeartbeat({ db, log, workerId: workerPool.id }));
+    heart.resolve(startHeartbeat({ db, log, workerId: workerPool.id, given }));
   });
   const task: Task = async (payload, { job }) => {
     try {

@@ -5,6 +5,7 @@ import type { Database } from "../db/pool.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 import { type Waiting, waitingUntil } from "../rpc/call.ts";
+import type { GivenJobs } from "./given-jobs.ts";
 
 const freedRow = z.object({ freed: z.boolean() });
 const idRow = z.object({ id: z.bigint() });
@@ -86,13 +87,14 @@ export interface HeartbeatOptions {
   /** Not the calls' own: when all its connections are in use, the worker still lives. */
   readonly db: Database;
   readonly workerId: string;
+  readonly given: GivenJobs;
   readonly log: Log;
 }
 
 const bounded = (): Waiting => waitingUntil(AbortSignal.timeout(WAIT_MS), () => WAIT_MS);
 
-/** Beats now and then until its end, and each time frees what others left who are not seen any more. */
-export const startHeartbeat = ({ db, workerId, log }: HeartbeatOptions): Heartbeat => {
+/** Beats now and then until its end, and each time frees what nobody sends: what others left, or it was not told of. */
+export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): Heartbeat => {
   let ended = false;
   let blindUntil = 0;
 
@@ -107,6 +109,8 @@ export const startHeartbeat = ({ db, workerId, log }: HeartbeatOptions): Heartbe
   };
   const tick = async () => {
     await beat();
+    const unheard = await given.freeUnheard(db, bounded(), workerId);
+    if (unheard > 0) log.warn({ jobs: unheard }, "freed what this replica was given, and was not told of");
     if (performance.now() < blindUntil) return;
     const jobs = await freeLostJobs(db, bounded());
     if (jobs > 0) log.warn({ jobs }, "freed what a lost replica was sending");

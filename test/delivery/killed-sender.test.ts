@@ -62,6 +62,24 @@ test("what a worker held that was killed before its first beat is freed too, by 
   expect(await workers(queue.pool)).toEqual([]);
 });
 
+test("what a living replica was given and not told of is freed, and what it is sending is not", async () => {
+  const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
+  const release = server.hold();
+  const sending = await queue.add();
+  await queue.launch({ SMTP_URL: server.url, DELIVERY_TIMEOUT: "1m", DELIVERY_ATTEMPT_MAX: "1" });
+  await expect.poll(() => server.given(), ARRIVAL).toBe(1);
+  await queue.pool.query(sql.unsafe`
+    UPDATE graphile_worker._private_jobs SET locked_at = now() - interval '16 seconds'`);
+  // As the database locks a job, and the network loses its answer.
+  const unheard = await queue.addGiven("16 seconds");
+  await expect.poll(() => server.given(), ARRIVAL).toBe(2);
+  release();
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  expect(server.mails.map(({ messageId }) => messageId).toSorted()).toEqual(
+    [sending, unheard].map(({ otpId }) => `<${otpId}@example.org>`).toSorted(),
+  );
+});
+
 test("two replicas send 200 messages, each exactly once", async () => {
   const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
   const env = { SMTP_URL: server.url, DELIVERY_TIMEOUT: "10s" };

@@ -7,6 +7,7 @@ import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { type NewCode, deriveCode, hashNewCode, insertCode } from "../../src/auth/otp-codes.ts";
 import { enqueueCode } from "../../src/delivery/queue.ts";
+import type { Tx } from "../../src/db/transact.ts";
 import { type Log, createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
 import { openPool } from "./admin.ts";
@@ -45,6 +46,8 @@ export interface Queue {
   readonly pool: DatabasePool;
   /** A code of a new user, enqueued as a request for a code does it. */
   add(wanted?: Wanted): Promise<SentCode>;
+  /** One that was given to the only worker so long ago, as PostgreSQL's `interval` has it. */
+  addGiven(ago: string): Promise<SentCode>;
   /** Many of one user, in one transaction. */
   addMany(count: number): Promise<readonly string[]>;
   jobs(): Promise<readonly JobRow[]>;
@@ -95,23 +98,32 @@ export const createQueue = async (): Promise<Queue> => {
       hash: hashNewCode(macs, otpId),
     };
   };
-  const enqueue = (codes: readonly NewCode[]) =>
+  const enqueue = (codes: readonly NewCode[], alter?: (tx: Tx) => Promise<unknown>) =>
     pool.transaction(async (tx) => {
       for (const code of codes) {
         await tx.one(insertCode(code));
         await enqueueCode(tx, code.otpId, code.channelCode);
       }
+      await alter?.(tx);
     });
+  const addOne = async (wanted: Wanted, alter?: (tx: Tx) => Promise<unknown>) => {
+    const owner = await addUser(pool, wanted.label ?? "Café Nord");
+    const code = newCode(owner, wanted);
+    await enqueue([code], alter);
+    return { ...owner, otpId: code.otpId, code: deriveCode(macs, code.otpId, code.hash) ?? "" };
+  };
 
   return {
     url: database.url,
     pool,
-    async add(wanted = {}) {
-      const owner = await addUser(pool, wanted.label ?? "Café Nord");
-      const code = newCode(owner, wanted);
-      await enqueue([code]);
-      return { ...owner, otpId: code.otpId, code: deriveCode(macs, code.otpId, code.hash) ?? "" };
-    },
+    add: (wanted = {}) => addOne(wanted),
+    addGiven: (ago) =>
+      addOne({}, (tx) =>
+        tx.query(sql.unsafe`
+          UPDATE graphile_worker._private_jobs j
+          SET locked_by = w.worker_id, locked_at = now() - ${ago}::interval, attempts = 1
+          FROM delivery_workers w WHERE j.locked_by IS NULL`),
+      ),
     async addMany(count) {
       const owner = await addUser(pool, "Many");
       const codes = Array.from({ length: count }, (_, n) => newCode(owner, { destination: `${n}@example.com` }));
