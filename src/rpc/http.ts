@@ -5,7 +5,7 @@ import { cors as connectCors } from "@connectrpc/connect";
 import type { connectNodeAdapter } from "@connectrpc/connect-node";
 import cors from "cors";
 import type { Config } from "../config.ts";
-import { HTTP2_OPTIONS } from "./http2-options.ts";
+import { HTTP2_OPTIONS, HTTP2_SETTINGS } from "./http2-options.ts";
 import type { Metrics } from "./metrics.ts";
 import { boundRequest } from "./request-bodies.ts";
 import type { Certificates } from "./tls.ts";
@@ -111,7 +111,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
         {
           ...certificates.secureServerOptions(),
           ...HTTP2_OPTIONS,
-          settings: { maxConcurrentStreams: config.grpc.maxConcurrentStreams },
+          settings: { ...HTTP2_SETTINGS, maxConcurrentStreams: config.grpc.maxConcurrentStreams },
         },
         listener as never,
       )

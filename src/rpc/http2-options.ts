@@ -1,4 +1,4 @@
-import type { ServerOptions } from "node:http2";
+import type { ServerOptions, Settings } from "node:http2";
 import type { Server } from "@grpc/grpc-js";
 
 /** How a server speaks HTTP/2, on both ports, where Node's defaults end calls that are in order. */
@@ -14,7 +14,14 @@ export const HTTP2_OPTIONS = {
   maxSessionRejectedStreams: 2 ** 32 - 1,
 } as const satisfies ServerOptions;
 
+/** What a server tells of itself, on both ports. */
+export const HTTP2_SETTINGS = {
+  // Larger headers end a connection with everybody's calls on it: clients who know so end the one call themselves.
+  maxHeaderListSize: 65_536,
+} as const satisfies Settings;
+
 /** For a server of grpc-js, which has no options for these and keeps those of its HTTP/2 to itself. */
 export const setHttp2Options = (server: Server): void => {
-  Object.assign(Reflect.get(server, "commonServerOptions") as object, HTTP2_OPTIONS);
+  const options = Reflect.get(server, "commonServerOptions") as ServerOptions;
+  Object.assign(options, HTTP2_OPTIONS, { settings: { ...options.settings, ...HTTP2_SETTINGS } });
 };

@@ -65,3 +65,13 @@ test.each(cases)("$name: callers who give up $round calls, again and again, end 
   await arrived();
   expect({ goaways, watching: !watch.closed }).toEqual({ goaways: [], watching: true });
 });
+
+test.each(ports)(
+  "$name: callers are told how large their headers may be, before they end everybody's calls",
+  async ({ url }) => {
+    const session = connect(url(), { ca });
+    onTestFinished(() => session.destroy());
+    await once(session, "remoteSettings");
+    expect(session.remoteSettings).toMatchObject({ maxHeaderListSize: 65_536, maxConcurrentStreams: 1_000 });
+  },
+);
