@@ -26,7 +26,7 @@ export const environment = z.object({
   GRPC_REFLECTION: flag.prefault("on"),
   GRPC_MAX_CONCURRENT_STREAMS: integer(1, 1_000_000).prefault("1000"),
   GRPC_CONNECTION_AGE: duration(1_000).prefault("5m"),
-  GRPC_CONNECTION_AGE_GRACE: duration(1_000).prefault("30s"),
+  GRPC_CONNECTION_AGE_GRACE: duration(1_000).prefault("150s"),
   GRPC_CONNECTION_IDLE: duration(1_000).prefault("5m"),
   HTTP_HOST: host.prefault("0.0.0.0"),
   HTTP_PORT: integer(0, 65_535).prefault("8080"),

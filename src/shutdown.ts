@@ -52,6 +52,9 @@ export const shutDown = async (serving: Serving): Promise<void> => {
   const worked = Promise.all([delivery?.stop(graceMs), sequencer?.stop()]);
   const cutOff = async () => {
     await answersRead(pipeline, graceEnds, signal);
+    // By themselves both servers reset what is under way, which says that its caller cancelled it.
+    pipeline.endCalls();
+    await sleep(LOOK_MS, undefined, { signal });
     grpc.forceShutdown();
     http?.force();
     await sleep(FORCED_MS, undefined, { signal });

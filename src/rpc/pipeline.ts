@@ -47,6 +47,8 @@ export interface Pipeline {
   ): Promise<Opened<Encoded>>;
   /** Ends the streams: callers resume them elsewhere. */
   endStreams(): void;
+  /** Answers those under way that the server shuts down: callers try them elsewhere. */
+  endCalls(): void;
   /** How many calls were received whose callers have said what they want, and wait for answers, or for more of a stream. */
   underWay(): number;
 }
@@ -168,6 +170,9 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     answer: tracing ? traced(tracing) : answer,
     open: tracing ? tracedOpen(tracing) : open,
     endStreams: streams.endAll,
+    endCalls() {
+      for (const call of underWay) call.end(refusal("SHUTTING_DOWN"));
+    },
     underWay: () => underWay.size,
   };
 };

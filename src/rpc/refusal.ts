@@ -110,6 +110,7 @@ export const REASONS = {
     code: Code.Unavailable,
     message: "the identity provider is out of reach; try again",
   },
+  SHUTTING_DOWN: { code: Code.Unavailable, message: "the server shuts down before the call is answered; try again" },
   STREAM_ENDED: { code: Code.Unavailable, message: "the server ends the stream; resume it" },
   DEADLINE: { code: Code.DeadlineExceeded, message: "the deadline passed" },
   INTERNAL: {
