@@ -76,13 +76,14 @@ describe.each(transports)("%s", (transport) => {
     });
     const toEmail = await plantCode(server, { tenantId, userId, destination: email });
     const toPhone = await plantCode(server, { tenantId, userId, destination: phone });
-    const all = [toEmail, toPhone];
+    const elsewhere = await plantCode(server, { tenantId: await server.addTenant(), destination: email });
+    const all = [toEmail, toPhone, elsewhere];
     await server.auth.updateUser({ tenantId, userId, email, displayName: "Ann" });
     expect(await liveCodes(server, all)).toEqual(all);
     await server.auth.updateUser({ tenantId, userId, email: uniqueEmail() });
-    expect(await liveCodes(server, all)).toEqual([toPhone]);
+    expect(await liveCodes(server, all)).toEqual([toPhone, elsewhere]);
     await server.auth.updateUser({ tenantId, userId, ...mask("phone") });
-    expect(await liveCodes(server, all)).toEqual([]);
+    expect(await liveCodes(server, all)).toEqual([elsewhere]);
   });
 
   test("the last contact stays, whether it is cleared alone or with the other", async () => {

@@ -6,7 +6,7 @@ import { OtpChannel, OtpPurpose, type User, UserState } from "../../src/gen/auth
 import { END_OF, plantWindows, sessionsOf, windowsOf } from "../support/erasures.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
-import { actionsOf, addUser, eventsOf, plantCode, uniqueEmail, uniquePhone } from "../support/users.ts";
+import { actionsOf, addUser, eventsOf, liveCodes, plantCode, uniqueEmail, uniquePhone } from "../support/users.ts";
 
 const PASSWORD = "correct horse battery";
 
@@ -157,8 +157,12 @@ describe.each(transports)("%s", (transport) => {
     const { tenantId, userId, email = "", phone = "" } = user;
     const plant = (invited: Partial<Invited>) => plantInvitation(server, { tenantId, ...invited });
     const open = [await plant({ email }), await plant({ phone })];
-    const ended = [await plant({ email, expired: true }), await plant({ email: uniqueEmail(), acceptedBy: userId })];
-    const elsewhere = await plant({ tenantId: await server.addTenant(), email });
+    const accepted = [{ email: uniqueEmail() }, { phone: uniquePhone() }].map((former) =>
+      plant({ ...former, acceptedBy: userId }),
+    );
+    const ended = [await plant({ email, expired: true }), ...(await Promise.all(accepted))];
+    const elsewhere = { tenantId: await server.addTenant() };
+    const theirs = [await plant({ ...elsewhere, email }), await plant({ ...elsewhere, phone })];
     await server.auth.eraseUser({ tenantId, userId });
     for (const id of open) {
       expect(await invitation(server, id)).toEqual({ contact: null, revoked: true });
@@ -168,7 +172,24 @@ describe.each(transports)("%s", (transport) => {
       expect(await invitation(server, id)).toEqual({ contact: null, revoked: false });
       expect(await actionsOf(server, id)).toEqual([]);
     }
-    expect(await invitation(server, elsewhere)).toEqual({ contact: email, revoked: false });
+    expect(await Promise.all(theirs.map((id) => invitation(server, id)))).toEqual([
+      { contact: email, revoked: false },
+      { contact: phone, revoked: false },
+    ]);
+  });
+
+  test("another tenant's codes to the same contacts stay", async () => {
+    const server = await startService(transport);
+    const user = await addUser(server, { email: uniqueEmail(), phone: uniquePhone() });
+    const { email = "", phone = "" } = user;
+    const other = await addUser(server, { email, phone });
+    const theirs = await Promise.all([
+      plantCode(server, { ...keyOf(other), destination: email }),
+      plantCode(server, { ...keyOf(other), destination: phone }),
+      plantCode(server, { tenantId: await server.addTenant(), destination: email }),
+    ]);
+    await server.auth.eraseUser(keyOf(user));
+    expect(await liveCodes(server, theirs)).toEqual(theirs);
   });
 
   test("a repeat answers what is left and writes nothing, also 20 at once", async () => {

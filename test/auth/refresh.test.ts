@@ -62,6 +62,12 @@ const spoilers: Record<string, (service: TestService, signedIn: SignedIn, other:
   "the MAC of another generation": (_, { refreshToken }) => Promise.resolve(refreshToken.replace("_0_", "_1_")),
   "a generation that is no number of ours": (_, { refreshToken }) =>
     Promise.resolve(refreshToken.replace("_0_", "_99999999999999999999_")),
+  "a generation that the session has not come to": async (service, { sessionId, refreshToken }) => {
+    const { refreshToken: next } = await refreshed(service, refreshToken);
+    // As after a restore of the database to a moment before that rotation.
+    await change(service, sessionId, sql.fragment`generation = 0, refreshed_utc = NULL`);
+    return next;
+  },
   "a session idle for too long": async (service, { sessionId, refreshToken }) => {
     await change(service, sessionId, sql.fragment`expiry_utc = now()`);
     return refreshToken;

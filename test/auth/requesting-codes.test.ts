@@ -117,6 +117,8 @@ describe.each(transports)("%s", (transport) => {
     const former = await requestCode(server, { tenantId, destination });
     await passTime(server, MINUTE_MS);
     const latest = await requestCode(server, { tenantId, destination });
+    const { tenantId: elsewhere } = await addUser(server, { email: destination });
+    await requestCode(server, { tenantId: elsewhere, destination });
     await expectRefusal(server.auth.loginWithOtp(former), "INVALID_CODE");
     expect(await attemptsOf(server, former)).toMatchObject({ attempt_count: 0 });
     await server.auth.loginWithOtp(latest);

@@ -2,6 +2,7 @@ import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { createMacs } from "../../src/macs.ts";
+import { heldUp } from "../support/held-up.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, launchService, startService, transports } from "../support/service.ts";
 import { PEPPERS } from "../support/root.ts";
@@ -208,4 +209,17 @@ test("a login's network is remembered by its keyed hash, written at most once a 
   await signIn({ tenantId, userId, client: { ip: "2001:db8::1" } });
   await signIn({ tenantId, userId });
   expect(await networksOf(service, userId)).toHaveLength(2);
+});
+
+test("a revocation that waits while its session ends writes nothing", async () => {
+  const service = await startService("grpc");
+  const { tenantId, sessionId } = await (await signInBy(service))();
+  const row = sql.fragment`session_id = ${sessionId}::uuid`;
+  await heldUp(
+    service,
+    sql.unsafe`SELECT FROM refresh_sessions WHERE ${row} FOR UPDATE`,
+    () => service.auth.revokeSession({ tenantId, sessionId }),
+    (tx) => tx.query(sql.unsafe`UPDATE refresh_sessions SET revoked_utc = now() WHERE ${row}`),
+  );
+  expect((await eventsOf(service, sessionId)).map(({ action }) => action)).toEqual(["auth.session.create"]);
 });

@@ -63,12 +63,15 @@ test("who fills a bucket in every window waits longer each time, and as short as
   expect(waits).toEqual([10, 20, 40, 60, 60, 10]);
 });
 
-test("what is filled from many networks refuses for no longer than its window, however often", async () => {
+test.each([
+  ["an identifier", 5, () => "ann@example.com"],
+  ["a tenant", 9, (n: number) => `ann${n}@example.com`],
+])("what is filled from many networks refuses for no longer than its window, however often: %s", async (_, max, of) => {
   const throttles = throttlesOf(LOWERED);
   const tenantId = newTenant();
   for (let n = 0; n < 4; n++) {
-    expect(await countedOf(throttles, 5, (i) => tryOf(tenantId, "ann@example.com", `198.51.${i}.1`))).toBe(5);
-    const wait = await count(throttles, tryOf(tenantId, "ann@example.com", "192.0.2.1"));
+    expect(await countedOf(throttles, max, (i) => tryOf(tenantId, of(i), `198.51.${i}.1`))).toBe(max);
+    const wait = await count(throttles, tryOf(tenantId, of(max), "192.0.2.1"));
     expect(wait).toBeLessThanOrEqual(10 * MINUTE_MS);
     await passTime(wait!);
   }

@@ -117,6 +117,7 @@ describe.each(transports)("%s", (transport) => {
         { endTime: at(now + HOUR + 1n) },
         { userId: randomUUID() },
         await kind.other(server, post),
+        { tenantId: await server.addTenant() },
         await plantPost(server),
       ];
       for (const content of contents) {

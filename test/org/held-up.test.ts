@@ -85,6 +85,20 @@ test("an invitation that expires while its acceptance waits for the contact is n
   expect((await server.auth.listUsers({ tenantId })).users).toEqual([]);
 });
 
+test("a revocation that waits while its invitation is accepted finds it ended", async () => {
+  const server = await start();
+  const { tenantId, invitation } = await invite(server);
+  const { invitationId } = invitation;
+  const revoking = heldUp(
+    server,
+    sql.unsafe`SELECT FROM invitations WHERE invite_id = ${invitationId}::uuid FOR UPDATE`,
+    () => server.org.revokeInvitation({ tenantId, invitationId }),
+    (tx) => tx.query(sql.unsafe`UPDATE invitations SET accepted_utc = now() WHERE invite_id = ${invitationId}::uuid`),
+  );
+  await expectRefusal(revoking, "INVITATION_ENDED");
+  expect(await actionsOf(server, invitationId)).toEqual(["org.invitation.create"]);
+});
+
 test("an invitation that is made while its contact's user is erased ends with its event", async () => {
   const server = await start();
   const person = await addPerson(server);

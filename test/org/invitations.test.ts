@@ -124,7 +124,8 @@ describe.each(transports)("%s", (transport) => {
     const others: readonly NewInvitation[] = [
       { email: uniqueEmail() },
       { email: undefined, phone: "+4915123456789" },
-      await addTarget(server, tenantId),
+      { roleId: (await addTarget(server, tenantId)).roleId },
+      { nodeId: (await addTarget(server, tenantId)).nodeId },
       { ttl: { seconds: 61n } },
     ];
     for (const other of others) {

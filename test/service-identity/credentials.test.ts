@@ -171,12 +171,30 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
     ]);
   });
 
+  test("no rotation lets a secret live on that was revoked, or is to end sooner", async () => {
+    const { services, addService } = await startService(transport);
+    const { serviceId, key, secret, secretId } = await addService([]);
+    const { secretId: soonId } = await services.createServiceSecret({ serviceId });
+    await services.revokeServiceSecret({ serviceId, secretId });
+    await services.rotateServiceSecret({ serviceId, overlap: { seconds: 60n, nanos: 0 } });
+    const endsOf = async () => {
+      const { secrets } = await services.listServiceSecrets({ serviceId });
+      return secrets.filter((one) => [secretId, soonId].includes(one.secretId)).map(({ revokeTime }) => revokeTime);
+    };
+    const before = await endsOf();
+    await services.rotateServiceSecret({ serviceId, overlap: { seconds: 600n, nanos: 0 } });
+    expect(await endsOf()).toEqual(before);
+    await expectRefusal(services.authenticateService({ key, secret }), "SERVICE_CREDENTIALS_INVALID");
+  });
+
   test("revoking a secret ends the sessions that it opened, and no others", async () => {
     const service = await startService(transport);
     const { services, addService, as } = service;
     const { serviceId, key, secretId, ...mine } = await addService(["service.read"]);
     const second = await services.createServiceSecret({ serviceId });
     const { serviceToken } = await services.authenticateService({ key, secret: second.secret });
+    // So that its token is remembered.
+    await mine.services.listServices({});
     await services.revokeServiceSecret({ serviceId, secretId });
     await services.revokeServiceSecret({ serviceId, secretId });
     await expectRefusal(mine.services.listServices({}), "CALLER_TOKEN_INVALID");

@@ -83,13 +83,34 @@ describe.each(transports)("%s: ending sessions", (transport) => {
     },
   );
 
-  test("a service that is enabled again gets sessions that count", async () => {
-    const { services, addService, as } = await startService(transport);
+  test("what a secret's end has ended keeps that time when its service is disabled", async () => {
+    const service = await startService(transport);
+    const { services, addService } = service;
+    const { serviceId, secretId } = await addService([]);
+    await services.revokeServiceSecret({ serviceId, secretId });
+    // As one that the revocation did not reach: the mark alone ends it.
+    await service.pool.query(sql.type(anyRow)`
+      UPDATE service_sessions SET revoked_utc = NULL WHERE svc_id = ${serviceId}::uuid`);
+    const endsOf = async () => {
+      const { sessions } = await services.listServiceSessions({ serviceId, includeEnded: true });
+      return sessions.map(({ revokeTime }) => revokeTime);
+    };
+    const before = await endsOf();
+    await services.disableService({ serviceId });
+    expect(await endsOf()).toEqual(before);
+    expect(before).toEqual([expect.anything()]);
+  });
+
+  test("a service that is enabled again gets sessions that count, and that no purge ends", async () => {
+    const { services, addService, as, databaseUrl, config } = await startService(transport);
     const { serviceId, key, secret } = await addService(["service.read"]);
     await services.disableService({ serviceId });
     await services.enableService({ serviceId });
     const { serviceToken } = await services.authenticateService({ key, secret });
     await as(serviceToken).services.listServices({});
+    const db = openDatabase({ url: databaseUrl, settings: config.database, log: createLog("silent") });
+    await purge(db, config.purge);
+    await db.end();
     expect((await services.listServiceSessions({ serviceId })).sessions).toHaveLength(1);
   });
 

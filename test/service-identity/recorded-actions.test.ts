@@ -122,4 +122,17 @@ describe.each(transports)("%s", (transport) => {
     });
     expect(events).toEqual([]);
   });
+
+  test("revoking a secret that has ended is recorded once, for the sessions that it ends", async () => {
+    const { server, target } = await plant(transport);
+    const { serviceId, secretId } = target;
+    await server.services.rotateServiceSecret({ serviceId });
+    const events = await recorded(server, async () => {
+      await server.services.revokeServiceSecret({ serviceId, secretId });
+      await server.services.revokeServiceSecret({ serviceId, secretId });
+    });
+    expect(events).toMatchObject([
+      { action: "service.secret.revoke", entityId: serviceId, payload: { secret_id: secretId } },
+    ]);
+  });
 });

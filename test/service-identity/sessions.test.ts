@@ -1,3 +1,4 @@
+import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { describe, expect, test } from "vitest";
 import { expectRefusal } from "../support/refusals.ts";
 import { launchService, startService, transports } from "../support/service.ts";
@@ -23,9 +24,10 @@ describe.each(transports)("%s: service sessions", (transport) => {
     const { services, addService } = await startService(transport);
     const { token } = await addService([]);
     const activeOf = async (serviceToken: string) => (await services.verifyServiceToken({ serviceToken })).active;
-    expect(await activeOf(token)).toBe(true);
     const last = token.charCodeAt(token.length - 1);
     for (const other of [last ^ 1, last + 0x100, last + 0x2000]) {
+      // The second time it is compared with what is remembered: a letter that does not fit there must not stand for its end.
+      expect([await activeOf(token), await activeOf(token)]).toEqual([true, true]);
       expect(await activeOf(token.slice(0, -1) + String.fromCharCode(other))).toBe(false);
     }
     expect(await activeOf(token)).toBe(true);
@@ -57,6 +59,8 @@ describe.each(transports)("%s: service sessions", (transport) => {
     await expectRefusal(theirs, "PERMISSION_MISSING");
     const writer = await addService(["service.write"]);
     const { sessions } = await services.listServiceSessions({ serviceId: other.serviceId });
+    // So that it is remembered, and the revocation must make it forgotten.
+    expect((await services.verifyServiceToken({ serviceToken: other.token })).active).toBe(true);
     await writer.services.revokeServiceSession({
       selector: { case: "sessionId", value: sessions[0]?.sessionId ?? "" },
     });
@@ -69,6 +73,23 @@ describe.each(transports)("%s: service sessions", (transport) => {
     await expectRefusal(gone, "SERVICE_SESSION_NOT_FOUND");
     const { events } = await org.listAuditEvents({ entityId: mine.serviceId, action: "service.session.revoke" });
     expect(events).toHaveLength(1);
+  });
+
+  test("a token that is remembered is refused all the same once its own time is over", async () => {
+    const { services, addService } = await startService(transport);
+    const { key, secret } = await addService([]);
+    const ttl = { seconds: 0n, nanos: 200_000_000 };
+    const { serviceToken, expireTime } = await services.authenticateService({ key, secret, ttl });
+    let lastAnswerAt = 0;
+    const isActive = async () => {
+      const sentAt = Date.now();
+      const { active } = await services.verifyServiceToken({ serviceToken });
+      if (active) lastAnswerAt = sentAt;
+      return active;
+    };
+    await expect.poll(isActive, { interval: 5, timeout: 3_000 }).toBe(false);
+    // The memory's second would have gone on for 0.8 s.
+    expect(lastAnswerAt - timestampMs(expireTime!)).toBeLessThan(400);
   });
 
   test("a tenant's service cannot end, or learn of, a session outside of its tenant", async () => {
