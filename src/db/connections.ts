@@ -19,6 +19,8 @@ Object.assign((globalThis as { ROARR?: object }).ROARR ?? {}, { write: () => und
 
 /** A server that is alive ends a statement by its own timeout; only a hung one is still silent this much later. */
 export const SILENCE_MS = 500;
+/** What a replica has locked that is gone without a word is free again this much later. */
+export const IDLE_MS = 30_000;
 /** Where statements have no limit of their own. */
 export const NO_TIMEOUT_MS = 30_000;
 
@@ -55,10 +57,9 @@ export const connectionUri = (url: string, { tls, pgBouncer }: Config["database"
   const uri = new URL(url);
   if (tls === "off") uri.searchParams.set("sslmode", "disable");
   if (tls === "verify") uri.searchParams.delete("sslmode");
-  // PgBouncer refuses start-up parameters that it does not track; jit costs more than it saves on short statements; times
-  // are read in one style, and a database or a role may have another.
+  // PgBouncer refuses start-up parameters that it does not track; jit costs more than it saves on short statements.
   if (!pgBouncer && !uri.searchParams.has("options")) {
-    uri.searchParams.set("options", "-c jit=off -c default_transaction_isolation=read\\ committed -c datestyle=iso");
+    uri.searchParams.set("options", "-c jit=off -c default_transaction_isolation=read\\ committed");
   }
   if (!uri.searchParams.has("application_name")) uri.searchParams.set("application_name", "auth-service");
   return uri.toString();
@@ -98,7 +99,7 @@ const createSlonikPool = async ({
     connectionTimeout: settings.connectTimeoutMs,
     connectionRetryLimit: 0,
     statementTimeout: settings.pgBouncer ? "DISABLE_TIMEOUT" : (settings.statementTimeoutMs ?? "DISABLE_TIMEOUT"),
-    idleInTransactionSessionTimeout: settings.pgBouncer ? "DISABLE_TIMEOUT" : 30_000,
+    idleInTransactionSessionTimeout: settings.pgBouncer ? "DISABLE_TIMEOUT" : IDLE_MS,
     idleTimeout: settings.idleTimeoutMs,
     gracefulTerminationTimeout: SILENCE_MS,
     queryRetryLimit: 0,

@@ -13,6 +13,23 @@ import type { Tracing } from "../tracing.ts";
 import { DatabaseSilent, isUnusableStatement } from "./faults.ts";
 import { type Company, createSender } from "./sending.ts";
 
+// Node-postgres takes few parameters of a connection's beginning, and declares none of what sends them.
+declare module "pg" {
+  interface Client {
+    getStartupConf(): Readonly<Record<string, string>>;
+  }
+}
+
+/**
+ * Times are read in one style, and a database or a role may have another. PgBouncer takes this parameter, which it tracks,
+ * and sets it anew for each transaction unless it is written as PostgreSQL reports it.
+ */
+export class IsoClient extends Client {
+  override getStartupConf() {
+    return { ...super.getStartupConf(), datestyle: "ISO, MDY" };
+  }
+}
+
 /** How long a connection may take to say good-bye. */
 export const FAREWELL_MS = 500;
 const TEXT_ARRAY = 1009;
@@ -99,8 +116,10 @@ interface Asked extends Company {
 const asked = new AsyncLocalStorage<Asked>();
 
 /** Runs a transaction within these limits. */
-export const withLimits = <T>(limits: Pick<Asked, "silenceMs" | "timeoutMs">, work: () => Promise<T>): Promise<T> =>
-  asked.run(limits, work);
+export const withLimits = <T>(
+  limits: Pick<Asked, "silenceMs" | "timeoutMs" | "idleMs">,
+  work: () => Promise<T>,
+): Promise<T> => asked.run(limits, work);
 
 /** Runs `work`, which is its transaction's last statement: the end goes with it. */
 export const withCommit = <T>(work: () => Promise<T>): Promise<T> =>
@@ -142,7 +161,7 @@ export const createDriver = ({ silenceMs, prepares, tracing }: DriverOptions): D
     return Promise.resolve({
       createPoolClient: ({ clientEventEmitter }) => {
         const socket = new Socket();
-        const client = new Client({ ...config, pipeline: true, stream: () => socket });
+        const client = new IsoClient({ ...config, pipeline: true, stream: () => socket });
         let broken: BackendTerminatedError | undefined;
         const send = createSender(client);
 

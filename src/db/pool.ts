@@ -26,7 +26,7 @@ export interface Database {
   setDown(down: boolean): void;
   /** What a statement may take, in milliseconds; undefined is no limit. */
   readonly statementTimeoutMs: number | undefined;
-  /** Whether a transaction must set its timeout itself, because the connection could not. */
+  /** Whether a transaction must set its timeouts itself, because the connection could not. */
   readonly timeoutByTransaction: boolean;
   readonly load: Gate["load"];
   end(): Promise<void>;

@@ -7,6 +7,9 @@ const BEGIN_READ_COMMITTED = `${BEGIN} ISOLATION LEVEL READ COMMITTED`;
 const COMMIT = "COMMIT";
 const ROLLBACK = "ROLLBACK";
 
+const setLocal = (name: string, ms: number | undefined) =>
+  ms === undefined ? [] : [`SET LOCAL ${name} = ${Math.ceil(ms)}`];
+
 /** What is answered where nothing was sent. */
 const NOTHING = { command: "", fields: [], rowCount: null, rows: [] } as const;
 type Answer = Pick<QueryResult, "command" | "fields" | "rowCount" | "rows"> | typeof NOTHING;
@@ -15,6 +18,8 @@ type Answer = Pick<QueryResult, "command" | "fields" | "rowCount" | "rows"> | ty
 export interface Company {
   /** With a transaction's beginning: what each of its statements may take, in milliseconds. */
   readonly timeoutMs?: number | undefined;
+  /** Likewise, how long it may do nothing between two of them, in milliseconds. */
+  readonly idleMs?: number | undefined;
   /** The transaction's end goes right behind the statement, and only both are an answer. */
   readonly commits?: boolean;
 }
@@ -117,13 +122,14 @@ export const createSender = (client: Client): Send => {
     }
   };
 
-  return async (statement, { timeoutMs, commits = false }) => {
+  return async (statement, { timeoutMs, idleMs, commits = false }) => {
     const { text } = statement;
     if (text === BEGIN) {
-      beginning =
-        timeoutMs === undefined
-          ? [BEGIN_READ_COMMITTED]
-          : [BEGIN_READ_COMMITTED, `SET LOCAL statement_timeout = ${Math.ceil(timeoutMs)}`];
+      beginning = [
+        BEGIN_READ_COMMITTED,
+        ...setLocal("statement_timeout", timeoutMs),
+        ...setLocal("idle_in_transaction_session_timeout", idleMs),
+      ];
       return NOTHING;
     }
     const before = beginning;

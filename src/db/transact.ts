@@ -3,7 +3,7 @@ import type { CommonQueryMethods, DatabasePoolConnection, DatabaseTransactionCon
 import { TIMER_MAX_MS } from "../config-values.ts";
 import type { Waiting } from "../rpc/call.ts";
 import { Refusal } from "../rpc/refusal.ts";
-import { SILENCE_MS } from "./connections.ts";
+import { IDLE_MS, SILENCE_MS } from "./connections.ts";
 import { withCommit, withLimits } from "./driver.ts";
 import { isConflict } from "./faults.ts";
 import type { Database, ThrowIfAbandoned, Work } from "./pool.ts";
@@ -85,6 +85,7 @@ export const transact = async <T>(
   const work: Work<T> = (connection, abandoned) => {
     const limits = {
       timeoutMs: ownTimeout(db, waiting, statementTimeoutMs),
+      idleMs: db.timeoutByTransaction ? IDLE_MS : undefined,
       silenceMs: statementTimeoutMs === undefined ? undefined : statementTimeoutMs + SILENCE_MS,
     };
     return withLimits(limits, () => attempt(body, connection, abandoned).finally(settled));

@@ -1,7 +1,7 @@
 import { Pool } from "pg";
 import type { Config } from "../config.ts";
 import { NO_TIMEOUT_MS, SILENCE_MS, connectionUri, verifiedTls } from "../db/connections.ts";
-import { FAREWELL_MS, endpointOf } from "../db/driver.ts";
+import { FAREWELL_MS, IsoClient, endpointOf } from "../db/driver.ts";
 import type { Log } from "../log.ts";
 
 /** A statement that the network swallowed leaves its connection hung, though idle: none is used for longer than this. */
@@ -23,6 +23,7 @@ export const openQueuePool = ({ databaseUrl, settings, log, size }: QueuePoolOpt
   const { statementTimeoutMs, pgBouncer } = settings;
   const pool = new Pool({
     ...endpointOf(connectionUri(databaseUrl, settings), verifiedTls(settings)),
+    Client: IsoClient,
     application_name: "auth-service delivery",
     max: size,
     connectionTimeoutMillis: settings.connectTimeoutMs,

@@ -123,11 +123,16 @@ const throughProxy = async (env: Readonly<Record<string, string>>) => {
   return { proxy, db: openFor(proxy.url, env) };
 };
 
-test("for PgBouncer no start-up parameter is sent that it refuses; a transaction sets its own time limit", async () => {
+test("for PgBouncer no start-up parameter is sent that it refuses; a transaction sets its own time limits", async () => {
   const { proxy, db } = await throughProxy({ DATABASE_PGBOUNCER: "on", DATABASE_STATEMENT_TIMEOUT: "4321ms" });
-  const timeout = await transact(db, detached(), (tx) => tx.oneFirst(selectSetting("statement_timeout")));
-  expect(timeout).toBe("4321ms");
-  expect(await settingOf(db, "statement_timeout")).toBe("0");
+  const limits = ["statement_timeout", "idle_in_transaction_session_timeout"];
+  const own = await transact(db, detached(), async (tx) => {
+    const values: string[] = [];
+    for (const limit of limits) values.push(await tx.oneFirst(selectSetting(limit)));
+    return values;
+  });
+  expect(own).toEqual(["4321ms", "30s"]);
+  expect(await Promise.all(limits.map((limit) => settingOf(db, limit)))).toEqual(["0", "0"]);
   const parameters = proxy.startups.flatMap((startup) =>
     startup
       .slice(8)
@@ -139,14 +144,20 @@ test("for PgBouncer no start-up parameter is sent that it refuses; a transaction
   expect(parameters.map((name) => name.toLowerCase()).filter((name) => !taken.includes(name))).toEqual([]);
 });
 
-test("times are read, whatever style the database writes them in", async () => {
+const connections: [string, () => Database][] = [
+  ["by itself", () => openFor(database.url)],
+  ["for PgBouncer", () => openFor(database.url, { DATABASE_PGBOUNCER: "on" })],
+  ["with options of its own", () => openFor(`${database.url}?options=-c%20jit%3Don`)],
+];
+
+test.each(connections)("%s: times are read, whatever style the database writes them in", async (_name, open) => {
   const name = sql.identifier([databaseName(database.url)]);
   await administer(database.url, sql.unsafe`ALTER DATABASE ${name} SET datestyle TO German`);
   onTestFinished(async () => {
     await administer(database.url, sql.unsafe`ALTER DATABASE ${name} RESET datestyle`);
   });
   const selectTime = sql.type(z.object({ at: z.number() }))`SELECT '2026-02-03 04:05:06+00'::timestamptz AS at`;
-  const at = await read(openFor(database.url), detached(), (c) => c.oneFirst(selectTime));
+  const at = await read(open(), detached(), (c) => c.oneFirst(selectTime));
   expect(at).toBe(Date.UTC(2026, 1, 3, 4, 5, 6));
 });
 
