@@ -114,9 +114,10 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
   const query = (sessionId: string, entry: Pick<Remembered, "goodUntil">) =>
     // Not under the first asker's deadline: others share the answer, and its end must not be theirs.
     read(db, detached(), async (connection) => {
-      entry.goodUntil = performance.now() + MEMORY_MS;
+      const sentAt = performance.now();
+      entry.goodUntil = sentAt + MEMORY_MS;
       const row = await connection.maybeOne(selectToken(sessionId));
-      if (row) entry.goodUntil = Math.min(entry.goodUntil, performance.now() + row.remaining_ms);
+      if (row) entry.goodUntil = sentAt + Math.min(MEMORY_MS, row.remaining_ms);
       return row ?? undefined;
     });
 
