@@ -36,19 +36,7 @@ export const selectVisibilities = (checks: readonly VisibilityCheck[]) =>
       WHEN EXISTS (
         SELECT FROM org_nodes i WHERE i.org_node_id = ANY (ancestors.ids) AND NOT i.active_flag
       ) THEN 'NODE_INACTIVE'
-      WHEN EXISTS (
-        SELECT FROM (
-          SELECT x.org_node_id, x.access_scope_code, x.start_utc, x.lasts_utc FROM visibility_grants x
-          WHERE x.user_id = asked.user_id
-          ORDER BY x.org_node_id
-          LIMIT 16
-        ) g
-        WHERE g.org_node_id = ANY (ancestors.ids) AND (g.access_scope_code = 'analyze' OR asked.scope = 'read')
-          AND g.start_utc <= now() AND g.lasts_utc > now()
-      ) THEN 'GRANTED'
-      WHEN EXISTS (
-        SELECT FROM visibility_grants g WHERE g.user_id = asked.user_id ORDER BY g.org_node_id OFFSET 16
-      ) AND EXISTS (
+      WHEN NOT EXISTS (
         SELECT FROM unnest(ancestors.ids) AS ancestor (id)
         CROSS JOIN LATERAL (
           SELECT g.grant_id FROM visibility_grants g
@@ -57,8 +45,8 @@ export const selectVisibilities = (checks: readonly VisibilityCheck[]) =>
             AND g.start_utc <= now() AND g.lasts_utc > now()
           LIMIT 1
         ) granted
-      ) THEN 'GRANTED'
-      ELSE 'NO_GRANT'
+      ) THEN 'NO_GRANT'
+      ELSE 'GRANTED'
     END ORDER BY asked.position), '{}') AS codes
   FROM unnest(
     (SELECT ${sql.array(

@@ -141,6 +141,35 @@ test.each([15, 16, 17, 40])("what a user holds beside %i others decides, first o
   }
 });
 
+test.each([
+  ["has not begun", { start: 3_600 }],
+  ["has ended", { end: -30 }],
+  ["gives something else", {}],
+])("of what a user holds beside 40 others nothing decides that %s", async (_, window) => {
+  const { org, pool } = await startService("grpc");
+  const { world, check } = simpleWorld();
+  const [other, roleId] = [randomUUID(), randomUUID()];
+  const places = Array.from({ length: 40 }, () => randomUUID());
+  const [assignment, grant] = [world.assignments[0]!, world.grants[0]!];
+  const { tenantId } = check;
+  const isOther = Object.keys(window).length === 0;
+  await plantWorld(pool, {
+    ...world,
+    nodes: [...world.nodes, ...places.map((id) => ({ id, tenantId, parentId: null, active: true }))],
+    capabilities: [...world.capabilities, { id: other, key: `other.k${other.replaceAll("-", "")}` }],
+    roles: [...world.roles, { id: roleId, tenantId, capabilityIds: [other] }],
+    assignments: [
+      { ...assignment, ...window, ...(isOther && { roleId }) },
+      ...places.map((nodeId) => ({ ...assignment, id: randomUUID(), nodeId })),
+    ],
+    grants: [{ ...grant, ...window }, ...places.map((nodeId) => ({ ...grant, id: randomUUID(), nodeId }))],
+  });
+  const no = { allowed: false, reason: DecisionReason.NO_GRANT };
+  expect(await org.checkAccess(check)).toMatchObject(no);
+  const scope = isOther ? AccessScope.ANALYZE : AccessScope.READ;
+  expect(await org.checkVisibility({ ...check, scope })).toMatchObject(no);
+});
+
 // now() is that of the transaction, so the edges of the rows stand exactly on it.
 test.each([
   ["from its start on", "0", null, true],

@@ -102,6 +102,21 @@ describe.each(transports)("%s", (transport) => {
     expect(await lists({})).toMatchObject(empty);
   });
 
+  test("a closed node, and what is below it, is in no list", async () => {
+    const { server, tenantId, userId, root, node, byCapability } = await plant();
+    const below = await addNode(server, tenantId, node.nodeId);
+    await server.org.deactivateNode({ tenantId, nodeId: node.nodeId });
+    for (const access of [byCapability, { case: "scope" as const, value: ANALYZE }]) {
+      const { nodes } = await server.org.listAccessibleNodes({ tenantId, userId, access });
+      expect(nodes).toEqual([root]);
+      const seers = [root, node, below].map(async ({ nodeId }) => {
+        const { users } = await server.org.listUsersWithAccess({ tenantId, nodeId, access });
+        return users.length;
+      });
+      expect(await Promise.all(seers)).toEqual([1, 0, 0]);
+    }
+  });
+
   test("a page's token belongs to what it was asked about", async () => {
     const { server, tenantId, userId, node, keys, byCapability } = await plant();
     const { org } = server;

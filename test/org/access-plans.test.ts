@@ -18,8 +18,9 @@ const MUCH = 0;
 const ENDED = 1;
 const SCATTERED = 2;
 const UNEVEN = 3;
-const AT_ROOT = 4;
-const KINDS = [MUCH, ENDED, SCATTERED, UNEVEN, AT_ROOT];
+const NESTED = 4;
+const AT_ROOT = 5;
+const KINDS = [MUCH, ENDED, SCATTERED, UNEVEN, NESTED, AT_ROOT];
 
 const current = { start: -60, end: null };
 const over = { start: -7_200, end: -3_600 };
@@ -28,6 +29,7 @@ const HOLDINGS: readonly Holding[] = [
   ...Array.from({ length: 2_000 }, (_, n) => ({ ...over, user: ENDED, node: n % 4 })),
   ...Array.from({ length: 200 }, (_, n) => ({ ...current, user: SCATTERED, node: 40 * n + 1_001 })),
   ...Array.from({ length: 200 }, (_, n) => ({ ...current, user: UNEVEN, node: n === 0 ? 1 : 40 * n + 1_001 })),
+  ...[0, 1, 11].map((node) => ({ ...current, user: NESTED, node })),
   ...Array.from({ length: SIZE.users - AT_ROOT }, (_, n) => ({ ...current, user: AT_ROOT + n, node: 0 })),
 ];
 
@@ -38,11 +40,20 @@ const seenBy = (user: number) => {
   return Array.from({ length: SIZE.nodes }, (_, n) => n).filter(isSeen);
 };
 
+/** The places of all users who can see a node, where all are open. */
+const seersOf = (node: number) => {
+  const line = new Set<number>();
+  for (let n = node; n >= 0; n = parentOf(n)) line.add(n);
+  return [...new Set(HOLDINGS.filter((held) => held.end === null && line.has(held.node)).map(({ user }) => user))];
+};
+
 describe("where one user has something nearly everywhere, and most users something on one node", () => {
   let server: TestService;
   let world: WideWorld;
   beforeAll(async () => {
     server = await startService("grpc");
+    // Another tenant's nodes stand between this one's, by their ids.
+    await plantWide(server, { nodes: 1_000, users: 1 }, []);
     world = await plantWide(server, SIZE, HOLDINGS);
   });
 
@@ -90,6 +101,30 @@ describe("where one user has something nearly everywhere, and most users somethi
       expect(found).toEqual(seen.map((n) => nodes[n]).sort());
       // Each is full, or has looked at 2,000 nodes, or is the last.
       expect(pages).toBeLessThanOrEqual(seen.length / 1_000 + SIZE.nodes / 2_000 + 1);
+    }
+  });
+
+  // What ended below the root is a stream of its own, which the first of them has to wait for.
+  test.each([0, 1_111, SIZE.nodes - 1])("all who see node %i are listed, each once", async (node) => {
+    const { tenantId, users, nodes, capability } = world;
+    const accesses = [
+      { case: "capability", value: capability },
+      { case: "scope", value: AccessScope.READ },
+    ] as const;
+    for (const access of accesses) {
+      const found: string[] = [];
+      let pageToken = "";
+      do {
+        const request = { tenantId, nodeId: nodes[node]!, access, pageSize: 1_000, pageToken };
+        const page = await server.org.listUsersWithAccess(request);
+        found.push(...page.users.map(({ userId }) => userId));
+        pageToken = page.nextPageToken;
+      } while (pageToken !== "");
+      expect(found).toEqual(
+        seersOf(node)
+          .map((n) => users[n])
+          .sort(),
+      );
     }
   });
 

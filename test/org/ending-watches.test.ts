@@ -4,6 +4,9 @@ import { pino } from "pino";
 import { sql } from "slonik";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { AuditEvent } from "../../src/gen/org/v1/org_pb.ts";
+import { createLog } from "../../src/log.ts";
+import { Call } from "../../src/rpc/call.ts";
+import { createStreams } from "../../src/rpc/streams.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { type Clients, type TestService, type TransportName, launchService, transports } from "../support/service.ts";
 
@@ -203,6 +206,21 @@ describe.each(transports)("%s", (transport) => {
     expect(logged(requestId)[0]!.messages).toBeLessThan(count / 2);
     await expect.poll(() => inUse(server)).toBe(0);
   });
+});
+
+test("a watch that comes when all are being ended does not begin", async () => {
+  const streams = createStreams(createLog("silent"));
+  streams.endAll();
+  const call = new Call("late", Infinity);
+  const opened = await streams.open({
+    method: { name: "late" } as never,
+    call,
+    exchange: { encode: (message) => message },
+    begin: () => Promise.reject(new Error("it has begun")),
+    verify: () => Promise.resolve(),
+    record: () => undefined,
+  });
+  expect(opened).toMatchObject({ failure: { reason: "STREAM_ENDED" } });
 });
 
 test("grpc: the connection's age ends a watch, by a code that means resume", async () => {

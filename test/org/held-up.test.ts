@@ -85,6 +85,26 @@ test("an invitation that expires while its acceptance waits for the contact is n
   expect((await server.auth.listUsers({ tenantId })).users).toEqual([]);
 });
 
+test("an invitation whose tenant is suspended while its acceptance waits for the contact makes no user", async () => {
+  const server = await start();
+  const email = uniqueEmail();
+  const { tenantId, token } = await invite(server, { email });
+  const taken = sql.unsafe`
+    INSERT INTO users (user_id, tenant_id, email_addr, user_state_code)
+    VALUES (gen_random_uuid(), ${tenantId}::uuid, ${email}, 'active')`;
+  const accepting = heldUp(
+    server,
+    taken,
+    () => server.org.acceptInvitation({ inviteToken: token }),
+    async (tx) => {
+      await server.org.suspendTenant({ tenantId });
+      await tx.query(sql.unsafe`DELETE FROM users WHERE tenant_id = ${tenantId}::uuid`);
+    },
+  );
+  await expectRefusal(accepting, "TENANT_SUSPENDED");
+  expect((await server.auth.listUsers({ tenantId })).users).toEqual([]);
+});
+
 test("a revocation that waits while its invitation is accepted finds it ended", async () => {
   const server = await start();
   const { tenantId, invitation } = await invite(server);

@@ -1,5 +1,7 @@
 import { createHash, randomUUID } from "node:crypto";
 import { sql } from "slonik";
+import { vi } from "vitest";
+import { z } from "zod";
 import { type OrgWorld, type PlantedWindow, plantWorld } from "./org-world.ts";
 import { addCapabilities, addRole } from "./roles.ts";
 import type { TestService } from "./service.ts";
@@ -23,6 +25,13 @@ export interface Holding extends PlantedWindow {
 
 const TABLES = ["users", "org_nodes", "org_node_paths", "org_assignments", "visibility_grants"];
 
+/** Answers whether VACUUM has found all rows visible to all: not while somebody has an older snapshot, such as autovacuum. */
+const vacuumed = async ({ pool }: TestService, table: string): Promise<boolean> => {
+  await pool.query(sql.unsafe`VACUUM (ANALYZE) ${sql.identifier([table])}`);
+  return pool.oneFirst(sql.type(z.object({ visible: z.boolean() }))`
+    SELECT relallvisible = relpages AS visible FROM pg_class WHERE oid = ${table}::regclass`);
+};
+
 /**
  * Committed to the disk: VACUUM finds no row visible to all whose commit is not there yet, and without that a covering
  * index is worth nothing to the planner.
@@ -32,7 +41,7 @@ const plant = async (server: TestService, world: Partial<OrgWorld>) => {
     await tx.query(sql.unsafe`SET LOCAL synchronous_commit = on`);
     await plantWorld(tx, world);
   });
-  for (const table of TABLES) await server.pool.query(sql.unsafe`VACUUM (ANALYZE) ${sql.identifier([table])}`);
+  for (const table of TABLES) await vi.waitUntil(() => vacuumed(server, table), { timeout: 30_000, interval: 20 });
 };
 
 /** As many nodes and users, and what they have, each as an assignment and as a grant. */
