@@ -1,7 +1,9 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { openSync } from "node:fs";
+import { DatabaseError } from "pg";
 import { expect, onTestFinished, test } from "vitest";
+import { createLog } from "../src/log.ts";
 import { CHILD_ENV } from "./support/child-env.ts";
 
 // Logs more than a pipe holds, flushes, and ends.
@@ -52,6 +54,18 @@ const said = async (child: ChildProcess) => {
   await once(child, "exit");
   return text;
 };
+
+test.each(["22P02", "23505", "42601"])(
+  "what PostgreSQL says in an error of %s, which quotes values, is not logged",
+  (code) => {
+    const lines: string[] = [];
+    const log = createLog("info", { write: (line) => void lines.push(line) });
+    const quoting = Object.assign(new DatabaseError('near "hunter2"', 1, "error"), { code, detail: "hunter2" });
+    log.error({ err: new Error("failed", { cause: quoting }) }, "call failed");
+    expect(lines.join("")).toContain(code);
+    expect(lines.join("")).not.toContain("hunter2");
+  },
+);
 
 test.skipIf(process.platform !== "linux")("a full disk below the log ends nothing", async () => {
   expect(await said(run(openSync("/dev/full", "w")))).toBe("alive flushed");

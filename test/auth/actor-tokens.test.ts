@@ -158,6 +158,15 @@ describe.each(transports)("%s", (transport) => {
     await service.as(token, { "x-actor-token": own.accessToken }).org.listCapabilities({});
   });
 
+  test("a tenant is the caller's and the actor's own in whichever case it is named", async () => {
+    const service = await startService(transport);
+    const { accessToken, tenantId } = await (await signInBy(service))();
+    const { token } = await service.addService(["org.tenant.read"], tenantId);
+    const { org } = service.as(token, { "x-actor-token": accessToken });
+    const { tenant } = await org.getTenant({ tenantId: tenantId.toUpperCase() });
+    expect(tenant?.tenantId).toBe(tenantId);
+  });
+
   test("an actor grants no rights", async () => {
     const service = await startService(transport);
     const { accessToken, tenantId } = await (await signInBy(service))();

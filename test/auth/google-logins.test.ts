@@ -178,6 +178,19 @@ describe.each(transports)("%s: signing in with Google", (transport) => {
     expect(await identitiesOf(userId)).toEqual([]);
   });
 
+  test("an account that is linked to another user while its first sign-in waits signs that user in", async () => {
+    const who = person();
+    const owner = await addUser(service, { tenantId, email: who.email });
+    await verifyContacts(service, owner, { email: true });
+    const { userId } = await addUser(service, { tenantId });
+    const link = sql.unsafe`
+      INSERT INTO user_identities (ident_id, user_id, ident_provider_code, provider_subject_key)
+      VALUES (gen_random_uuid(), ${userId}::uuid, 'google', ${`${tenantId}:${who.sub}`})`;
+    const { user } = await heldUp(owner.userId, link, () => create(who));
+    expect(user!.userId).toBe(userId);
+    expect(await identitiesOf(owner.userId)).toEqual([]);
+  });
+
   test("no session outlives a deactivation or an unlinking that came at the same time", async () => {
     const who = person({ email: uniqueEmail(), hd: "example.com" });
     const { user } = await create(who);

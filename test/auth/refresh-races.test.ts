@@ -1,10 +1,19 @@
+import { randomUUID } from "node:crypto";
+import { create } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { sql } from "slonik";
 import { expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
-import { tokenUse } from "../../src/auth/refresh.ts";
+import { refreshHandlers, tokenUse } from "../../src/auth/refresh.ts";
+import type { OpenedSession } from "../../src/auth/sessions.ts";
+import { parseConfig } from "../../src/config.ts";
+import { RefreshSessionRequestSchema } from "../../src/gen/auth/v1/auth_pb.ts";
+import { createMacs } from "../../src/macs.ts";
+import { Call, detached } from "../../src/rpc/call.ts";
 import { lockWaiters } from "../support/lock-waiters.ts";
+import { openFor } from "../support/open-database.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
+import { PEPPERS } from "../support/root.ts";
 import { startProcess } from "../support/server-process.ts";
 import { type TestService, clientsOf, launchService, startService } from "../support/service.ts";
 import { signInBy } from "../support/sign-in.ts";
@@ -151,6 +160,36 @@ test("what a call waited for us is not held against its client", () => {
   expect(tokenUse(row, 0, 10_999, 10_000)).toBe("repeat");
   expect(tokenUse(row, 0, 11_000, 10_000)).toBe("reuse");
   expect(tokenUse(row, 0, -5_000, 10_000)).toBe("repeat");
+});
+
+test("a refresh that waits for a connection until the grace is over is answered as when it came", async () => {
+  const service = await startService("grpc");
+  const { auth, pool, databaseUrl } = service;
+  const { refreshToken, sessionId } = await (await signInBy(service))();
+  const successor = await tokenOf(auth, refreshToken);
+  const db = openFor(databaseUrl, { DATABASE_POOL_MAX: "1" });
+  const release = Promise.withResolvers<undefined>();
+  const holding = db.use(detached(), () => release.promise);
+
+  const config = parseConfig({ REFRESH_GRACE: "100ms" });
+  const tokens = ({ refreshToken: token }: OpenedSession) => Promise.resolve({ refreshToken: token });
+  const parts = { db, config, macs: createMacs(PEPPERS), sessions: { tokens } };
+  const call = new Call(randomUUID(), 30_000);
+  onTestFinished(() => call.close());
+  call.identify({ permissions: [] } as never, undefined);
+  const request = create(RefreshSessionRequestSchema, { refreshToken });
+  const refreshing = refreshHandlers(parts as never).refreshSession(request, call);
+  expect(db.load()).toEqual({ inside: 1, waiting: 1 });
+
+  await pool.query(sql.unsafe`
+    UPDATE refresh_sessions SET refreshed_utc = clock_timestamp() WHERE session_id = ${sessionId}::uuid`);
+  const isLate = sql.type(z.object({ is_late: z.boolean() }))`
+    SELECT refreshed_utc + interval '100 ms' < clock_timestamp() AS is_late FROM refresh_sessions
+    WHERE session_id = ${sessionId}::uuid`;
+  await expect.poll(() => pool.oneFirst(isLate)).toBe(true);
+  release.resolve(undefined);
+  await holding;
+  expect((await refreshing).tokens).toEqual({ refreshToken: successor });
 });
 
 /** What a client or a thief may do next; `age` names a token by how many rotations ago it was current. */

@@ -91,6 +91,19 @@ test.each([
   expect(await roundTripsOf(notes)).toBe(1);
 });
 
+test("what a body left running comes too late to be sent at the end, and is told so", async () => {
+  const { db, notes } = await open();
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  let late: Promise<void> | undefined;
+  await transact(db, detached(), async (tx) => {
+    await tx.one(selectOne);
+    late = promise.then(() => queryAtEnd(tx, insert("late")));
+  });
+  resolve(undefined);
+  await expect(late).rejects.toThrow();
+  expect(await notes()).toBe("");
+});
+
 test("a statement at the end of a savepoint is sent at once, and goes with it", async () => {
   const { db, notes } = await open();
   await transact(db, detached(), async (tx) => {

@@ -176,6 +176,11 @@ describe.each(WIRES)("%s", (wire) => {
     expect(await send(wire, "ListTenants", {}, named)).toMatchObject({ code: 0, requestId: "order-4711" });
   });
 
+  test("a token's scheme may be written in either case", async () => {
+    const headers = { authorization: `bearer ${server.rootToken}` };
+    expect(await send(wire, "ListTenants", {}, headers)).toMatchObject({ code: 0 });
+  });
+
   test("what succeeds carries no error", async () => {
     const answer = await send(wire, "ListTenants", {}, asRoot());
     expect(answer).toMatchObject({ code: 0, message: "", details: [] });

@@ -130,6 +130,15 @@ describe("what one call sends ends no other of its connection", () => {
   });
 });
 
+test("a message of who may call is read beyond what strangers may send, compressed too", async () => {
+  const headers = { authorization: await freshToken(server), "grpc-encoding": "gzip" };
+  // A field that nobody knows, of 100,000 bytes.
+  const message = Buffer.concat([Buffer.from([0x7a, 0xa0, 0x8d, 0x06]), Buffer.alloc(100_000)]);
+  for (const bytes of [frame(message), frame(zlib.gzipSync(message), 1)]) {
+    expect(await sendGrpc(openGrpc(server), LIST, bytes, true, headers)).toMatchObject({ status: OK });
+  }
+});
+
 describe("a deadline by grpc-timeout", () => {
   test.each(["2592000S", "99999999H"])("of a month and more is one: %s", async (timeout) => {
     const headers = { authorization: await freshToken(server), "grpc-timeout": timeout };

@@ -107,6 +107,15 @@ test("bootstrap makes root once, prints its secret alone on stdout, and --recove
     "service.register",
   ]);
   expect(events.every(({ actorServiceId }) => actorServiceId === undefined)).toBe(true);
+
+  // A tenant's service of that name, as a bulk load may bring it, is no root.
+  await service.pool.query(sql.type(z.object({}))`
+    WITH tenant AS (
+      INSERT INTO tenants (tenant_id, tenant_label, tenant_state_code) VALUES (gen_random_uuid(), 'Tenant', 'active')
+      RETURNING tenant_id
+    )
+    UPDATE services SET tenant_id = tenant.tenant_id FROM tenant`);
+  expect((await bootstrap("--recover")).stderr).toContain("no root service yet");
 });
 
 test("a credential hashed under an older pepper still verifies, and under a dropped one does not", () => {

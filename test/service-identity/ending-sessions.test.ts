@@ -38,12 +38,18 @@ const lastNotYetWritten = async ({ pool }: TestService, serviceId: string) =>
       ORDER BY svc_session_id DESC LIMIT 1`)
   ).svc_session_id;
 
+const purgeNow = async ({ databaseUrl, config }: TestService) => {
+  const db = openDatabase({ url: databaseUrl, settings: config.database, log: createLog("silent") });
+  await purge(db, config.purge);
+  await db.end();
+};
+
 describe.each(transports)("%s: ending sessions", (transport) => {
   test.each(["disableService", "revokeServiceSecret"] as const)(
     "%s ends however many there are with bounded work, and the purge writes the rest",
     async (rpc) => {
       const service = await startService(transport);
-      const { services, addService, as, pool, databaseUrl, config } = service;
+      const { services, addService, as, pool } = service;
       const { serviceId, secretId, key, secret } = await addService(["service.read"]);
       await openMany(service, serviceId, secretId);
       const { serviceToken: token } = await services.authenticateService({ key, secret });
@@ -75,22 +81,22 @@ describe.each(transports)("%s: ending sessions", (transport) => {
       const revocations = { targetId: serviceId, action: "service.session.revoke" };
       expect((await service.org.listAuditEvents(revocations)).events).toEqual([]);
 
-      const db = openDatabase({ url: databaseUrl, settings: config.database, log: createLog("silent") });
-      await purge(db, config.purge);
-      await db.end();
+      await purgeNow(service);
       expect(await notYetWritten(service, serviceId)).toBe(0);
       expect(await endOf()).toEqual(end);
     },
   );
 
-  test("what a secret's end has ended keeps that time when its service is disabled", async () => {
+  test("what a secret's end has ended keeps that time when its service is disabled, and purged", async () => {
     const service = await startService(transport);
     const { services, addService } = service;
     const { serviceId, secretId } = await addService([]);
     await services.revokeServiceSecret({ serviceId, secretId });
     // As one that the revocation did not reach: the mark alone ends it.
-    await service.pool.query(sql.type(anyRow)`
-      UPDATE service_sessions SET revoked_utc = NULL WHERE svc_id = ${serviceId}::uuid`);
+    const unwrite = () =>
+      service.pool.query(sql.type(anyRow)`
+        UPDATE service_sessions SET revoked_utc = NULL WHERE svc_id = ${serviceId}::uuid`);
+    await unwrite();
     const endsOf = async () => {
       const { sessions } = await services.listServiceSessions({ serviceId, includeEnded: true });
       return sessions.map(({ revokeTime }) => revokeTime);
@@ -99,18 +105,20 @@ describe.each(transports)("%s: ending sessions", (transport) => {
     await services.disableService({ serviceId });
     expect(await endsOf()).toEqual(before);
     expect(before).toEqual([expect.anything()]);
+    await unwrite();
+    await purgeNow(service);
+    expect(await endsOf()).toEqual(before);
   });
 
   test("a service that is enabled again gets sessions that count, and that no purge ends", async () => {
-    const { services, addService, as, databaseUrl, config } = await startService(transport);
+    const service = await startService(transport);
+    const { services, addService, as } = service;
     const { serviceId, key, secret } = await addService(["service.read"]);
     await services.disableService({ serviceId });
     await services.enableService({ serviceId });
     const { serviceToken } = await services.authenticateService({ key, secret });
     await as(serviceToken).services.listServices({});
-    const db = openDatabase({ url: databaseUrl, settings: config.database, log: createLog("silent") });
-    await purge(db, config.purge);
-    await db.end();
+    await purgeNow(service);
     expect((await services.listServiceSessions({ serviceId })).sessions).toHaveLength(1);
   });
 
