@@ -47,7 +47,7 @@ export interface Pipeline {
   ): Promise<Opened<Encoded>>;
   /** Ends the streams: callers resume them elsewhere. */
   endStreams(): void;
-  /** Answers those under way that the server shuts down: callers try them elsewhere. */
+  /** Answers those under way, and those whose messages have not come, that the server shuts down: callers try them elsewhere. */
   endCalls(): void;
   /** How many calls were received whose callers have said what they want, and wait for answers, or for more of a stream. */
   underWay(): number;
@@ -72,6 +72,8 @@ const mayCall = ({ rule }: MethodOf<unknown>, held: readonly string[]) => {
 
 export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracing }: PipelineOptions): Pipeline => {
   const underWay = new Set<Call>();
+  /** Whose messages have not come. */
+  const awaited = new Set<Call>();
 
   // Nothing to wait for where none is sent, as in most calls.
   const actorBy = (header: HeaderReader, call: Call) => {
@@ -99,7 +101,9 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     const seenAt = performance.now();
     // Who is slow to say what he wants keeps no shutdown.
     underWay.delete(call);
+    if (!call.ended) awaited.add(call);
     const request = await exchange.decode();
+    awaited.delete(call);
     if (!call.ended) underWay.add(call);
     // Nor does he keep what he has lost meanwhile.
     if (performance.now() - seenAt > SEEN_MS) await see(method, call, header);
@@ -163,7 +167,10 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
 
   return {
     receive(header, timeoutMs = callTimeoutMs) {
-      const call = new Call(requestIdOf(header), timeoutMs, () => underWay.delete(call));
+      const call = new Call(requestIdOf(header), timeoutMs, () => {
+        underWay.delete(call);
+        awaited.delete(call);
+      });
       underWay.add(call);
       return call;
     },
@@ -171,7 +178,7 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     open: tracing ? tracedOpen(tracing) : open,
     endStreams: streams.endAll,
     endCalls() {
-      for (const call of underWay) call.end(refusal("SHUTTING_DOWN"));
+      for (const call of [...underWay, ...awaited]) call.end(refusal("SHUTTING_DOWN"));
     },
     underWay: () => underWay.size,
   };

@@ -19,6 +19,7 @@ const OK = "0";
 const INVALID_ARGUMENT = "3";
 const DEADLINE_EXCEEDED = "4";
 const RESOURCE_EXHAUSTED = "8";
+const UNAVAILABLE = "14";
 const UNAUTHENTICATED = "16";
 
 let database: TestDatabase;
@@ -169,15 +170,19 @@ test("reflection that is kept open is answered, and ends with its status after C
   expect(answer).toMatchObject({ status: DEADLINE_EXCEEDED, rst: 0 });
 });
 
-test("messages that do not come do not keep a shutdown for the whole SHUTDOWN_GRACE", async () => {
+test("messages that do not come do not keep a shutdown for the whole SHUTDOWN_GRACE, and their senders are told", async () => {
   const leaving = await serve(database.url, { SHUTDOWN_DELAY: "0ms", SHUTDOWN_GRACE: "10m", CALL_TIMEOUT: "10m" });
   const session = openGrpc(leaving);
   session.on("error", () => undefined);
-  const stream = session.request({ ":method": "POST", ":path": AUTHENTICATE, "content-type": "application/grpc" });
-  stream.on("error", () => undefined).write(frame("x").subarray(0, 5));
+  // Several: what grpc-js itself would do with the last one is the connection's end to its caller.
+  const calls = [1, 2].map(() => sendGrpc(session, AUTHENTICATE, frame("x").subarray(0, 5), false));
   // What came before it on this connection is there.
   await sendGrpc(session, CHECK, frame(""), true);
   await leaving.stop();
+  for (const answer of await Promise.all(calls)) {
+    expect(answer.status).toBe(UNAVAILABLE);
+    expect(reasonIn(answer)).toContain("SHUTTING_DOWN");
+  }
 });
 
 describe("spaces around a header's value", () => {

@@ -14,7 +14,7 @@ import { signInBy } from "../support/sign-in.ts";
 const PATH = "/service_identity.v1.ServiceIdentityService/RegisterService";
 const PERMISSIONS = ["service.write"];
 // What a caller is seen by has come long before its message.
-const LATE_MS = 300;
+const LATE_MS = 500;
 
 type Headers = Readonly<Record<string, string>>;
 interface Begun {
