@@ -57,7 +57,9 @@ const WAITING_MAX = 16_000_000;
 const STDOUT = 1;
 const NEWLINE = 0x0a;
 
-const linesOf = (bytes: Buffer) => bytes.reduce((lines, byte) => (byte === NEWLINE ? lines + 1 : lines), 0);
+/** How many lines begin in these bytes or before them: a newline in front only ends one that is written. */
+const linesOf = (bytes: Buffer) =>
+  bytes.reduce((lines, byte) => (byte === NEWLINE ? lines + 1 : lines), bytes[0] === NEWLINE ? -1 : 0);
 
 const noticeOf = (lines: number) =>
   `${JSON.stringify({ level: "warn", time: new Date(), lines, msg: "log lines were lost, for want of room or a reader" })}\n`;
@@ -74,6 +76,8 @@ const gatheringStdout = () => {
   // Lines lost that no notice has told of, and how many of them the one under way tells.
   let lost = 0;
   let told = 0;
+  // The last write ended within a line, which the next must not go on with.
+  let cut = false;
   const idle: (() => void)[] = [];
 
   const isWriting = () => writing !== undefined;
@@ -90,14 +94,18 @@ const gatheringStdout = () => {
       if (error?.code === "EAGAIN") setTimeout(send, AGAIN_MS, bytes);
       // What cannot be written is lost, and the next is tried anew: the disk may have room again.
       else if (error) settle(linesOf(bytes));
-      else if (written === bytes.length) settle(0);
-      else send(bytes.subarray(written));
+      else {
+        cut = bytes[written - 1] !== NEWLINE;
+        if (written === bytes.length) settle(0);
+        else send(bytes.subarray(written));
+      }
     });
   };
   const pass = () => {
     if (writing || gathered === "") return;
     told = lost;
-    const bytes = Buffer.from(told > 0 ? gathered + noticeOf(told) : gathered);
+    const lines = told > 0 ? gathered + noticeOf(told) : gathered;
+    const bytes = Buffer.from(cut ? `\n${lines}` : lines);
     gathered = "";
     send(bytes);
   };

@@ -1,6 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { openSync } from "node:fs";
+import { mkdtempSync, openSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { DatabaseError } from "pg";
 import { expect, onTestFinished, test } from "vitest";
 import { createLog } from "../src/log.ts";
@@ -41,6 +43,22 @@ const TOO_MUCH = `
   await new Promise((done) => log.flush(done));
 `;
 
+// Fills its file up to the limit, which ends a write within a line; makes room, having said what stood there; goes on.
+const FULL = `
+  import { readFileSync, truncateSync } from "node:fs";
+  import { createLog } from "./src/log.ts";
+  process.on("SIGXFSZ", () => undefined);
+  const log = createLog("info");
+  const flushed = () => new Promise((done) => log.flush(done));
+  for (let line = 0; line < 200; line++) log.info({ line }, "x".repeat(100));
+  await flushed();
+  process.stderr.write(readFileSync(process.env.FILE));
+  truncateSync(process.env.FILE);
+  log.info({ line: 200 }, "after");
+  await flushed();
+  process.stderr.write(readFileSync(process.env.FILE));
+`;
+
 const run = (stdout: number | "pipe", script = SCRIPT): ChildProcess => {
   const args = ["--input-type=module", "--eval", script];
   const child = spawn(process.execPath, args, { env: CHILD_ENV, stdio: ["ignore", stdout, "pipe"] });
@@ -69,6 +87,20 @@ test.each(["22P02", "23505", "42601"])(
 
 test.skipIf(process.platform !== "linux")("a full disk below the log ends nothing", async () => {
   expect(await said(run(openSync("/dev/full", "w")))).toBe("alive flushed");
+});
+
+test("a line that a full disk cut off spoils none that follows, and counts as lost", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "log-"));
+  onTestFinished(() => rmSync(folder, { recursive: true }));
+  const file = join(folder, "log");
+  const shell = 'ulimit -f 8 && exec "$0" --input-type=module --eval "$1" >> "$FILE"';
+  const child = spawn("sh", ["-c", shell, process.execPath, FULL], { env: { ...CHILD_ENV, FILE: file } });
+  const lines = (await said(child)).trim().split("\n");
+  const whole = lines.flatMap((text) =>
+    text.endsWith("}") ? [JSON.parse(text) as { line?: number; lines?: number }] : [],
+  );
+  expect(lines).toHaveLength(whole.length + 1);
+  expect(whole.slice(-2)).toMatchObject([{ line: 200 }, { lines: 202 - whole.length }]);
 });
 
 test("a log that nobody reads holds nothing up", async () => {
