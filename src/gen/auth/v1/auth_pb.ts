@@ -606,7 +606,8 @@ export type GetUserRequest = Message<"auth.v1.GetUserRequest"> & {
     case: "userId";
   } | {
     /**
-     * By its e-mail address, 1 to 254 characters, trimmed and lower-cased by the server.
+     * By its e-mail address, 1 to 254 characters, trimmed and lower-cased by the server; one that is none is
+     * INVALID_REQUEST.
      *
      * @generated from field: string email = 3;
      */
@@ -614,7 +615,7 @@ export type GetUserRequest = Message<"auth.v1.GetUserRequest"> & {
     case: "email";
   } | {
     /**
-     * By its phone number, 1 to 32 characters, brought to E.164 by the server.
+     * By its phone number, 1 to 32 characters, brought to E.164 by the server; one that is no number is INVALID_REQUEST.
      *
      * @generated from field: string phone = 4;
      */
@@ -801,8 +802,9 @@ export type UpdateUserRequest = Message<"auth.v1.UpdateUserRequest"> & {
   userId: string;
 
   /**
-   * The e-mail address, at most 254 characters, trimmed and lower-cased by the server; unique in the tenant. Empty or
-   * not set where the mask names it: it is cleared; where there is no mask: it stays.
+   * The e-mail address, at most 254 characters, trimmed and lower-cased by the server; unique in the tenant; one that
+   * is none is INVALID_REQUEST. Empty or not set where the mask names it: it is cleared; where there is no mask: it
+   * stays.
    *
    * @generated from field: optional string email = 3;
    */
@@ -1313,7 +1315,8 @@ export type LoginWithPasswordRequest = Message<"auth.v1.LoginWithPasswordRequest
    */
   identifier: {
     /**
-     * The user with this e-mail address, 1 to 254 characters, trimmed and lower-cased by the server.
+     * The user with this e-mail address, 1 to 254 characters, trimmed and lower-cased by the server; one that is none is
+     * INVALID_REQUEST.
      *
      * @generated from field: string email = 2;
      */
@@ -1321,7 +1324,8 @@ export type LoginWithPasswordRequest = Message<"auth.v1.LoginWithPasswordRequest
     case: "email";
   } | {
     /**
-     * The user with this phone number, 1 to 32 characters, brought to E.164 by the server.
+     * The user with this phone number, 1 to 32 characters, brought to E.164 by the server; one that is no number is
+     * INVALID_REQUEST.
      *
      * @generated from field: string phone = 3;
      */
@@ -2824,7 +2828,7 @@ export const AuthService: GenService<{
    * are now: what ended is inactive at once (compare RFC 7662).
    *
    * Permission: `auth.token.verify`. A token that is not valid, or which the caller may not see, is no error: `active`
-   * is false, `reason` says why and the fields between are empty.
+   * is false, `reason` says why, and all other fields are empty.
    *
    * @generated from rpc auth.v1.AuthService.VerifyAccessToken
    */
