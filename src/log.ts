@@ -52,7 +52,7 @@ const millisecondClock = () => {
 const GATHER = { characters: 64_000, ms: 200 } as const;
 /** After how long a full pipe is tried again, in milliseconds: its reader may have emptied it at once, and would wait. */
 const AGAIN_MS = 5;
-/** What waits where nobody reads, or what failed to be written: more is dropped, for a log must not end what it tells of. */
+/** How many characters may wait where nobody reads. More are dropped: a log must not end what it tells of. */
 const WAITING_MAX = 16_000_000;
 const STDOUT = 1;
 const NEWLINE = 0x0a;

@@ -1,4 +1,4 @@
-/** Something that is read again and again. */
+/** Work that is done again and again. */
 export interface Polling {
   /** Polls now, after a poll that is under way. */
   now(): Promise<void>;
@@ -6,10 +6,11 @@ export interface Polling {
 }
 
 /**
- * Calls `poll` every `intervalMs`, and never twice at once, so that an older reading is never applied over a newer one.
+ * Calls `poll` again and again, `intervalMs` after the former one has ended: never twice at once, so that an older reading
+ * is never applied over a newer one, and what hangs gathers no others behind it.
  *
- * Files are polled by their content and not watched: a mounted secret is a symlink that is swapped, which ends a watch
- * on the file. The next poll is set when one has ended, so that a hanging disk gathers none.
+ * Also how files are followed, by their content: a mounted secret is a symlink that is swapped, which ends a watch on the
+ * file.
  * @param poll never rejects.
  */
 export const startPolling = (poll: () => Promise<void>, intervalMs: number): Polling => {

@@ -94,7 +94,7 @@ const followHealth = ({ db, probe, metrics, log }: HealthParts, services: readon
     onFailure: db.renew,
     onChange(readiness) {
       metrics.setHealthy(readiness === "ready");
-      // Who leaves looks no more: what was known of the database then is still the best that is known.
+      // Health no longer asks the database then: what it last knew of it still holds.
       if (readiness !== "shutting down") db.setDown(readiness !== "ready");
     },
   });

@@ -25,7 +25,7 @@ export interface Serving {
   readonly databases: readonly Database[];
 }
 
-/** How often it is looked at whether calls are under way, and how long their last answers have to be read, in milliseconds. */
+/** How often calls under way are looked for, and how long their last answers have to be read, in milliseconds. */
 const LOOK_MS = 100;
 const UNREAD_MS = 3_000;
 

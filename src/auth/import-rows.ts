@@ -41,6 +41,7 @@ export type Outcome =
 
 const NANOS_IN_MS = 1_000_000;
 
+/** Not timestampMs, which rounds: a time is cut to the millisecond. */
 const msOf = ({ seconds, nanos }: Timestamp): number => Number(seconds) * 1_000 + Math.floor(nanos / NANOS_IN_MS);
 
 /** What a row says of contacts, normalised; undefined also where it is none. */

@@ -184,6 +184,7 @@ export const refreshHandlers = (parts: AuthParts) => {
       const client = readClient(request.client);
       const token = parseRefreshToken(request.refreshToken);
       if (!token) throw refusal("SESSION_INVALID");
+      // What checkTenant depends on stands in the key: nobody gets the answer of a caller who may see more.
       const session = await share(`${call.caller.tenantId} ${call.actor?.tenantId} ${request.refreshToken}`, () =>
         transact(parts.db, call, (tx) => refresh(parts, tx, call, { token, client, arrivedAt })),
       );

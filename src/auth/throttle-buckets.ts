@@ -27,6 +27,7 @@ export interface Counted {
 /** A full bucket refuses for at most so many windows after its own. */
 const EXTRA_WINDOWS_MAX = 5;
 const STRIKES_MAX = 10;
+/** How often the statement is run at most where rows are missing: mostly the second time finds them all. */
 const ROUNDS = 5;
 
 const triedRow = z.object({
@@ -42,8 +43,9 @@ const triedRow = z.object({
  * Counts a try in all of its buckets, or in none.
  *
  * Present rows are locked in the order of their keys and only then decided over, so no two tries wait for each other and
- * none is counted by halves. What is missing cannot be locked. A single row is inserted with its count, and where somebody
- * else was faster nothing is counted; several are inserted empty. Either way the statement is to be run again.
+ * none is counted by halves. A row that is missing cannot be locked. Where one is, it is inserted with its count; where
+ * several are, they are inserted with none. Where somebody else was faster with the one, or several were missing, nothing
+ * is counted, and the statement is to be run again.
  *
  * A tenant's row is locked by all tries in it, one after the other, and the lock is held until the commit: it does not
  * wait for the disk. What a crash of the database loses is the counts of its last moments.
@@ -138,7 +140,7 @@ const takeBack = (keys: readonly string[], windowEnds: readonly string[]) => sql
   WHERE t.throttle_key_hash = ANY (ARRAY(SELECT l.throttle_key_hash FROM locked l))
   RETURNING t.throttle_key_hash`;
 
-/** Where what fills a bucket may be taken out of it again at any moment, in milliseconds. */
+/** When to try again where a bucket is full of tries under way, in milliseconds: any moment may give one back. */
 const SOON_MS = 1_000;
 
 /**

@@ -18,7 +18,7 @@ export interface Try {
   readonly networkIsKnown: boolean;
 }
 
-/** How often something may be done at all. No matter of failures, it stands where throttles are off too. */
+/** How often something may be done at all, failed or not. It also holds where `THROTTLES` is off. */
 export interface Limit {
   /** What is limited, in the try's tenant. */
   readonly subject: readonly string[];

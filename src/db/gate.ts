@@ -2,7 +2,7 @@ import type { Waiting } from "../rpc/call.ts";
 import { refusal } from "../rpc/refusal.ts";
 
 export interface GateOptions {
-  /** How many may be inside at once. */
+  /** How many may be at work at once. */
   readonly size: number;
   /** How many may wait outside before others are refused. */
   readonly queueMax: number;
@@ -10,7 +10,10 @@ export interface GateOptions {
   readonly waitMs: number;
 }
 
-/** A bounded queue before the pool: slonik's own has no limit and lets nobody leave. */
+/**
+ * A bounded queue before what there are few of: connections, threads that hash, writers of one tree. The pools' own queues
+ * have no limit, or let nobody leave.
+ */
 export interface Gate {
   /**
    * Runs `work` when there is room, in order of arrival.

@@ -6,7 +6,7 @@ import { type Tx, transact } from "./transact.ts";
 // Each look but the first follows a write of somebody else's, so a second one nearly always finds out.
 const LOOKS_MAX = 3;
 
-/** What a look answers with that met what somebody else wrote since it was looked: look again. */
+/** What a look answers with where somebody else has meanwhile written what it depends on: look again. */
 export const changedMeanwhile = undefined;
 
 /** Looks until nobody else wrote meanwhile; answers with CONFLICT where somebody always did. */

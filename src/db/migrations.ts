@@ -9,7 +9,7 @@ export const committedMigrations = (): readonly string[] =>
     .filter((file) => /^\d{6}.*\.sql$/.test(file))
     .sort());
 
-/** The step of graphile-worker's own migrations that its version of ours needs; a test holds it to what it installs. */
+/** The last of graphile-worker's own migrations in the version that we use; a test compares it with what that installs. */
 export const QUEUE_STEP = 20;
 
 /**

@@ -10,7 +10,8 @@ export interface Shares {
 /** @param concurrency how many workers there are; a single one is shared by all. */
 export const shareWorkers = (events: WorkerEvents, concurrency: number): Shares => {
   const max = Math.max(1, concurrency - 1);
-  // Those who look at the same time may all find the same provider's; who may not take it holds nobody up.
+  // Of each provider, how many workers send its messages or may find one: those who look at the same time could all find
+  // the same provider's. One worker is kept from them, for what others send.
   const taken = new Map<string, number>(PROVIDERS.map((provider) => [provider, 0]));
   const add = (flags: readonly string[], by: number) => {
     for (const flag of flags) taken.set(flag, (taken.get(flag) ?? 0) + by);

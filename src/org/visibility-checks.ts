@@ -10,7 +10,7 @@ import type { OrgParts } from "./parts.ts";
 
 export type ScopeCode = "read" | "analyze";
 
-/** Where nothing is said it is `read`, in requests whose rules let that pass. */
+/** The rules of every request refuse a scope that is not said. */
 export const scopeCode = (scope: AccessScope): ScopeCode => (scope === AccessScope.ANALYZE ? "analyze" : "read");
 
 /** Whether a user may see what stands at a node. */

@@ -40,9 +40,9 @@ const mend = (error: ConnectError, failure: Failure, call: Call): void => {
   Object.assign(error, { code, rawMessage, details, metadata });
 };
 
-/** What connect says of a message that it does not take; of all else that it throws itself the caller's going is the cause. */
+/** Connect's codes for a message that it does not take. With another code its own error means that the caller has gone. */
 const NOT_TAKEN = [Code.InvalidArgument, Code.ResourceExhausted, Code.Unimplemented];
-/** A reset stream's code says what the caller likes. */
+/** Of a stream that its caller has reset, the code is the caller's choice, and says nothing of a message. */
 const RESET = /^http\/2 stream closed/;
 
 const isNotTaken = ({ code, rawMessage }: ConnectError) => NOT_TAKEN.includes(code) && !RESET.test(rawMessage);

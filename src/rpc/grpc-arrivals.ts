@@ -76,7 +76,7 @@ const INTERNAL: number = status.INTERNAL;
 const CUT_SHORT: Status = { code: status.INVALID_ARGUMENT, details: "the message is cut short" };
 const LATE: Status = { code: status.DEADLINE_EXCEEDED, details: "the deadline passed" };
 
-/** How often it is looked at what has not come. */
+/** How often messages are looked for that have not come in time, in milliseconds. */
 const LOOK_MS = 1_000;
 
 /** What grpc-js calls INTERNAL, as if it were our fault, past all that an interceptor may replace. */

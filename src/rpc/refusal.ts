@@ -1,7 +1,8 @@
 import { Code } from "@connectrpc/connect";
 
 /**
- * Every reason the service answers with: its one gRPC code, and what it says to people. README's table of errors is held equal to this by a test.
+ * Every reason the service answers with: its one gRPC code, and what it says to people. README's table of errors is held
+ * equal to this by a test.
  */
 export const REASONS = {
   INVALID_REQUEST: { code: Code.InvalidArgument, message: "the request is not valid" },

@@ -7,7 +7,7 @@ import type { StreamMethod } from "./methods.ts";
 import type { Ended } from "./records.ts";
 import { refusal } from "./refusal.ts";
 
-/** How often it is looked at whether a stream may go on, in milliseconds. */
+/** How often a stream's caller is verified again, in milliseconds. */
 const VERIFY_MS = 1_000;
 
 /**

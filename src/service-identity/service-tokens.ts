@@ -61,7 +61,10 @@ export interface ServiceTokens {
   forget(): void;
 }
 
-/** The token that was found to be a session's, as bytes beside room for one to compare, with what it stands for. */
+/**
+ * A token that was found to be a session's, with what it stands for. The next one that is shown is written into `other`,
+ * to be compared with `bytes` without a new buffer.
+ */
 interface Proven {
   readonly bytes: Buffer;
   readonly other: Buffer;
@@ -133,6 +136,7 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
     const home = memory;
     home.delete(sessionId);
     dropStale(now);
+    // Made before its query, which says in it when it was sent.
     const state = { proven: undefined, goodUntil: Infinity };
     const entry: Remembered = Object.assign(state, { row: query(sessionId, state) });
     home.set(sessionId, entry);
