@@ -1,5 +1,4 @@
 import { sql } from "slonik";
-import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { BATCH, changedRow, inBatches } from "../db/batches.ts";
 import { type Tx, transact } from "../db/transact.ts";
@@ -7,11 +6,10 @@ import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import { endRights } from "../org/erased-users.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
+import { deleteIdentities } from "./identities.ts";
 import type { AuthParts } from "./parts.ts";
 import { endSessions } from "./sessions.ts";
 import { type UserRow, lockUserForErasure, userEvent, userMessage, userNotFound, userRow } from "./users.ts";
-
-const identIdRow = z.object({ ident_id: z.string() });
 
 const clearSessionClients = (tenantId: string, userId: string) => sql.type(changedRow)`
   WITH cleared AS (
@@ -50,9 +48,6 @@ const deleteNetworks = (tenantId: string, userId: string) => sql.type(changedRow
     RETURNING 1
   )
   SELECT count(*) AS count FROM deleted`;
-
-const deleteIdentities = (userId: string) => sql.type(identIdRow)`
-  DELETE FROM user_identities WHERE user_id = ${userId}::uuid RETURNING ident_id`;
 
 const eraseUser = (tenantId: string, userId: string) => sql.type(userRow)`
   UPDATE users SET email_addr = NULL, phone_e164 = NULL, display_label = NULL, email_verified_utc = NULL,

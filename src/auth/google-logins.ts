@@ -5,6 +5,7 @@ import { recordEvent } from "../audit/record.ts";
 import { changedMeanwhile, lookAgain } from "../db/looks.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import type { AuthService, LoginWithGoogleRequest } from "../gen/auth/v1/auth_pb.ts";
+import { selectTenantState } from "../org/tenants.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Reason, Refusal, refusal } from "../rpc/refusal.ts";
@@ -12,9 +13,9 @@ import { type Client, readClient } from "./clients.ts";
 import type { GoogleAccount } from "./google.ts";
 import { linkGoogle, selectGoogleIdentity } from "./google-identities.ts";
 import { subjectKey } from "./identities.ts";
+import { type Origin, originOf } from "./login-networks.ts";
 import type { AuthParts } from "./parts.ts";
-import { type Origin, originOf } from "./password-proofs.ts";
-import { activeTenant, selectTenant } from "./tenants.ts";
+import { activeTenant } from "./tenants.ts";
 import type { Try } from "./throttles.ts";
 import { type UserRow, lockUser, userEvent, userMessage, userRow } from "./users.ts";
 
@@ -151,7 +152,7 @@ export const googleLoginHandlers = (parts: AuthParts) => {
     async loginWithGoogle(request, call) {
       const { tenantId } = request;
       const client = readClient(request.client);
-      activeTenant(tenantId, await read(db, call, (connection) => connection.maybeOne(selectTenant(tenantId))));
+      activeTenant(tenantId, await read(db, call, (connection) => connection.maybeOne(selectTenantState(tenantId))));
       const account = await verify(request, client, call);
       const attempt = await attemptOf(tenantId, account, client, call);
       const work = () => signIn(request, account, client, call);

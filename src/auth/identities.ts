@@ -65,6 +65,13 @@ export const writePasswordHash = async (tx: Tx, userId: string, hash: string): P
 const deleteIdentity = (userId: string, identityId: string) => sql.type(identityIdRow)`
   DELETE FROM user_identities WHERE user_id = ${userId}::uuid AND ident_id = ${identityId}::uuid RETURNING ident_id`;
 
+export const deletePasswordIdentity = (userId: string) => sql.type(identityIdRow)`
+  DELETE FROM user_identities WHERE user_id = ${userId}::uuid AND ident_provider_code = 'password'
+  RETURNING ident_id`;
+
+export const deleteIdentities = (userId: string) => sql.type(identityIdRow)`
+  DELETE FROM user_identities WHERE user_id = ${userId}::uuid RETURNING ident_id`;
+
 /** Takes a way in from a locked user. */
 const unlink = async (tx: Tx, call: Call, { tenant_id, user_id }: UserRow, identity: IdentityRow): Promise<void> => {
   await tx.one(deleteIdentity(user_id, identity.ident_id));

@@ -73,10 +73,34 @@ export const consumeCode = (tenantId: string, otpId: string) => sql.type(otpIdRo
   RETURNING o.otp_id`;
 
 /** What a new password ends: whoever asked for another one has one now, or did not ask. */
-export const consumeResetCodes = (tenantId: string, userId: string) => sql.type(otpIdRow)`
+export const endResetCodes = (tenantId: string, userId: string) => sql.type(otpIdRow)`
   UPDATE otp_codes SET consumed_utc = now()
   WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND purpose_code = 'reset_password'
     AND consumed_utc IS NULL AND expiry_utc > now()
+  RETURNING otp_id`;
+
+/** Ends a user's live codes. */
+export const endCodes = (tenantId: string, userId: string) => sql.type(otpIdRow)`
+  UPDATE otp_codes SET consumed_utc = now()
+  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND consumed_utc IS NULL AND expiry_utc > now()
+  RETURNING otp_id`;
+
+/** Ends a user's live one-time codes to these destinations. */
+export const endCodesTo = (tenantId: string, userId: string, destinations: readonly string[]) =>
+  sql.type(otpIdRow)`
+  UPDATE otp_codes SET consumed_utc = now()
+  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid
+    AND destination_text = ANY(${sql.array(destinations, "text")}) AND consumed_utc IS NULL AND expiry_utc > now()
+  RETURNING otp_id`;
+
+/**
+ * Deletes the codes to these destinations that were nobody's, or an inactive user's. They open nothing, and name no user by
+ * whom an erasure could find them.
+ */
+export const deleteNobodysCodes = (tenantId: string, destinations: readonly string[]) => sql.type(otpIdRow)`
+  DELETE FROM otp_codes
+  WHERE tenant_id = ${tenantId}::uuid AND user_id IS NULL
+    AND destination_text = ANY(${sql.array(destinations, "text")})
   RETURNING otp_id`;
 
 const codeUnder = (macs: Macs, version: number, otpId: string) => {

@@ -6,9 +6,9 @@ import type { Call } from "../rpc/call.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { Client } from "./clients.ts";
 import type { ContactKind } from "./contacts.ts";
+import { type Origin, originOf } from "./login-networks.ts";
 import { type AttemptRow, type PurposeCode, consumeCode, countAttempt, isRightCode } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
-import { type Origin, originOf } from "./password-proofs.ts";
 import { type UserRow, lockUser, userEvent, userRow } from "./users.ts";
 
 /** A tenant, and the code in it that was named, if there is one. */

@@ -1,24 +1,16 @@
-import { sql } from "slonik";
-import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { type Tx, read } from "../db/transact.ts";
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { readClient } from "./clients.ts";
-import { unlinkProviders, writePasswordHash } from "./identities.ts";
-import { consumeResetCodes } from "./otp-codes.ts";
+import { deletePasswordIdentity, unlinkProviders, writePasswordHash } from "./identities.ts";
+import { endResetCodes } from "./otp-codes.ts";
 import { type Proof, proveCode } from "./otp-proofs.ts";
 import type { AuthParts } from "./parts.ts";
 import { checkNewPassword } from "./password-rules.ts";
 import { endSessions } from "./sessions.ts";
 import { selectUser, userEvent, userMessage } from "./users.ts";
-
-const identIdRow = z.object({ ident_id: z.string() });
-
-const deletePasswordIdentity = (userId: string) => sql.type(identIdRow)`
-  DELETE FROM user_identities WHERE user_id = ${userId}::uuid AND ident_provider_code = 'password'
-  RETURNING ident_id`;
 
 /**
  * Takes an account from whoever set it up with somebody else's contact, and waits for its owner to come: a password set
@@ -41,7 +33,7 @@ const setPassword = async (tx: Tx, call: Call, { user, isFirst }: Proof, hash: s
   const { tenant_id: tenantId, user_id: userId } = user;
   if (isFirst) await unlinkProviders(tx, call, user);
   await writePasswordHash(tx, userId, hash);
-  await tx.any(consumeResetCodes(tenantId, userId));
+  await tx.any(endResetCodes(tenantId, userId));
   await endSessions(tx, { tenantId, userId, reason: "password" });
   await recordEvent(tx, call, userEvent("auth.password.reset", tenantId, userId));
 };

@@ -6,9 +6,10 @@ import type { Handlers } from "../rpc/methods.ts";
 import { Refusal } from "../rpc/refusal.ts";
 import { readClient } from "./clients.ts";
 import { writePasswordHash } from "./identities.ts";
-import { consumeResetCodes } from "./otp-codes.ts";
+import { originOf } from "./login-networks.ts";
+import { endResetCodes } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
-import { type NamedRow, originOf, provePassword, selectById } from "./password-proofs.ts";
+import { type NamedRow, provePassword, selectById } from "./password-proofs.ts";
 import { checkNewPassword } from "./password-rules.ts";
 import { endSessions } from "./sessions.ts";
 import { type UserRow, changeableUser, lockUser, selectUser, userEvent } from "./users.ts";
@@ -27,7 +28,7 @@ interface Change {
 /** What follows from a new password, whoever set it: what was opened or could be opened without it ends. */
 const passwordChanged = async (tx: Tx, call: Call, user: UserRow, { action, keepSessionId }: Change) => {
   const { tenant_id: tenantId, user_id: userId } = user;
-  await tx.any(consumeResetCodes(tenantId, userId));
+  await tx.any(endResetCodes(tenantId, userId));
   await endSessions(tx, { tenantId, userId, exceptSessionId: keepSessionId, reason: "password" });
   await recordEvent(tx, call, userEvent(action, tenantId, userId));
 };

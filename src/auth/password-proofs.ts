@@ -6,7 +6,7 @@ import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { Client } from "./clients.ts";
 import type { Contact } from "./contacts.ts";
 import { updatePasswordHash } from "./identities.ts";
-import { networkTags } from "./login-networks.ts";
+import type { Origin } from "./login-networks.ts";
 import type { AuthParts } from "./parts.ts";
 import type { Verdict } from "./passwords.ts";
 import { type UserRow, lockUser } from "./users.ts";
@@ -23,17 +23,6 @@ const namedRow = z.object({
   network_is_known: z.boolean(),
 });
 export type NamedRow = z.output<typeof namedRow>;
-
-/** Where a call comes from: the tags of its network, and for how long a login from there counts. */
-export interface Origin {
-  readonly tags: readonly string[];
-  readonly lifeMs: number;
-}
-
-export const originOf = ({ macs, config }: AuthParts, tenantId: string, { network }: Client): Origin => ({
-  tags: network === undefined ? [] : networkTags(macs, tenantId.toLowerCase(), network),
-  lifeMs: config.sessions.knownNetworkMs,
-});
 
 const selectByEmail = (tenantId: string, email: string, { tags, lifeMs }: Origin) => sql.prepared(
   "select-named-by-email",

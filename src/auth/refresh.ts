@@ -4,7 +4,7 @@ import { type Tx, transact } from "../db/transact.ts";
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import { versionOf } from "../macs.ts";
 import type { Call } from "../rpc/call.ts";
-import { checkTenant } from "../rpc/caller.ts";
+import { checkTenant, ownTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import { type Client, readClient } from "./clients.ts";
@@ -77,7 +77,7 @@ const proveSession = async (
   call: Call,
   token: RefreshToken,
 ): Promise<ProvenSession | undefined> => {
-  const row = await tx.maybeOne(lockSession(call.caller.tenantId ?? null, token.sessionId));
+  const row = await tx.maybeOne(lockSession(ownTenant(call), token.sessionId));
   if (!row?.refresh_seed) return undefined;
   const subject = { sessionId: row.session_id, seed: row.refresh_seed };
   if (!isGenuine(macs, subject, token)) return undefined;

@@ -3,7 +3,7 @@ import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { changedMeanwhile, transactAgain } from "../db/looks.ts";
-import { sqlStateOf } from "../db/sql-state.ts";
+import { UNIQUE_VIOLATION, sqlStateOf } from "../db/sql-state.ts";
 import type { Tx } from "../db/transact.ts";
 import type { AuthService, CreateUserRequest, UpdateUserRequest } from "../gen/auth/v1/auth_pb.ts";
 import { missingTenant } from "../org/tenants.ts";
@@ -13,14 +13,12 @@ import { Refusal, invalid, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
 import { type ContactKind, readContact } from "./contacts.ts";
 import { insertPasswordIdentity } from "./identities.ts";
+import { deleteNobodysCodes, endCodesTo } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
 import { checkNewPassword } from "./password-rules.ts";
 import { type UserRow, changeableUser, lockUser, userEvent, userMessage, userRow } from "./users.ts";
 
 const selectTakenRow = z.object({ email_taken: z.boolean(), phone_taken: z.boolean() });
-const otpIdRow = z.object({ otp_id: z.string() });
-
-const UNIQUE_VIOLATION = "23505";
 
 /** What can be said of a user, by proto name; null is cleared or never said. */
 interface Profile {
@@ -66,24 +64,6 @@ const updateProfile = (tenantId: string, userId: string, profile: Profile) => sq
   WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid
   RETURNING user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code, email_verified_utc,
     phone_verified_utc, erased_utc, created_utc, updated_utc`;
-
-/** Ends a user's live one-time codes to these destinations. */
-const endCodesTo = (tenantId: string, userId: string, destinations: readonly string[]) =>
-  sql.type(otpIdRow)`
-  UPDATE otp_codes SET consumed_utc = now()
-  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid
-    AND destination_text = ANY(${sql.array(destinations, "text")}) AND consumed_utc IS NULL AND expiry_utc > now()
-  RETURNING otp_id`;
-
-/**
- * Deletes the codes to these destinations that were nobody's, or an inactive user's. They open nothing, and name no user by
- * whom an erasure could find them.
- */
-const deleteNobodysCodes = (tenantId: string, destinations: readonly string[]) => sql.type(otpIdRow)`
-  DELETE FROM otp_codes
-  WHERE tenant_id = ${tenantId}::uuid AND user_id IS NULL
-    AND destination_text = ANY(${sql.array(destinations, "text")})
-  RETURNING otp_id`;
 
 /** Which contact of the profile another user has, if one still has it. */
 const takenContact = async (tx: Tx, tenantId: string, userId: string, profile: Profile) => {

@@ -1,16 +1,14 @@
 import { sql } from "slonik";
-import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { transact } from "../db/transact.ts";
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal } from "../rpc/refusal.ts";
+import { endCodes } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
 import { endSessions } from "./sessions.ts";
 import { type UserRow, changeableUser, lockUser, userEvent, userMessage, userRow } from "./users.ts";
-
-const otpIdRow = z.object({ otp_id: z.string() });
 
 type StateCode = UserRow["user_state_code"];
 
@@ -19,11 +17,6 @@ const updateUserState = (tenantId: string, userId: string, state: StateCode) => 
   WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid
   RETURNING user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code, email_verified_utc,
     phone_verified_utc, erased_utc, created_utc, updated_utc`;
-
-const endCodes = (tenantId: string, userId: string) => sql.type(otpIdRow)`
-  UPDATE otp_codes SET consumed_utc = now()
-  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND consumed_utc IS NULL AND expiry_utc > now()
-  RETURNING otp_id`;
 
 const ACTIONS = { active: "auth.user.activate", inactive: "auth.user.deactivate" } as const;
 

@@ -1,3 +1,6 @@
+/** A key is taken: what an UPDATE, which has no ON CONFLICT, fails with. */
+export const UNIQUE_VIOLATION = "23505";
+
 /** A statement names a table that is not there, as before the first migration. */
 export const UNDEFINED_TABLE = "42P01";
 

@@ -24,8 +24,8 @@ import {
   stateOf,
 } from "./invitations.ts";
 import type { OrgParts } from "./parts.ts";
+import { selectTenantState } from "./tenants.ts";
 
-const tenantStateCodeRow = z.object({ tenant_state_code: z.enum(["active", "suspended"]) });
 const inviteIdRow = z.object({ invite_id: z.string() });
 
 const ownerRow = z.object({ user_id: z.string(), user_state_code: z.enum(["active", "inactive"]) });
@@ -42,10 +42,6 @@ const shareOwner = ({ tenant_id, email_addr, phone_e164 }: InvitationRow) => sql
   WHERE u.tenant_id = ${tenant_id}::uuid AND (u.email_addr = ${email_addr}::text OR u.phone_e164 = ${phone_e164}::text)
   LIMIT 1
   FOR SHARE`;
-
-const selectTenantState = (tenantId: string) =>
-  sql.type(tenantStateCodeRow)`
-  SELECT t.tenant_state_code FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 /** None where it has expired, or its tenant is suspended, by now. */
 const updateAccepted = ({ tenant_id, invite_id }: InvitationRow, userId: string) =>

@@ -15,7 +15,7 @@ import {
 } from "../gen/org/v1/org_pb.ts";
 import type { Macs } from "../macs.ts";
 import type { Call } from "../rpc/call.ts";
-import { checkTenant } from "../rpc/caller.ts";
+import { checkTenant, ownTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { invalid, refusal } from "../rpc/refusal.ts";
 import { covers } from "../service-identity/permission-sets.ts";
@@ -120,7 +120,7 @@ export const invitationNotFound = (invitationId: string | undefined) =>
 export const findByToken = async (db: CommonQueryMethods, macs: Macs, call: Call, token: string) => {
   const invitationId = tokenInvitationId(token);
   if (invitationId === undefined) return undefined;
-  const row = await db.maybeOne(selectInvitation(call.caller.tenantId ?? null, invitationId));
+  const row = await db.maybeOne(selectInvitation(ownTenant(call), invitationId));
   return row && isGenuineToken(macs, token, row.invite_token_hash_text) ? row : undefined;
 };
 
@@ -159,7 +159,7 @@ const selectByKey =
   async (db: CommonQueryMethods) =>
     selector.case === "inviteToken"
       ? findByToken(db, macs, call, selector.value)
-      : db.maybeOne(selectInvitation(call.caller.tenantId ?? null, selector.value ?? ""));
+      : db.maybeOne(selectInvitation(ownTenant(call), selector.value ?? ""));
 
 export const invitationHandlers = ({ db, config, macs }: OrgParts) => {
   /** What a repeat is answered. One whose token cannot be made again is nothing to answer with. */

@@ -4,7 +4,7 @@ import { type QuerySqlToken, sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
-import { sqlStateOf } from "../db/sql-state.ts";
+import { UNIQUE_VIOLATION, sqlStateOf } from "../db/sql-state.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import {
   type CreateRoleRequest,
@@ -21,8 +21,6 @@ import { missingTenant } from "./tenants.ts";
 
 const capIdRow = z.object({ cap_id: z.string() });
 const usedRow = z.object({ used: z.boolean() });
-
-const UNIQUE_VIOLATION = "23505";
 
 // Capability keys on a page of roles, 128 bytes each at most: it stays below the 4 MiB that gRPC clients take.
 const PAGE_KEYS_MAX = 20_000;

@@ -8,7 +8,7 @@ import type { Database } from "../db/pool.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import { ListTenantsRequestSchema, type OrgService, type TenantSchema, TenantState } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
-import { checkTenant, requireTenantless } from "../rpc/caller.ts";
+import { checkTenant, ownTenant, requireTenantless } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, readPage } from "../rpc/page.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
@@ -31,6 +31,12 @@ const insertTenant = (tenantId: string, label: string) => sql.type(tenantRow)`
 const selectTenant = (tenantId: string) => sql.type(tenantRow)`
   SELECT t.tenant_id, t.tenant_label, t.tenant_state_code, t.created_utc
   FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
+
+const tenantStateRow = tenantRow.pick({ tenant_state_code: true });
+export type TenantStateRow = z.output<typeof tenantStateRow>;
+
+export const selectTenantState = (tenantId: string) => sql.prepared("select-tenant-state", tenantStateRow)`
+  SELECT t.tenant_state_code FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 const selectTenantForUpdate = (tenantId: string) => sql.type(tenantRow)`
   SELECT t.tenant_id, t.tenant_label, t.tenant_state_code, t.created_utc
@@ -114,8 +120,7 @@ export const tenantHandlers = (db: Database, forget: () => void) => {
 
     async listTenants(request, call) {
       const page = readPage(ListTenantsRequestSchema, request, z.guid());
-      const own = call.caller.tenantId ?? null;
-      const list = selectTenants(own, stateCode(request.state), page.after ?? null, page.size + 1);
+      const list = selectTenants(ownTenant(call), stateCode(request.state), page.after ?? null, page.size + 1);
       const found = await read(db, call, (connection) => connection.any(list));
       const { rows, nextPageToken } = cutPage(page, found, (row) => row.tenant_id);
       return { tenants: rows.map(tenantMessage), nextPageToken };

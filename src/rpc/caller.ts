@@ -60,6 +60,9 @@ export const checkTenant = (caller: Caller, actor: Actor | undefined, tenantId: 
   if (actor && actsIn !== undefined && actsIn !== actor.tenantId) throw refusal("ACTOR_TOKEN_INVALID");
 };
 
+/** The tenant beyond which the caller sees nothing, for a statement; null where it sees all. */
+export const ownTenant = ({ caller }: Call): string | null => caller.tenantId ?? null;
+
 /** Refuses what only a service without tenant may do. */
 export const requireTenantless = ({ caller }: Call): void => {
   if (caller.tenantId !== undefined) throw refusal("TENANT_MISMATCH");

@@ -10,7 +10,7 @@ import {
   type ServiceIdentityService,
 } from "../gen/service_identity/v1/service_identity_pb.ts";
 import type { Call } from "../rpc/call.ts";
-import { checkTenant } from "../rpc/caller.ts";
+import { checkTenant, ownTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, microseconds, readPage } from "../rpc/page.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
@@ -18,7 +18,7 @@ import { type CredentialHasher, credentialId } from "./credentials.ts";
 import { covers } from "./permission-sets.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
 import { secretIdRow, svcIdRow } from "./rows.ts";
-import { heldTo, ownTenant, serviceEvent, visibleService } from "./services.ts";
+import { heldTo, serviceEvent, visibleService } from "./services.ts";
 
 const sessionRow = z.object({
   svc_session_id: z.string(),

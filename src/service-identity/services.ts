@@ -16,7 +16,7 @@ import { missingTenant } from "../org/tenants.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Weight, cutPage, readPage } from "../rpc/page.ts";
-import { checkTenant } from "../rpc/caller.ts";
+import { checkTenant, ownTenant } from "../rpc/caller.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
 import { escalation } from "./escalation.ts";
@@ -100,9 +100,6 @@ export const serviceMessage = (row: ServiceRow): MessageInitShape<typeof Service
 /** The event of a change to a service; its tenant is the service's. */
 export const serviceEvent = (action: string, row: Pick<ServiceRow, "svc_id" | "tenant_id">) =>
   ({ action, tenantId: row.tenant_id ?? undefined, entityKind: "service", entityId: row.svc_id }) as const;
-
-/** The tenant beyond which the caller sees no service. */
-export const ownTenant = ({ caller }: Call): string | null => caller.tenantId ?? null;
 
 const notFound = (metadata: Record<string, string>) => refusal("SERVICE_NOT_FOUND", metadata);
 
