@@ -32,13 +32,12 @@ const isText = (text: string | null | undefined): text is string => typeof text 
 
 /** Everybody who has an id, contact or Google account of the rows. */
 const selectPeople = (tenantId: string, rows: readonly ImportRow[]) => {
-  const userIds = rows.map(({ userId }) => userId);
   const emails = rows.map(({ says }) => says.email).filter(isText);
   const phones = rows.map(({ says }) => says.phone).filter(isText);
   const subjectKeys = rows.map(({ says }) => says.subjectKey).filter(isText);
   return sql.type(personRow)`
   WITH met AS (
-    SELECT u.user_id FROM users u WHERE u.user_id = ANY(${sql.array(userIds, "uuid")})
+    SELECT u.user_id FROM users u WHERE u.user_id = ANY(${sql.array(column(rows, "userId"), "uuid")})
     UNION
     SELECT u.user_id FROM users u
     WHERE u.tenant_id = ${tenantId}::uuid AND u.email_addr = ANY(${sql.array(emails, "text")})

@@ -140,13 +140,13 @@ const endedRow = z.object({ last_id: z.string().nullable(), seen: z.bigint(), en
  * before its end may just be moving it, and whoever passed over that row, as it was, would leave it alive.
  */
 const updateSomeEnded = (
-  { tenantId, userId, exceptSessionId = "", reason }: EndOfSessions,
+  { tenantId, userId, exceptSessionId, reason }: EndOfSessions,
   afterId: string | null,
 ) => sql.type(endedRow)`
   WITH unended AS (
     SELECT x.session_id, x.expiry_utc FROM refresh_sessions x
     WHERE x.tenant_id = ${tenantId}::uuid AND x.user_id = ${userId}::uuid AND x.revoked_utc IS NULL
-      AND x.session_id IS DISTINCT FROM nullif(${exceptSessionId}, '')::uuid
+      AND x.session_id IS DISTINCT FROM ${exceptSessionId ?? null}::uuid
       AND (${afterId}::uuid IS NULL OR x.session_id > ${afterId}::uuid)
     ORDER BY x.session_id
     LIMIT ${BATCH}

@@ -1,5 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
+import { column } from "../db/columns.ts";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import { type Waiting, detached } from "../rpc/call.ts";
@@ -54,15 +55,12 @@ const triedRow = z.object({
  * full. That is read from its row and not written into it: a try given back takes it back too.
  */
 const countTry = (buckets: readonly Bucket[]) => {
-  const keys = buckets.map(({ key }) => key);
-  const maxes = buckets.map(({ max }) => max);
-  const lengths = buckets.map(({ windowMs }) => windowMs);
-  const grow = buckets.map(({ grows }) => grows);
+  const lengths = sql.array(column(buckets, "windowMs"), "float8");
   return sql.prepared("count-try", triedRow)`
   WITH asked AS (
     SELECT a.key, a.hit_max, a.window_ms * interval '1 millisecond' AS length, a.grows
-    FROM unnest(${sql.array(keys, "text")}, ${sql.array(maxes, "int4")}, ${sql.array(lengths, "float8")},
-      ${sql.array(grow, "bool")}) AS a (key, hit_max, window_ms, grows)
+    FROM unnest(${sql.array(column(buckets, "key"), "text")}, ${sql.array(column(buckets, "max"), "int4")}, ${lengths},
+      ${sql.array(column(buckets, "grows"), "bool")}) AS a (key, hit_max, window_ms, grows)
   ), locked AS (
     SELECT t.throttle_key_hash, t.hit_count, t.window_end_utc, t.strike_count
     FROM throttles t
@@ -161,7 +159,7 @@ export const countInBuckets = async (
     );
     const retryAfterMs = Math.max(...waits);
     if (retryAfterMs > 0) throw new Refusal("RATE_LIMITED", {}, { retryAfterMs });
-    const keys = rows.map((row) => row.throttle_key_hash);
+    const keys = column(rows, "throttle_key_hash");
     const windowEnds = rows.flatMap((row) => row.window_end_text ?? []);
     if (windowEnds.length < rows.length) continue;
     return {

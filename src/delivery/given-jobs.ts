@@ -1,6 +1,7 @@
 import type { WorkerEvents } from "graphile-worker";
 import { sql } from "slonik";
 import { z } from "zod";
+import { column } from "../db/columns.ts";
 import type { Database } from "../db/pool.ts";
 import { transact } from "../db/transact.ts";
 import type { Waiting } from "../rpc/call.ts";
@@ -48,12 +49,7 @@ export const watchGivenJobs = (events: WorkerEvents, lookMs: number): GivenJobs 
           ({ id, attempts, locked_ms }) => locked_ms > unheardMs && heard.get(id) !== attempts,
         );
         if (unheard.length === 0) return 0;
-        const freed = await tx.any(
-          unlockUnheard(
-            workerId,
-            unheard.map(({ id }) => id),
-          ),
-        );
+        const freed = await tx.any(unlockUnheard(workerId, column(unheard, "id")));
         return freed.length;
       });
     },

@@ -1,11 +1,12 @@
-import { Counter, Gauge, type Registry } from "prom-client";
+import { Counter, type Registry } from "prom-client";
 import { sql } from "slonik";
 import { z } from "zod";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
-import type { Channel } from "./channels.ts";
 import { waitingUntil } from "../rpc/call.ts";
+import { addGauge } from "../rpc/metrics.ts";
+import type { Channel } from "./channels.ts";
 
 const selectLoadRow = z.object({ waiting: z.bigint(), dead: z.bigint() });
 
@@ -42,29 +43,15 @@ const createLoad = (db: Database, log: Log) => {
 };
 
 export const createDeliveryMetrics = (registry: Registry, db: Database, log: Log): DeliveryMetrics => {
-  const registers = [registry];
   const messages = new Counter({
     name: "delivery_messages_total",
     help: "Tries to send a message, by channel and outcome.",
     labelNames: ["channel", "outcome"],
-    registers,
+    registers: [registry],
   });
   const load = createLoad(db, log);
-  new Gauge({
-    name: "delivery_queue_length",
-    help: "Messages that wait to be sent or sent again, or are being sent.",
-    registers,
-    collect() {
-      this.set(Number(load().waiting));
-    },
-  });
-  new Gauge({
-    name: "delivery_dead_letters",
-    help: "Messages that are not tried any more.",
-    registers,
-    collect() {
-      this.set(Number(load().dead));
-    },
-  });
+  const waiting = "Messages that wait to be sent or sent again, or are being sent.";
+  addGauge(registry, "delivery_queue_length", waiting, () => Number(load().waiting));
+  addGauge(registry, "delivery_dead_letters", "Messages that are not tried any more.", () => Number(load().dead));
   return { count: (channel, outcome) => messages.inc({ channel, outcome }) };
 };

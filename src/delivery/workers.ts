@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { sql } from "slonik";
 import { z } from "zod";
+import { column } from "../db/columns.ts";
 import type { Database } from "../db/pool.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { Log } from "../log.ts";
@@ -67,12 +68,7 @@ export const freeLostJobs = (db: Database, waiting: Waiting): Promise<number> =>
   transact(db, waiting, async (tx) => {
     await tx.any(insertUnseenWorkers());
     const lost = await tx.any(deleteLostWorkers());
-    return lost.length > 0
-      ? freeJobs(
-          tx,
-          lost.map(({ worker_id }) => worker_id),
-        )
-      : 0;
+    return lost.length > 0 ? freeJobs(tx, column(lost, "worker_id")) : 0;
   });
 
 /** What tells others that a worker lives. */

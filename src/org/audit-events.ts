@@ -2,7 +2,6 @@ import type { JsonObject, MessageInitShape } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { sql } from "slonik";
 import { z } from "zod";
-import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import {
   type AuditEventSchema,
@@ -14,6 +13,7 @@ import { CANDIDATES, candidateColumns, isLastCandidate } from "../rpc/candidates
 import type { Handlers } from "../rpc/methods.ts";
 import { type Page, microseconds, readPage } from "../rpc/page.ts";
 import { microsecondsFrom, timestampOf } from "../rpc/timestamps.ts";
+import type { OrgParts } from "./parts.ts";
 
 // Of payloads on a page, as JSON; an event has 256 KiB at most. It stays below the 4 MiB that gRPC clients take.
 const PAGE_PAYLOAD_BYTES = 2 ** 21;
@@ -135,7 +135,7 @@ const cutWindow = (page: Page<EventKey>, rows: readonly EventRow[]) => {
   return { events, nextPageToken: page.tokenAfter(keyOf(last)) };
 };
 
-export const auditEventHandlers = (db: Database) =>
+export const auditEventHandlers = ({ db }: OrgParts) =>
   ({
     async listAuditEvents(request, call) {
       const page = readPage(ListAuditEventsRequestSchema, request, eventKey);

@@ -27,9 +27,10 @@ import { visibilityListHandlers } from "./visibility-lists.ts";
 import { visibilityHandlers } from "./visibility.ts";
 
 /** All of OrgService. */
-export const orgHandlers = (parts: OrgParts, writeTree = createTreeWriter(parts)) =>
-  ({
-    ...tenantHandlers(parts.db, parts.forgetTokens),
+export const orgHandlers = (parts: OrgParts): Handlers<typeof OrgService> => {
+  const writeTree = createTreeWriter(parts);
+  return {
+    ...tenantHandlers(parts),
 
     ...nodeHandlers(parts, writeTree),
     ...nodeCreationHandlers(parts, writeTree),
@@ -56,6 +57,7 @@ export const orgHandlers = (parts: OrgParts, writeTree = createTreeWriter(parts)
     ...accessibleNodeHandlers(parts),
     ...usersWithAccessHandlers(parts),
 
-    ...auditEventHandlers(parts.db),
+    ...auditEventHandlers(parts),
     ...auditWatchHandlers(parts),
-  }) satisfies Handlers<typeof OrgService>;
+  };
+};

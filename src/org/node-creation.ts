@@ -10,7 +10,7 @@ import { type FieldViolation, Refusal, invalid, refusal } from "../rpc/refusal.t
 import { type NodeRow, nodeEvent, nodeMessage, nodeNotFound, nodeRow, selectNodes } from "./nodes.ts";
 import type { OrgParts } from "./parts.ts";
 import { tenantNotFound } from "./tenants.ts";
-import { type TreeWriter, isTooDeep } from "./tree.ts";
+import type { TreeWriter } from "./tree.ts";
 
 /** A node to create. */
 interface NewNode {
@@ -110,7 +110,7 @@ const placeNodes = (
     if (row) continue;
     const above = node.parentNodeId === undefined ? -1 : depths.get(node.parentNodeId);
     if (above === undefined) return nodeNotFound(node.parentNodeId ?? "");
-    if (isTooDeep(above + 1, depthMax)) return refusal("NODE_TOO_DEEP", { node_id: node.nodeId });
+    if (above + 1 > depthMax) return refusal("NODE_TOO_DEEP", { node_id: node.nodeId });
     depths.set(node.nodeId, above + 1);
     placed.push({ ...node, depth: above + 1 });
   }

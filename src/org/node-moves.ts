@@ -1,12 +1,13 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
+import { column } from "../db/columns.ts";
 import type { OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
 import { nodeEvent, nodeMessage, nodeNotFound, nodeRow, selectNodes } from "./nodes.ts";
 import type { OrgParts } from "./parts.ts";
-import { type TreeWriter, isTooDeep } from "./tree.ts";
+import type { TreeWriter } from "./tree.ts";
 
 const movedRow = z.object({ height: z.number(), node_ids: z.string() });
 const writtenRow = z.object({ written: z.bigint() });
@@ -74,21 +75,12 @@ const pathChanges = (before: readonly Ancestor[], after: readonly Ancestor[]): P
   };
 };
 
-const idsOf = (ancestors: readonly Ancestor[]) =>
-  sql.array(
-    ancestors.map(({ id }) => id),
-    "uuid",
-  );
-const distancesOf = (ancestors: readonly Ancestor[]) =>
-  sql.array(
-    ancestors.map(({ distance }) => distance),
-    "int4",
-  );
+const idsOf = (ancestors: readonly Ancestor[]) => sql.array(column(ancestors, "id"), "uuid");
+const distancesOf = (ancestors: readonly Ancestor[]) => sql.array(column(ancestors, "distance"), "int4");
 
 /** Changes the rows of all that is moved, by one statement, which holds the move's time limit. */
 const updatePaths = (nodeId: string, movedIds: string, { changed, removed, added }: PathChanges) => {
-  const from = changed.map((change) => change.from);
-  const to = changed.map((change) => change.to);
+  const [from, to] = [column(changed, "from"), column(changed, "to")];
   return sql.type(writtenRow)`
   WITH updated AS (
     UPDATE org_node_paths p SET ancestor_org_node_id = c.to_id, depth_val = p.depth_val + c.to_distance - c.from_distance
@@ -141,7 +133,7 @@ export const nodeMoveHandlers = ({ config }: OrgParts, writeTree: TreeWriter) =>
         const above = parentId === null ? [] : ancestorsOf(parentId, paths);
         if (above.some(({ id }) => id === nodeId)) return refusal("NODE_CYCLE", { node_id: nodeId });
         const { height, node_ids: movedIds } = await tx.one(selectMoved(nodeId));
-        if (isTooDeep(above.length + height, depthMax)) return refusal("NODE_TOO_DEEP", { node_id: nodeId });
+        if (above.length + height > depthMax) return refusal("NODE_TOO_DEEP", { node_id: nodeId });
 
         const from = ancestorsOf(nodeId, paths).filter(({ id }) => id !== nodeId);
         const to = above.map(({ id, distance }) => ({ id, distance: distance + 1 }));

@@ -4,7 +4,6 @@ import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
-import type { Database } from "../db/pool.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import { ListTenantsRequestSchema, type OrgService, type TenantSchema, TenantState } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
@@ -13,6 +12,7 @@ import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, readPage } from "../rpc/page.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
+import type { OrgParts } from "./parts.ts";
 
 const tenantRow = z.object({
   tenant_id: z.string(),
@@ -78,8 +78,7 @@ export const tenantNotFound = (tenantId: string) => refusal("TENANT_NOT_FOUND", 
 export const missingTenant = async (tx: Tx, tenantId: string): Promise<Refusal | undefined> =>
   (await tx.maybeOne(selectTenant(tenantId))) ? undefined : tenantNotFound(tenantId);
 
-/** @param forget told once a suspension or activation stands, since it decides over the tenant's services. */
-export const tenantHandlers = (db: Database, forget: () => void) => {
+export const tenantHandlers = ({ db, forgetTokens }: OrgParts) => {
   const setState = async (tenantId: string, state: StateCode, action: string, call: Call) => {
     requireTenantless(call);
     const change = async (tx: Tx) => {
@@ -90,7 +89,7 @@ export const tenantHandlers = (db: Database, forget: () => void) => {
       await recordEvent(tx, call, { action, tenantId, entityKind: "tenant", entityId: tenantId });
       return row;
     };
-    const row = await transact(db, call, change, { settled: forget });
+    const row = await transact(db, call, change, { settled: forgetTokens });
     return { tenant: tenantMessage(row) };
   };
 

@@ -112,9 +112,6 @@ export const createTreeWriter = (parts: OrgParts): TreeWriter => {
   };
 };
 
-/** Whether no node may be at this depth, its distance from its root. */
-export const isTooDeep = (depth: number, depthMax: number): boolean => depth > depthMax;
-
 /** A leaf's rows. */
 export const deleteNodePaths = (nodeId: string) => sql.type(depthValRow)`
   DELETE FROM org_node_paths WHERE descendant_org_node_id = ${nodeId}::uuid RETURNING depth_val`;

@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { createCoalescer } from "../db/coalesce.ts";
+import { column } from "../db/columns.ts";
 import { read } from "../db/transact.ts";
 import { AccessScope, type OrgService } from "../gen/org/v1/org_pb.ts";
 import { detached } from "../rpc/call.ts";
@@ -49,22 +50,10 @@ export const selectVisibilities = (checks: readonly VisibilityCheck[]) =>
       ELSE 'GRANTED'
     END ORDER BY asked.position), '{}') AS codes
   FROM unnest(
-    (SELECT ${sql.array(
-      checks.map(({ tenantId }) => tenantId),
-      "uuid",
-    )}),
-    (SELECT ${sql.array(
-      checks.map(({ userId }) => userId),
-      "uuid",
-    )}),
-    (SELECT ${sql.array(
-      checks.map(({ nodeId }) => nodeId),
-      "uuid",
-    )}),
-    (SELECT ${sql.array(
-      checks.map(({ scope }) => scope),
-      "text",
-    )})
+    (SELECT ${sql.array(column(checks, "tenantId"), "uuid")}),
+    (SELECT ${sql.array(column(checks, "userId"), "uuid")}),
+    (SELECT ${sql.array(column(checks, "nodeId"), "uuid")}),
+    (SELECT ${sql.array(column(checks, "scope"), "text")})
   ) WITH ORDINALITY AS asked (tenant_id, user_id, org_node_id, scope, position)
   LEFT JOIN tenants t ON t.tenant_id = asked.tenant_id
   LEFT JOIN users u ON u.tenant_id = asked.tenant_id AND u.user_id = asked.user_id

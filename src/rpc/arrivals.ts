@@ -81,7 +81,7 @@ export const createArrivals = <Answered extends object>(
       const header = headersOf(context);
       const call = receive(header, context);
       const asked = Promise.withResolvers<undefined>();
-      const message = new AwaitedMessage({ read: () => asked.resolve(undefined) });
+      const message = new AwaitedMessage(() => asked.resolve(undefined));
 
       const { signal } = context;
       const end = () => endBy(signal.reason, call, message);

@@ -1,21 +1,16 @@
 import type { Message } from "@bufbuild/protobuf";
 
-/** Where a message comes from. */
-export interface MessageSource {
-  /** Has it read. */
-  read(): void;
-}
-
 /** A call's message, which its transport reads once its caller was let in. */
 export class AwaitedMessage {
-  readonly #source: MessageSource;
+  readonly #read: () => void;
   #isThere = false;
   #refused: Error | undefined;
   #resolve: ((message: Message) => void) | undefined;
   #reject: ((why: Error) => void) | undefined;
 
-  constructor(source: MessageSource) {
-    this.#source = source;
+  /** @param read has the transport read it. */
+  constructor(read: () => void) {
+    this.#read = read;
   }
 
   get isThere(): boolean {
@@ -28,7 +23,7 @@ export class AwaitedMessage {
       if (this.#refused) return reject(this.#refused);
       this.#resolve = resolve;
       this.#reject = reject;
-      this.#source.read();
+      this.#read();
     });
   }
 

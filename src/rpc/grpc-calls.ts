@@ -60,7 +60,7 @@ class Taken implements Taker, Exchange<Buffer> {
     this.call = pipeline.receive(this.header, timeoutMs);
     this.#desc = desc;
     this.#arrival = arrival;
-    this.#message = new AwaitedMessage(arrival);
+    this.#message = new AwaitedMessage(() => arrival.read());
   }
 
   decode(): Promise<Message> {

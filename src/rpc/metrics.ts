@@ -84,6 +84,18 @@ const processMetrics = (): Registry => {
   return processRegistry;
 };
 
+/** A gauge that is read when it is scraped. */
+export const addGauge = (registry: Registry, name: string, help: string, read: () => number): void => {
+  new Gauge({
+    name,
+    help,
+    registers: [registry],
+    collect() {
+      this.set(read());
+    },
+  });
+};
+
 export const createMetrics = (version: string): Metrics => {
   const registry = Registry.merge([processMetrics()]);
   const registers = [registry];
@@ -144,32 +156,12 @@ export const createMetrics = (version: string): Metrics => {
     },
     observePoolWait: (seconds) => poolWait.observe(seconds),
     watchPool(load) {
-      new Gauge({
-        name: "database_pool_connections_in_use",
-        help: "Connections of the pool that are in use.",
-        registers,
-        collect() {
-          this.set(load().inside);
-        },
-      });
-      new Gauge({
-        name: "database_pool_waiting",
-        help: "Uses that wait for a connection.",
-        registers,
-        collect() {
-          this.set(load().waiting);
-        },
-      });
+      const inUse = "Connections of the pool that are in use.";
+      addGauge(registry, "database_pool_connections_in_use", inUse, () => load().inside);
+      addGauge(registry, "database_pool_waiting", "Uses that wait for a connection.", () => load().waiting);
     },
     watchPasswordQueue(length) {
-      new Gauge({
-        name: "password_hash_queue_length",
-        help: "Passwords that wait to be hashed or verified.",
-        registers,
-        collect() {
-          this.set(length());
-        },
-      });
+      addGauge(registry, "password_hash_queue_length", "Passwords that wait to be hashed or verified.", length);
     },
     countRefusedTry: (act) => refusedTries.inc({ act }),
     setHealthy: (value) => healthy.set(value ? 1 : 0),

@@ -146,24 +146,15 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     });
   };
 
-  const traced =
-    (tracer: Tracing): Pipeline["answer"] =>
-    (method, call, exchange) =>
-      tracer.run(
-        { name: method.name, header: exchange.header, system: exchange.system },
-        () => answer(method, call, exchange),
-        (result) => ("failure" in result ? result.failure.code : 0),
-      );
-
-  /** The span is that of the beginning alone: a stream lasts for hours. */
-  const tracedOpen =
-    (tracer: Tracing): Pipeline["open"] =>
-    (method, call, exchange) =>
-      tracer.run(
-        { name: method.name, header: exchange.header, system: exchange.system },
-        () => open(method, call, exchange),
-        (result) => ("failure" in result ? result.failure.code : 0),
-      );
+  /** Of a stream the span is that of the beginning alone: it lasts for hours. */
+  const inSpan = <Result extends Answer<unknown> | Opened<unknown>>(
+    { name }: MethodOf<unknown>,
+    { header, system }: Exchange<unknown>,
+    work: () => Promise<Result>,
+  ): Promise<Result> =>
+    tracing
+      ? tracing.run({ name, header, system }, work, (result) => ("failure" in result ? result.failure.code : 0))
+      : work();
 
   return {
     receive(header, timeoutMs = callTimeoutMs) {
@@ -174,8 +165,8 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
       underWay.add(call);
       return call;
     },
-    answer: tracing ? traced(tracing) : answer,
-    open: tracing ? tracedOpen(tracing) : open,
+    answer: (method, call, exchange) => inSpan(method, exchange, () => answer(method, call, exchange)),
+    open: (method, call, exchange) => inSpan(method, exchange, () => open(method, call, exchange)),
     endStreams: streams.endAll,
     endCalls() {
       for (const call of [...underWay, ...awaited]) call.end(refusal("SHUTTING_DOWN"));
