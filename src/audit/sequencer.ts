@@ -7,7 +7,7 @@ import { startPolling } from "../polling.ts";
 import { detached } from "../rpc/call.ts";
 import type { AuditHead } from "./head.ts";
 
-const positionValRow = z.object({ position_val: z.bigint() });
+const headRow = z.object({ position_val: z.bigint() });
 const movedRow = z.object({ moved: z.bigint() });
 
 // Events that one transaction moves, in some 30 ms: whoever waits for their rows waits no longer.
@@ -31,7 +31,7 @@ const selectState = (known: bigint) => sql.type(stateRow)`
     ) AS tenant_ids
   FROM audit_head h`;
 
-const selectHeadForUpdate = () => sql.type(positionValRow)`
+const selectHeadForUpdate = () => sql.type(headRow)`
   SELECT h.position_val FROM audit_head h FOR UPDATE SKIP LOCKED`;
 
 // The oldest by their ids, UUIDv7, since an order by time would sort a whole backlog for each batch. As an array: by a

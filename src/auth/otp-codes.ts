@@ -2,7 +2,7 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { type Macs, versionOf } from "../macs.ts";
 
-const insertCodeRow = z.object({ created_utc: z.number(), expiry_utc: z.number() });
+const newCodeRow = z.object({ created_utc: z.number(), expiry_utc: z.number() });
 const otpIdRow = z.object({ otp_id: z.string() });
 
 const CODES = 1_000_000n;
@@ -35,7 +35,7 @@ export interface NewCode {
 }
 
 /** None where the tenant is suspended. */
-export const insertCode = (code: NewCode) => sql.type(insertCodeRow)`
+export const insertCode = (code: NewCode) => sql.type(newCodeRow)`
   INSERT INTO otp_codes (otp_id, tenant_id, user_id, destination_text, channel_code, purpose_code, code_hash_text,
     attempt_max, expiry_utc)
   SELECT ${code.otpId}::uuid, t.tenant_id, ${code.userId}::uuid, ${code.destination}, ${code.channelCode},

@@ -14,7 +14,7 @@ import { checkNewPassword } from "./password-rules.ts";
 import { endSessions } from "./sessions.ts";
 import { type UserRow, changeableUser, lockUser, selectUser, userEvent } from "./users.ts";
 
-const NEW = "new_password";
+const NEW_PASSWORD = "new_password";
 
 type Owner = Pick<UserRow, "email_addr" | "phone_e164" | "display_label">;
 
@@ -48,7 +48,7 @@ export const passwordChangeHandlers = (parts: AuthParts) => {
         userId,
       );
       if (before instanceof Refusal) throw before;
-      const hash = await passwords.hash(call, await checkNewPassword(newPassword, NEW, ownOf(before)));
+      const hash = await passwords.hash(call, await checkNewPassword(newPassword, NEW_PASSWORD, ownOf(before)));
       await transact(db, call, async (tx) => {
         const user = changeableUser(await tx.maybeOne(lockUser(tenantId, userId)), userId);
         if (user instanceof Refusal) return user;
@@ -63,14 +63,15 @@ export const passwordChangeHandlers = (parts: AuthParts) => {
       const client = readClient(info);
       // First, so that a weak one says nothing of the present one; and without the user's contacts, which only who
       // knows the present one may learn of.
-      await checkNewPassword(newPassword, NEW, []);
+      await checkNewPassword(newPassword, NEW_PASSWORD, []);
       await provePassword(parts, call, {
         tenantId,
         client,
         password: currentPassword,
         select: selectById(tenantId, userId, originOf(parts, tenantId, client)),
         identifier: (named) => identifierOf(userId, named),
-        replacement: async (named) => passwords.hash(call, await checkNewPassword(newPassword, NEW, ownOf(named))),
+        replacement: async (named) =>
+          passwords.hash(call, await checkNewPassword(newPassword, NEW_PASSWORD, ownOf(named))),
         proven: (tx, user) => passwordChanged(tx, call, user, { action: "auth.password.change", keepSessionId }),
       });
       return {};

@@ -12,7 +12,7 @@ import type { AuthParts } from "./parts.ts";
 import { endSession, endSessions } from "./sessions.ts";
 import { lockUser, selectUser, userEvent, userNotFound } from "./users.ts";
 
-const lockSessionRow = z.object({ user_id: z.string(), live: z.boolean() });
+const lockedSessionRow = z.object({ user_id: z.string(), live: z.boolean() });
 
 const sessionRow = z.object({
   session_id: z.string(),
@@ -60,7 +60,7 @@ const selectSessions = ({ tenantId, userId, afterId, limit }: SessionList) => sq
   LIMIT ${limit}`;
 
 const lockSession = (tenantId: string, sessionId: string) =>
-  sql.type(lockSessionRow)`
+  sql.type(lockedSessionRow)`
   SELECT x.user_id, x.revoked_utc IS NULL AND x.expiry_utc > now() AS live
   FROM refresh_sessions x
   WHERE x.tenant_id = ${tenantId}::uuid AND x.session_id = ${sessionId}::uuid

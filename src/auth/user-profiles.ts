@@ -18,7 +18,7 @@ import type { AuthParts } from "./parts.ts";
 import { checkNewPassword } from "./password-rules.ts";
 import { type UserRow, changeableUser, lockUser, userEvent, userMessage, userRow } from "./users.ts";
 
-const selectTakenRow = z.object({ email_taken: z.boolean(), phone_taken: z.boolean() });
+const takenRow = z.object({ email_taken: z.boolean(), phone_taken: z.boolean() });
 
 /** What can be said of a user, by proto name; null is cleared or never said. */
 interface Profile {
@@ -47,7 +47,7 @@ const insertUser = (tenantId: string, userId: string, profile: Profile) => sql.t
     phone_verified_utc, erased_utc, created_utc, updated_utc`;
 
 const selectTaken = (tenantId: string, userId: string, { email, phone }: Profile) =>
-  sql.type(selectTakenRow)`
+  sql.type(takenRow)`
   SELECT
     EXISTS (SELECT 1 FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.email_addr = ${email}::text
       AND u.user_id <> ${userId}::uuid) AS email_taken,

@@ -11,7 +11,7 @@ import {
 import { afterSilence } from "../timers.ts";
 import type { Tracing } from "../tracing.ts";
 import { DatabaseSilent, isUnusableStatement } from "./faults.ts";
-import { type Company, createSender } from "./sending.ts";
+import { type SendOptions, createSender } from "./sending.ts";
 
 // Node-postgres takes few parameters of a connection's beginning, and declares none of what sends them.
 declare module "pg" {
@@ -107,7 +107,7 @@ const within = async <T>(limitMs: number, work: Promise<T>): Promise<T> => {
 };
 
 /** What whoever sends a statement asks for with it. */
-interface Asked extends Company {
+interface Asked extends SendOptions {
   /** How long an answer may be left out, instead of what the driver was made with, in milliseconds. */
   readonly silenceMs?: number | undefined;
 }
@@ -181,11 +181,11 @@ export const createDriver = ({ silenceMs, prepares, tracing }: DriverOptions): D
         const query = async (text: string, values: unknown[] = [], name?: string) => {
           // Also what a transaction's end is told: a ROLLBACK on a silent connection would be silence once more.
           if (broken) throw broken;
-          const { silenceMs: allowedMs = silenceMs, ...company } = asked.getStore() ?? {};
+          const { silenceMs: allowedMs = silenceMs, ...options } = asked.getStore() ?? {};
           try {
             const statement = { text, values, ...(prepares && name !== undefined && { name }) };
             // A statement and the commit behind it are two for which PostgreSQL may take its time.
-            return await within(company.commits ? 2 * allowedMs : allowedMs, send(statement, company));
+            return await within(options.commits ? 2 * allowedMs : allowedMs, send(statement, options));
           } catch (error) {
             throw error instanceof DatabaseSilent || isUnusableStatement(error)
               ? breakOff(error as Error)

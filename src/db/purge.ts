@@ -17,7 +17,7 @@ const BATCH = 1_000;
 /** How long somebody can look at what was not sent. */
 const DEAD_LETTER_LIFE = "7 days";
 
-const deleteEndedSessions = (retentionMs: number) => sql.type(svcSessionIdRow)`
+const deleteExpiredServiceSessions = (retentionMs: number) => sql.type(svcSessionIdRow)`
   DELETE FROM service_sessions x
   WHERE x.svc_session_id = ANY (ARRAY(
     SELECT y.svc_session_id FROM service_sessions y
@@ -57,7 +57,7 @@ const revokeMarkedBySecret = () => sql.type(svcSessionIdRow)`
 
 const sessionIdRow = z.object({ session_id: z.string() });
 
-const deleteExpiredUserSessions = (retentionMs: number) => sql.type(sessionIdRow)`
+const deleteExpiredSessions = (retentionMs: number) => sql.type(sessionIdRow)`
   DELETE FROM refresh_sessions x
   WHERE x.session_id = ANY (ARRAY(
     SELECT y.session_id FROM refresh_sessions y
@@ -68,7 +68,7 @@ const deleteExpiredUserSessions = (retentionMs: number) => sql.type(sessionIdRow
   ))
   RETURNING x.session_id`;
 
-const deleteRevokedUserSessions = (retentionMs: number) => sql.type(sessionIdRow)`
+const deleteRevokedSessions = (retentionMs: number) => sql.type(sessionIdRow)`
   DELETE FROM refresh_sessions x
   WHERE x.session_id = ANY (ARRAY(
     SELECT y.session_id FROM refresh_sessions y
@@ -141,9 +141,9 @@ export const purge = async (
   await inTransactions(db, revokeMarkedByService);
   await inTransactions(db, revokeMarkedBySecret);
   const ended = [
-    () => deleteEndedSessions(sessionRetentionMs),
-    () => deleteExpiredUserSessions(sessionRetentionMs),
-    () => deleteRevokedUserSessions(sessionRetentionMs),
+    () => deleteExpiredServiceSessions(sessionRetentionMs),
+    () => deleteExpiredSessions(sessionRetentionMs),
+    () => deleteRevokedSessions(sessionRetentionMs),
     deleteCodes,
     () => deleteThrottles(throttleMs),
     () => deleteLoginNetworks(knownNetworkMs),

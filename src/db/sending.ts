@@ -14,8 +14,8 @@ const setLocal = (name: string, ms: number | undefined) =>
 const NOTHING = { command: "", fields: [], rowCount: null, rows: [] } as const;
 type Answer = Pick<QueryResult, "command" | "fields" | "rowCount" | "rows"> | typeof NOTHING;
 
-/** What goes with a statement that is none itself. */
-export interface Company {
+/** What a statement is sent with. */
+export interface SendOptions {
   /** With a transaction's beginning: what each of its statements may take, in milliseconds. */
   readonly timeoutMs?: number | undefined;
   /** Likewise, how long it may do nothing between two of them, in milliseconds. */
@@ -24,7 +24,7 @@ export interface Company {
   readonly commits?: boolean;
 }
 
-export type Send = (statement: QueryConfig, company: Company) => Promise<Answer>;
+export type Send = (statement: QueryConfig, options: SendOptions) => Promise<Answer>;
 
 /** A statement that was handed to a connection. */
 interface Sent {

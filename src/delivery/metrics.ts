@@ -8,7 +8,7 @@ import { waitingUntil } from "../rpc/call.ts";
 import { addGauge } from "../rpc/metrics.ts";
 import type { Channel } from "./channels.ts";
 
-const selectLoadRow = z.object({ waiting: z.bigint(), dead: z.bigint() });
+const loadRow = z.object({ waiting: z.bigint(), dead: z.bigint() });
 
 const READ_EVERY_MS = 3_000;
 const WAIT_MS = 1_000;
@@ -20,7 +20,7 @@ export interface DeliveryMetrics {
   count(channel: Channel | "unknown", outcome: Outcome): void;
 }
 
-const selectLoad = () => sql.type(selectLoadRow)`
+const selectLoad = () => sql.type(loadRow)`
   SELECT count(*) FILTER (WHERE j.attempts < j.max_attempts OR j.locked_at IS NOT NULL) AS waiting,
     count(*) FILTER (WHERE j.attempts >= j.max_attempts AND j.locked_at IS NULL) AS dead
   FROM graphile_worker.jobs j`;

@@ -26,7 +26,7 @@ import {
 import type { OrgParts } from "./parts.ts";
 import { selectTenantState } from "./tenants.ts";
 
-const inviteIdRow = z.object({ invite_id: z.string() });
+const invitationIdRow = z.object({ invite_id: z.string() });
 
 const ownerRow = z.object({ user_id: z.string(), user_state_code: z.enum(["active", "inactive"]) });
 type OwnerRow = z.output<typeof ownerRow>;
@@ -45,7 +45,7 @@ const shareOwner = ({ tenant_id, email_addr, phone_e164 }: InvitationRow) => sql
 
 /** None where it has expired, or its tenant is suspended, by now. */
 const updateAccepted = ({ tenant_id, invite_id }: InvitationRow, userId: string) =>
-  sql.type(inviteIdRow)`
+  sql.type(invitationIdRow)`
   UPDATE invitations SET accepted_utc = statement_timestamp(), accepted_user_id = ${userId}::uuid
   WHERE tenant_id = ${tenant_id}::uuid AND invite_id = ${invite_id}::uuid AND expiry_utc > statement_timestamp()
     AND EXISTS (SELECT FROM tenants t WHERE t.tenant_id = ${tenant_id}::uuid AND t.tenant_state_code = 'active')

@@ -9,8 +9,8 @@ import { invalid, refusal } from "../rpc/refusal.ts";
 import { auditEventMessage, auditEventRow } from "./audit-events.ts";
 import type { OrgParts } from "./parts.ts";
 
-const positionValRow = z.object({ position_val: z.bigint() });
-const selectPositionRow = z.object({ position_val: z.bigint().nullable(), pending: z.boolean() });
+const headRow = z.object({ position_val: z.bigint() });
+const positionRow = z.object({ position_val: z.bigint().nullable(), pending: z.boolean() });
 
 // Events that a watcher has in memory at most: they wait for a slow one here, and all others in the database.
 const PAGE = 100;
@@ -21,11 +21,11 @@ const PENDING_MAX_MS = 10_000;
 const orderedRow = auditEventRow.extend({ position_val: z.bigint() });
 type OrderedRow = z.output<typeof orderedRow>;
 
-const selectHead = () => sql.type(positionValRow)`
+const selectHead = () => sql.type(headRow)`
   SELECT h.position_val FROM audit_head h`;
 
 const selectPosition = (auditId: string, tenantId: string | null) =>
-  sql.type(selectPositionRow)`
+  sql.type(positionRow)`
   SELECT o.position_val, EXISTS (SELECT 1 FROM audit_pending p WHERE p.audit_id = e.audit_id) AS pending
   FROM audit_events e
   LEFT JOIN audit_order o ON o.audit_id = e.audit_id

@@ -14,7 +14,7 @@ import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { OrgParts } from "./parts.ts";
 
 const roleIdRow = z.object({ role_id: z.string() });
-const capIdRow = z.object({ cap_id: z.string() });
+const capabilityIdRow = z.object({ cap_id: z.string() });
 
 const capabilityRow = z.object({ cap_id: z.string(), cap_key: z.string(), created_utc: z.number() });
 type CapabilityRow = z.output<typeof capabilityRow>;
@@ -58,7 +58,7 @@ export const selectRoleWith = (capabilityId: string) => sql.type(roleIdRow)`
   LIMIT 1`;
 
 /** Where no role has it: deleted ones lose it too, since they would keep it for ever. */
-const deleteCapability = (capabilityId: string) => sql.type(capIdRow)`
+const deleteCapability = (capabilityId: string) => sql.type(capabilityIdRow)`
   WITH had AS (
     DELETE FROM role_capabilities rc WHERE rc.cap_id = ${capabilityId}::uuid
   )

@@ -8,7 +8,7 @@ import { invitationEvent } from "./invitations.ts";
 import { grantEvent, grantRow } from "./visibility.ts";
 
 /** Who is erased: a user whose row is locked, with the contacts that it had. */
-export interface Leaving {
+export interface ErasedUser {
   readonly tenant_id: string;
   readonly user_id: string;
   readonly email_addr: string | null;
@@ -19,7 +19,7 @@ const invitationKeyRow = z.object({ tenant_id: z.string(), invite_id: z.string()
 
 // The time of the statement, which is after the lock: what began while the transaction waited has begun. An end comes
 // after the start, so that of one that begins at this very microsecond is the next.
-const endAssignments = ({ tenant_id, user_id }: Leaving) => sql.type(assignmentRow)`
+const endAssignments = ({ tenant_id, user_id }: ErasedUser) => sql.type(assignmentRow)`
   UPDATE org_assignments SET
     end_utc = CASE WHEN start_utc > statement_timestamp() THEN end_utc
       ELSE greatest(statement_timestamp(), start_utc + interval '1 microsecond') END,
@@ -35,7 +35,7 @@ const endAssignments = ({ tenant_id, user_id }: Leaving) => sql.type(assignmentR
     (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
     (extract(epoch FROM cancelled_utc) * 1000000)::bigint AS cancelled_us`;
 
-const endGrants = ({ tenant_id, user_id }: Leaving) => sql.type(grantRow)`
+const endGrants = ({ tenant_id, user_id }: ErasedUser) => sql.type(grantRow)`
   UPDATE visibility_grants SET
     end_utc = CASE WHEN start_utc > statement_timestamp() THEN end_utc
       ELSE greatest(statement_timestamp(), start_utc + interval '1 microsecond') END,
@@ -51,13 +51,13 @@ const endGrants = ({ tenant_id, user_id }: Leaving) => sql.type(grantRow)`
     (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
     (extract(epoch FROM cancelled_utc) * 1000000)::bigint AS cancelled_us`;
 
-const leftRow = invitationKeyRow.extend({ revoked: z.boolean() });
+const clearedRow = invitationKeyRow.extend({ revoked: z.boolean() });
 
 /**
  * Takes the contact from the invitations to the user's contacts, and from those that it accepted, perhaps under a former
  * one; what is open ends by the same statement, since one that is made meanwhile is seen by a later batch alone.
  */
-const leaveInvitations = ({ tenant_id, user_id, email_addr, phone_e164 }: Leaving) => sql.type(leftRow)`
+const clearInvitations = ({ tenant_id, user_id, email_addr, phone_e164 }: ErasedUser) => sql.type(clearedRow)`
   UPDATE invitations i SET email_addr = NULL, phone_e164 = NULL,
     revoked_utc = CASE WHEN i.accepted_utc IS NULL AND i.revoked_utc IS NULL AND i.expiry_utc > statement_timestamp()
       THEN statement_timestamp() ELSE i.revoked_utc END
@@ -92,7 +92,7 @@ const recordEach = async <Row>(
  * Ends all that an erased user may do: its assignments, its grants, and the open invitations to its contacts, each with an
  * event of its own. No invitation keeps a contact of it.
  */
-export const endRights = async (tx: Tx, call: Actors, user: Leaving): Promise<void> => {
+export const endRights = async (tx: Tx, call: Actors, user: ErasedUser): Promise<void> => {
   await recordEach(
     tx,
     call,
@@ -108,7 +108,7 @@ export const endRights = async (tx: Tx, call: Actors, user: Leaving): Promise<vo
   await recordEach(
     tx,
     call,
-    () => tx.any(leaveInvitations(user)),
+    () => tx.any(clearInvitations(user)),
     (row) => (row.revoked ? invitationEvent("org.invitation.revoke", row) : undefined),
   );
 };

@@ -5,7 +5,7 @@ import { type Refusal, refusal } from "../rpc/refusal.ts";
 
 const erasedRow = z.object({ erased: z.boolean() });
 const roleIdRow = z.object({ role_id: z.string() });
-const orgNodeIdRow = z.object({ org_node_id: z.string() });
+const nodeIdRow = z.object({ org_node_id: z.string() });
 
 // Each holds a row to the end of the transaction, and refuses where it is not there: to be asked for in this order,
 // which is that of all locks. FOR KEY SHARE, which an erasure and a deletion wait for and no other change does: PostgreSQL
@@ -21,7 +21,7 @@ const shareRole = (tenantId: string, roleId: string) => sql.prepared("share-role
   WHERE r.tenant_id = ${tenantId}::uuid AND r.role_id = ${roleId}::uuid AND r.deleted_utc IS NULL
   FOR KEY SHARE`;
 
-const shareNode = (tenantId: string, nodeId: string) => sql.prepared("share-node", orgNodeIdRow)`
+const shareNode = (tenantId: string, nodeId: string) => sql.prepared("share-node", nodeIdRow)`
   SELECT n.org_node_id FROM org_nodes n
   WHERE n.tenant_id = ${tenantId}::uuid AND n.org_node_id = ${nodeId}::uuid
   FOR KEY SHARE`;

@@ -8,10 +8,10 @@ import type { Handlers } from "../rpc/methods.ts";
 import { lockNode, nodeEvent, nodeMessage, nodeNotFound, selectNode } from "./nodes.ts";
 import type { OrgParts } from "./parts.ts";
 
-const orgNodeIdRow = z.object({ org_node_id: z.string() });
+const nodeIdRow = z.object({ org_node_id: z.string() });
 
 const updateNodeActive = (tenantId: string, nodeId: string, active: boolean) =>
-  sql.type(orgNodeIdRow)`
+  sql.type(nodeIdRow)`
   UPDATE org_nodes SET active_flag = ${active}
   WHERE tenant_id = ${tenantId}::uuid AND org_node_id = ${nodeId}::uuid
   RETURNING org_node_id`;

@@ -20,7 +20,7 @@ import {
   updatedUnlessTaken,
 } from "./roles.ts";
 
-const capIdRow = z.object({ cap_id: z.string() });
+const capabilityIdRow = z.object({ cap_id: z.string() });
 
 /** Of one role, however many requests add them: each answer has all of them. */
 const CAPABILITIES_MAX = 1_000;
@@ -37,7 +37,7 @@ const updateRoleLabel = (tenantId: string, roleId: string, label: string) => sql
   UPDATE roles SET role_label = ${label} WHERE tenant_id = ${tenantId}::uuid AND role_id = ${roleId}::uuid
   RETURNING role_id`;
 
-const deleteRoleCapabilities = (roleId: string, keys: readonly string[]) => sql.type(capIdRow)`
+const deleteRoleCapabilities = (roleId: string, keys: readonly string[]) => sql.type(capabilityIdRow)`
   DELETE FROM role_capabilities rc USING capabilities c
   WHERE rc.role_id = ${roleId}::uuid AND c.cap_id = rc.cap_id AND c.cap_key = ANY(${sql.array(keys, "text")})
   RETURNING rc.cap_id`;

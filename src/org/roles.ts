@@ -19,7 +19,7 @@ import { holdCapabilities } from "./capabilities.ts";
 import type { OrgParts } from "./parts.ts";
 import { missingTenant } from "./tenants.ts";
 
-const capIdRow = z.object({ cap_id: z.string() });
+const capabilityIdRow = z.object({ cap_id: z.string() });
 const usedRow = z.object({ used: z.boolean() });
 
 // Capability keys on a page of roles, 128 bytes each at most: it stays below the 4 MiB that gRPC clients take.
@@ -95,7 +95,7 @@ const insertRole = (tenantId: string, roleId: string, label: string) => sql.type
   RETURNING role_id`;
 
 export const insertRoleCapabilities = (roleId: string, capabilityIds: readonly string[]) =>
-  sql.type(capIdRow)`
+  sql.type(capabilityIdRow)`
   INSERT INTO role_capabilities (role_id, cap_id)
   SELECT ${roleId}::uuid, k.cap_id FROM unnest(${sql.array(capabilityIds, "uuid")}) AS k (cap_id)
   ON CONFLICT DO NOTHING

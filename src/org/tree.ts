@@ -6,7 +6,7 @@ import { type Call, detached } from "../rpc/call.ts";
 import type { Refusal } from "../rpc/refusal.ts";
 import type { OrgParts } from "./parts.ts";
 
-const depthValRow = z.object({ depth_val: z.number() });
+const depthRow = z.object({ depth_val: z.number() });
 
 /*
  * `org_node_paths` has a row for each node and each node above it, with their distance, and one for the node itself, with
@@ -113,5 +113,5 @@ export const createTreeWriter = (parts: OrgParts): TreeWriter => {
 };
 
 /** A leaf's rows. */
-export const deleteNodePaths = (nodeId: string) => sql.type(depthValRow)`
+export const deleteNodePaths = (nodeId: string) => sql.type(depthRow)`
   DELETE FROM org_node_paths WHERE descendant_org_node_id = ${nodeId}::uuid RETURNING depth_val`;

@@ -2,12 +2,24 @@ import { createPrivateKey, X509Certificate, type KeyObject } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createSecureContext, type SecureContextOptions } from "node:tls";
 
-export type CertificateFiles = { certFile: string; keyFile: string; clientCaFile?: string | undefined };
+export interface CertificateFiles {
+  readonly certFile: string;
+  readonly keyFile: string;
+  readonly clientCaFile?: string | undefined;
+}
 
 /** What the files held at one moment: not yet known to fit together. */
-export type CertificateBytes = { cert: Buffer; key: Buffer; ca?: Buffer };
+export interface CertificateBytes {
+  readonly cert: Buffer;
+  readonly key: Buffer;
+  readonly ca?: Buffer;
+}
 
-export type CheckedCertificates = { context: SecureContextOptions; leaf: X509Certificate };
+/** What serves at once, and the certificate itself, for the log. */
+export interface CheckedCertificates {
+  readonly context: SecureContextOptions;
+  readonly leaf: X509Certificate;
+}
 
 // A message names the variable alone: of the file it says nothing, and a key may stand where its file should be named.
 const VARIABLES = { certFile: "TLS_CERT_FILE", keyFile: "TLS_KEY_FILE", clientCaFile: "TLS_CLIENT_CA_FILE" } as const;
@@ -60,7 +72,10 @@ const parseCertificates = (pem: Buffer): X509Certificate[] => {
   return blocks.map((block) => new X509Certificate(block));
 };
 
-/** Throws unless the pair could serve at once: the former stays in use until a new one passes here. */
+/**
+ * Looks whether the pair could serve at once: the former stays in use until a new one passes here.
+ * @throws Error that names the variable at fault.
+ */
 export const checkCertificates = ({ cert, key, ca }: CertificateBytes): CheckedCertificates => {
   const parsed = (file: keyof CertificateFiles, pem: Buffer) => {
     try {

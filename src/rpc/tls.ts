@@ -12,12 +12,13 @@ import {
   type CertificateFiles,
 } from "./certificate-files.ts";
 
-export type CertificateLog = {
+/** Of a Log what is used here. */
+export interface CertificateLog {
   info(fields: object, message: string): void;
   warn(fields: object, message: string): void;
-};
+}
 
-export type Certificates = {
+export interface Certificates {
   /** For `Server.bindAsync`; follows every renewal by itself. */
   grpcCredentials(): ServerCredentials;
   /** For `http2.createSecureServer`; renewed by `onChange((context) => server.setSecureContext(context))`. */
@@ -26,7 +27,7 @@ export type Certificates = {
   /** Reads the files now; never throws, for a bad pair keeps the former. */
   reload(): Promise<void>;
   close(): void;
-};
+}
 
 /** How long a connection may say nothing, where Node would wait for two minutes. */
 const HANDSHAKE_MS = 10_000;
@@ -58,7 +59,7 @@ const readAtStart = async (files: CertificateFiles) => {
  */
 export const watchCertificates = async (
   files: CertificateFiles,
-  { pollMs, log }: { pollMs: number; log: CertificateLog },
+  { pollMs, log }: { readonly pollMs: number; readonly log: CertificateLog },
 ): Promise<Certificates> => {
   let { bytes, context } = await readAtStart(files);
   const listeners = new Set<(context: SecureContextOptions) => void>();

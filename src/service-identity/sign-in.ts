@@ -12,7 +12,7 @@ import type { ServiceIdentityParts } from "./parts.ts";
 import { intersection } from "./permission-sets.ts";
 import { secretIdRow } from "./rows.ts";
 
-const expiryUtcRow = z.object({ expiry_utc: z.number() });
+const expiryRow = z.object({ expiry_utc: z.number() });
 
 const credentialRow = z.object({
   secret_hash_text: z.string(),
@@ -50,7 +50,7 @@ interface NewSession {
  * revokes later waits for this one and ends it. By the clock, since now() is from before the wait. Service before secret,
  * the order in which those who revoke lock.
  */
-const insertSession = (session: NewSession) => sql.prepared("insert-service-session", expiryUtcRow)`
+const insertSession = (session: NewSession) => sql.prepared("insert-service-session", expiryRow)`
   INSERT INTO service_sessions (svc_session_id, svc_id, secret_id, token_hash_text, perm_keys, created_utc, expiry_utc)
   SELECT ${session.sessionId}::uuid, s.svc_id, x.secret_id, ${session.tokenHash}, ${sql.array(session.permissions, "text")},
     clock_timestamp(), clock_timestamp() + ${session.ttlMs}::float8 * interval '1 millisecond'
