@@ -23,7 +23,7 @@ import { createCredentialHasher } from "./service-identity/credentials.ts";
 import { serviceIdentityHandlers } from "./service-identity/handlers.ts";
 import { createServiceTokens } from "./service-identity/service-tokens.ts";
 
-export interface ImplementationsOptions {
+interface ImplementationsOptions {
   readonly config: Config;
   readonly db: Database;
   readonly macs: Macs;

@@ -2,7 +2,7 @@ import { type KeyObject, createHmac, createSecretKey, timingSafeEqual } from "no
 import type { Pepper } from "./config-values.ts";
 
 /** What a MAC is for: it goes into it, so that none can stand for another. */
-export type MacPurpose =
+type MacPurpose =
   "credential" | "refresh-token" | "code" | "code-hash" | "network" | "throttle" | "invitation" | "invitation-hash";
 
 /** HMAC-SHA-256 under the peppers: the last makes, all verify. */

@@ -1,5 +1,5 @@
 /** Work that is done again and again. */
-export interface Polling {
+interface Polling {
   /** Polls now, after a poll that is under way. */
   now(): Promise<void>;
   stop(): void;

@@ -13,7 +13,7 @@ const drainGrpc = (server: Server): Promise<void> => new Promise((resolve) => se
 const FORCED_MS = 500;
 
 /** What takes calls, and does work of its own. */
-export interface Serving {
+interface Serving {
   readonly delayMs: number;
   readonly graceMs: number;
   readonly health: Health;

@@ -8,7 +8,7 @@ import type { Call } from "../rpc/call.ts";
 const auditIdRow = z.object({ audit_id: z.string() });
 
 /** The kinds of things that events speak of. */
-export type EntityKind =
+type EntityKind =
   | "service"
   | "tenant"
   | "user"

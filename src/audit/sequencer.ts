@@ -79,7 +79,7 @@ export interface Sequencer {
   stop(): Promise<void>;
 }
 
-export interface SequencerOptions {
+interface SequencerOptions {
   readonly db: Database;
   readonly head: AuditHead;
   readonly intervalMs: number;

@@ -15,7 +15,7 @@ import type { AuthParts } from "./parts.ts";
 import { ALGORITHM, type SigningKeys } from "./signing-keys.ts";
 
 /** Whom an access token speaks for. */
-export interface AccessClaims {
+interface AccessClaims {
   readonly userId: string;
   readonly tenantId: string;
   readonly sessionId: string;
@@ -23,7 +23,7 @@ export interface AccessClaims {
 }
 
 /** The reasons stand in the order in which they are looked for. */
-export type VerifiedAccess =
+type VerifiedAccess =
   | { readonly reason: "MALFORMED" | "SIGNATURE" }
   | ({ readonly reason: "EXPIRED" | "USER_INACTIVE" | "SESSION_ENDED" | "TENANT_SUSPENDED" } & AccessClaims)
   | ({ readonly reason: "OK" } & AccessClaims);
@@ -35,7 +35,7 @@ export interface AccessTokens {
   verify(waiting: Waiting, token: string): Promise<VerifiedAccess>;
 }
 
-export interface AccessTokensOptions {
+interface AccessTokensOptions {
   readonly db: Database;
   readonly keys: SigningKeys;
   readonly config: Config["accessTokens"];

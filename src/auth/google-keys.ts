@@ -34,7 +34,7 @@ interface Answer {
   isStale(): boolean;
 }
 
-export interface GoogleKeys {
+interface GoogleKeys {
   /**
    * The key with this id, from the answer that Google gave last while that is fresh.
    * @throws ID_TOKEN_INVALID for an id that Google does not know, IDENTITY_PROVIDER_UNAVAILABLE

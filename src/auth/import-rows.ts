@@ -8,7 +8,7 @@ import { subjectKey } from "./identities.ts";
 import { isSupportedHash } from "./password-hashes.ts";
 
 /** What a row and a user are compared by; null is none. A password never is. */
-export interface Content {
+interface Content {
   readonly email: string | null;
   readonly phone: string | null;
   readonly displayName: string | null;

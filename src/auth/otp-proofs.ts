@@ -41,7 +41,7 @@ const updateVerified = ({ tenant_id, user_id }: UserRow, kind: ContactKind) => s
     phone_verified_utc, erased_utc, created_utc, updated_utc`;
 
 /** A code that somebody typed, and what it shall allow. */
-export interface Guess<P, T> {
+interface Guess<P, T> {
   readonly tenantId: string;
   readonly otpId: string;
   readonly code: string;

@@ -82,7 +82,7 @@ const selectHash = (userId: string) => sql.prepared("select-password-hash", hash
   WHERE i.user_id = ${userId}::uuid AND i.ident_provider_code = 'password'`;
 
 /** Somebody who says he is a user of a tenant, and shows a password. */
-export interface Claim<T> {
+interface Claim<T> {
   readonly tenantId: string;
   readonly client: Client;
   readonly password: string;

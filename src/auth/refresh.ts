@@ -86,7 +86,7 @@ const proveSession = async (
 };
 
 /** What a use of a genuine token of a live session is. */
-export type TokenUse = "invalid" | "rotate" | "repeat" | "reuse";
+type TokenUse = "invalid" | "rotate" | "repeat" | "reuse";
 
 /**
  * @param row the session's generation, and when it was made.

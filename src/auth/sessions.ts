@@ -47,14 +47,14 @@ export interface Sessions {
   tokens(session: OpenedSession): Promise<MessageInitShape<typeof TokenPairSchema>>;
 }
 
-export interface SessionsOptions {
+interface SessionsOptions {
   readonly macs: Macs;
   readonly accessTokens: AccessTokens;
   readonly config: Config["sessions"];
 }
 
 /** Which sessions of a user end, and why: the reason stands in the row. */
-export interface EndOfSessions {
+interface EndOfSessions {
   readonly tenantId: string;
   readonly userId: string;
   readonly exceptSessionId?: string | undefined;

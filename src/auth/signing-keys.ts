@@ -37,12 +37,12 @@ export interface SigningKeys {
   close(): void;
 }
 
-export interface SigningKey {
+interface SigningKey {
   readonly kid: string;
   readonly privateKey: CryptoKey;
 }
 
-export interface SigningKeysOptions {
+interface SigningKeysOptions {
   readonly file: string;
   readonly pollMs: number;
   readonly log: Log;

@@ -18,7 +18,7 @@ export interface Bucket {
 }
 
 /** A try that all of its buckets have counted. */
-export interface Counted {
+interface Counted {
   /** Milliseconds until the bucket takes another try; 0 where it would now. */
   fullForMs(key: string): number;
   /** Takes the try out of its buckets again, where their windows are still the same. */

@@ -48,14 +48,14 @@ export interface Throttles {
 }
 
 /** A try that was counted by itself, without its work. */
-export interface CountedTry {
+interface CountedTry {
   /** Milliseconds until the limits take another. */
   readonly nextMs: number;
   /** For a try that came to nothing, by no fault of who tried. */
   giveBack(): Promise<void>;
 }
 
-export interface ThrottlesOptions {
+interface ThrottlesOptions {
   readonly db: Database;
   readonly macs: Macs;
   readonly config: Config["throttles"];

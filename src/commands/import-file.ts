@@ -12,7 +12,7 @@ import {
 } from "../gen/auth/v1/auth_pb.ts";
 
 /** A line of the file: a person, or what is wrong with it. */
-export interface Line {
+interface Line {
   readonly number: number;
   readonly person: ImportUsersRequest_User | string;
 }

@@ -1,6 +1,6 @@
 import type { Waiting } from "../rpc/call.ts";
 
-export interface CoalescerOptions {
+interface CoalescerOptions {
   /** How many loads may be under way at once. */
   readonly underWayMax?: number;
   /** How many keys one load may have. */
@@ -8,7 +8,7 @@ export interface CoalescerOptions {
 }
 
 /** Asks for one key's value, together with whoever else waits. */
-export type Coalescer<Key, Value> = (waiting: Waiting, key: Key) => Promise<Value>;
+type Coalescer<Key, Value> = (waiting: Waiting, key: Key) => Promise<Value>;
 
 interface Waiter<Key, Value> {
   readonly key: Key;

@@ -125,7 +125,7 @@ export const withLimits = <T>(
 export const withCommit = <T>(work: () => Promise<T>): Promise<T> =>
   asked.run({ ...asked.getStore(), commits: true }, work);
 
-export interface DriverOptions {
+interface DriverOptions {
   /** How long each statement's answer may take, in milliseconds; the connection is then given up. */
   readonly silenceMs: number;
   /**

@@ -22,7 +22,7 @@ const own = (path: string, { uid, gid }: RunAs) => {
   if (uid !== undefined && gid !== undefined) chownSync(path, uid, gid);
 };
 
-export interface Cluster {
+interface Cluster {
   readonly home: string;
   readonly durable: boolean;
   readonly user: RunAs;

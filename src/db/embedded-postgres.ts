@@ -20,7 +20,7 @@ export interface EmbeddedPostgres {
   stop(): Promise<void>;
 }
 
-export interface EmbeddedPostgresOptions {
+interface EmbeddedPostgresOptions {
   /** PostgreSQL's cluster, password and lock stand in the folder `postgres` below it. */
   readonly dataDir: string;
   /** False for throw-away data: nothing is synced to disk, so a crash of the machine loses it. */

@@ -1,7 +1,7 @@
 import type { Waiting } from "../rpc/call.ts";
 import { refusal } from "../rpc/refusal.ts";
 
-export interface GateOptions {
+interface GateOptions {
   /** How many may be at work at once. */
   readonly size: number;
   /** How many may wait outside before others are refused. */

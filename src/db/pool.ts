@@ -32,7 +32,7 @@ export interface Database {
   end(): Promise<void>;
 }
 
-export interface DatabaseOptions extends ConnectionsOptions {
+interface DatabaseOptions extends ConnectionsOptions {
   /** Told how many seconds each use waited for its connection. */
   readonly onWait?: (seconds: number) => void;
 }

@@ -24,7 +24,7 @@ export interface SendOptions {
   readonly commits?: boolean;
 }
 
-export type Send = (statement: QueryConfig, options: SendOptions) => Promise<Answer>;
+type Send = (statement: QueryConfig, options: SendOptions) => Promise<Answer>;
 
 /** A statement that was handed to a connection. */
 interface Sent {

@@ -50,7 +50,7 @@ const selectChannel = (otpId: string) => sql.type(channelRow)`
 const endTries = (otpId: string) => sql.type(idRow)`
   SELECT j.id FROM graphile_worker.remove_job(${otpId}) j`;
 
-export interface CodeSenderOptions {
+interface CodeSenderOptions {
   readonly db: Database;
   readonly macs: Macs;
   readonly templates: Templates;

@@ -31,7 +31,7 @@ const sendersOf = ({ smtp, twilio, outboxDir, timeoutMs }: Config["delivery"]): 
   );
 };
 
-export interface DeliveryOptions {
+interface DeliveryOptions {
   readonly config: Config;
   readonly databaseUrl: string;
   readonly db: Database;

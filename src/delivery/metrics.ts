@@ -16,7 +16,7 @@ const WAIT_MS = 1_000;
 /** What became of a message; `dropped` where nobody was to have it. */
 export type Outcome = "sent" | "retried" | "dead" | "dropped";
 
-export interface DeliveryMetrics {
+interface DeliveryMetrics {
   count(channel: Channel | "unknown", outcome: Outcome): void;
 }
 

@@ -7,7 +7,7 @@ import type { Log } from "../log.ts";
 /** A statement that the network swallowed leaves its connection hung, though idle: none is used for longer than this. */
 const LIFETIME_S = 30;
 
-export interface QueuePoolOptions {
+interface QueuePoolOptions {
   readonly databaseUrl: string;
   readonly settings: Config["database"];
   readonly log: Log;

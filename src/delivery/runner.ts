@@ -24,7 +24,7 @@ const payloadRow = z.object({ otp_id: z.uuid() });
 /** Sends one code; `attempt` counts from 1. */
 export type SendCode = (otpId: string, attempt: number, signal: AbortSignal) => Promise<void>;
 
-export interface RunnerOptions {
+interface RunnerOptions {
   readonly databaseUrl: string;
   readonly settings: Config["database"];
   readonly concurrency: number;

@@ -2,7 +2,7 @@ import type { WorkerEvents } from "graphile-worker";
 import { PROVIDERS } from "./queue.ts";
 
 /** Keeps a worker free of each provider's messages, so that one which hangs delays its own alone. */
-export interface Shares {
+interface Shares {
   /** What the worker that is about to look for a job is not to take: flags of jobs. */
   full(): string[];
 }

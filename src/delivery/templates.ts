@@ -10,7 +10,7 @@ const PARTS = ["subject", "text", "html", "sms"] as const;
 type Part = (typeof PARTS)[number];
 
 /** What a template may name. */
-export interface Variables {
+interface Variables {
   /** Six digits. */
   readonly code: string;
   /** How long the code is valid from now. */

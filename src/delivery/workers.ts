@@ -79,7 +79,7 @@ export interface Heartbeat {
   end(): Promise<void>;
 }
 
-export interface HeartbeatOptions {
+interface HeartbeatOptions {
   /** Not the calls' own: when all its connections are in use, the worker still lives. */
   readonly db: Database;
   readonly workerId: string;

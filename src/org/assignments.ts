@@ -40,7 +40,7 @@ export type AssignmentRow = z.output<typeof assignmentRow>;
 const assignmentIdRow = z.object({ assignment_id: z.string() });
 
 /** An assignment to be made. Without a start it begins now. */
-export interface NewAssignment extends WindowRequest {
+interface NewAssignment extends WindowRequest {
   readonly tenantId: string;
   readonly assignmentId: string;
   readonly userId: string;

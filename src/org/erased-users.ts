@@ -8,7 +8,7 @@ import { invitationEvent } from "./invitations.ts";
 import { grantEvent, grantRow } from "./visibility.ts";
 
 /** Who is erased: a user whose row is locked, with the contacts that it had. */
-export interface ErasedUser {
+interface ErasedUser {
   readonly tenant_id: string;
   readonly user_id: string;
   readonly email_addr: string | null;

@@ -57,7 +57,7 @@ const whileWanted = async <T>({ db }: OrgParts, call: Call, pid: number, body: (
   }
 };
 
-export interface TreeWrite extends Pick<TransactOptions, "statementTimeoutMs"> {
+interface TreeWrite extends Pick<TransactOptions, "statementTimeoutMs"> {
   readonly call: Call;
   readonly tenantId: string;
   /** What is answered where there is no such tenant. */

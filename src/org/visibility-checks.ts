@@ -15,7 +15,7 @@ export type ScopeCode = "read" | "analyze";
 export const scopeCode = (scope: AccessScope): ScopeCode => (scope === AccessScope.ANALYZE ? "analyze" : "read");
 
 /** Whether a user may see what stands at a node. */
-export interface VisibilityCheck {
+interface VisibilityCheck {
   readonly tenantId: string;
   readonly userId: string;
   readonly nodeId: string;

@@ -9,7 +9,7 @@ import { Refusal, unreadable } from "./refusal.ts";
 import { bodyKey } from "./request-bodies.ts";
 
 /** A call whose headers are there: its message is read once the pipeline has let its caller in. */
-export interface Arrival<Answered> {
+interface Arrival<Answered> {
   readonly call: Call;
   readonly message: AwaitedMessage;
   readonly answering: Promise<Answered>;

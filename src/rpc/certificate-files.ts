@@ -9,14 +9,14 @@ export interface CertificateFiles {
 }
 
 /** What the files held at one moment: not yet known to fit together. */
-export interface CertificateBytes {
+interface CertificateBytes {
   readonly cert: Buffer;
   readonly key: Buffer;
   readonly ca?: Buffer;
 }
 
 /** What serves at once, and the certificate itself, for the log. */
-export interface CheckedCertificates {
+interface CheckedCertificates {
   readonly context: SecureContextOptions;
   readonly leaf: X509Certificate;
 }

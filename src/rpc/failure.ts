@@ -15,7 +15,7 @@ const VIOLATIONS_MAX = 20;
 const NAMED_MAX = 5;
 
 /** A detail of an error, in the form that connect takes. */
-export interface Detail {
+interface Detail {
   readonly desc: DescMessage;
   readonly value: MessageInitShape<DescMessage>;
 }

@@ -65,7 +65,7 @@ export interface Gate {
   readonly take: (arrival: GrpcArrival) => Taker;
 }
 
-export interface GrpcArrivalsOptions {
+interface GrpcArrivalsOptions {
   /** How long a call's messages may take to come, in milliseconds. */
   readonly limitMs: number;
   /** By path; none of health and reflection, which ask nobody who he is. */

@@ -12,11 +12,11 @@ import type { Exchange, Pipeline } from "./pipeline.ts";
 import { unreadable } from "./refusal.ts";
 import type { Messages, Opened } from "./streams.ts";
 
-export type RawCall = ServerUnaryCall<Buffer, Buffer>;
-export type RawStream = ServerWritableStream<Buffer, Buffer>;
+type RawCall = ServerUnaryCall<Buffer, Buffer>;
+type RawStream = ServerWritableStream<Buffer, Buffer>;
 
 /** How grpc-js serves a method. */
-export interface GrpcMethod<Raw> extends Pick<Gate, "take"> {
+interface GrpcMethod<Raw> extends Pick<Gate, "take"> {
   /** Called once the message is there. */
   readonly handle: (raw: Raw) => void;
 }

@@ -1,10 +1,10 @@
 import type { ServerWritableStream } from "@grpc/grpc-js";
 
-export type WatchCall = ServerWritableStream<{ readonly service: string }, { status: string }>;
+type WatchCall = ServerWritableStream<{ readonly service: string }, { status: string }>;
 export type Watch = (call: WatchCall) => void;
 
 /** The Watch streams of health under way. */
-export interface HealthWatches {
+interface HealthWatches {
   /** grpc-health-check's own `watch`, held to what a watcher may expect. */
   once(watch: Watch): Watch;
   /** Ends those under way and all later ones, for which a drain would wait for ever. */

@@ -20,7 +20,7 @@ const FAILURES_TO_FALL = 2;
 const LIVENESS = "liveness";
 
 /** What readiness depends on: the database answers, and is migrated. */
-export type Readiness = "ready" | "database unavailable" | "migrations pending" | "shutting down";
+type Readiness = "ready" | "database unavailable" | "migrations pending" | "shutting down";
 
 export interface Health {
   readonly readiness: () => Readiness;
@@ -34,7 +34,7 @@ export interface Health {
   endWatches(): void;
 }
 
-export interface HealthOptions {
+interface HealthOptions {
   /** A connection of health's own: a full pool is not a dead database. */
   readonly probe: Database;
   readonly services: readonly string[];

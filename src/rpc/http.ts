@@ -27,13 +27,13 @@ export interface HttpServer {
   force(): void;
 }
 
-export interface HttpOptions {
+interface HttpOptions {
   readonly config: Config;
   readonly handler: HttpHandler;
   readonly certificates: Certificates | undefined;
 }
 
-export interface SideRoutesOptions {
+interface SideRoutesOptions {
   readonly metrics: Metrics;
   readonly isReady: () => boolean;
   /** The public keys of access tokens, a JWKS. */

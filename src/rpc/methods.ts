@@ -33,7 +33,7 @@ export type Handlers<Service extends DescService> = {
 };
 
 /** A service with what answers it. */
-export interface Implementation {
+interface Implementation {
   readonly service: DescService;
   readonly handlers: Readonly<Record<string, (request: never, call: Call) => Promise<unknown>>>;
 }

@@ -12,7 +12,7 @@ import { createRecorder } from "./records.ts";
 import { refusal } from "./refusal.ts";
 import { type Opened, type StreamExchange, createStreams } from "./streams.ts";
 
-export interface PipelineOptions {
+interface PipelineOptions {
   readonly tokens: ServiceTokens;
   readonly verifyActor: ActorVerifier;
   readonly log: Log;

@@ -128,7 +128,7 @@ export interface FieldViolation {
   readonly description: string;
 }
 
-export interface RefusalOptions {
+interface RefusalOptions {
   readonly violations?: readonly FieldViolation[];
   readonly retryAfterMs?: number;
   readonly cause?: unknown;

@@ -6,7 +6,7 @@ import type { HttpRequest, HttpResponse } from "./http.ts";
 const GRACE_MS = 1_000;
 
 /** A message that is coming. */
-export interface Body {
+interface Body {
   /** Whoever reads it gets this error at once, and no more of it. */
   giveUp(why: Error): void;
 }

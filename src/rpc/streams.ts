@@ -32,7 +32,7 @@ type StreamEnd = Pick<Ended, "startedAt" | "failure" | "error" | "messages">;
 type Answers = Awaited<ReturnType<StreamMethod["handle"]>>;
 
 /** Whom a stream is for, and what it comes from. */
-export interface Opening<Encoded> {
+interface Opening<Encoded> {
   readonly method: StreamMethod;
   readonly call: Call;
   readonly exchange: StreamExchange<Encoded>;
@@ -44,7 +44,7 @@ export interface Opening<Encoded> {
 }
 
 /** The streams under way. */
-export interface Streams {
+interface Streams {
   /** Begins one; never throws. */
   open<Encoded>(opening: Opening<Encoded>): Promise<Opened<Encoded>>;
   /** Ends those under way and all later ones, for which a drain would wait for ever. */

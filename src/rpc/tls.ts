@@ -13,7 +13,7 @@ import {
 } from "./certificate-files.ts";
 
 /** Of a Log what is used here. */
-export interface CertificateLog {
+interface CertificateLog {
   info(fields: object, message: string): void;
   warn(fields: object, message: string): void;
 }

@@ -3,7 +3,7 @@ import { crc32 } from "node:zlib";
 import type { Macs } from "../macs.ts";
 
 /** What a credential is: a service's long-lived secret, or the token of one of its sessions. */
-export type CredentialKind = "sks" | "skt";
+type CredentialKind = "sks" | "skt";
 
 const ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 // 62^43 > 2^256: as hard to guess as a 256-bit key.

@@ -37,7 +37,7 @@ const serviceRow = z.object({
   created_utc: z.number(),
   perm_keys: z.array(z.string()),
 });
-export type ServiceRow = z.output<typeof serviceRow>;
+type ServiceRow = z.output<typeof serviceRow>;
 type StateCode = ServiceRow["svc_state_code"];
 
 /** By id, key or both; `own` is the tenant beyond which the caller sees nothing. */
