@@ -40,15 +40,18 @@ const serviceRow = z.object({
 type ServiceRow = z.output<typeof serviceRow>;
 type StateCode = ServiceRow["svc_state_code"];
 
-/** By id, key or both; `own` is the tenant beyond which the caller sees nothing. */
-const selectService = (serviceId: string | null, key: string | null, own: string | null) => sql.type(serviceRow)`
+/** @param own the tenant beyond which the caller sees nothing. */
+const selectService = (serviceId: string, own: string | null) => sql.type(serviceRow)`
   SELECT s.svc_id, s.tenant_id, s.svc_key, s.svc_label, s.svc_state_code, s.created_utc,
     ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key COLLATE "C") AS perm_keys
   FROM services s
-  WHERE (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid)
-    AND (${serviceId}::uuid IS NULL OR s.svc_id = ${serviceId}::uuid)
-    AND (${key}::text IS NULL OR s.svc_key = ${key}::text)
-  LIMIT 1`;
+  WHERE (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid) AND s.svc_id = ${serviceId}::uuid`;
+
+const selectServiceByKey = (key: string, own: string | null) => sql.type(serviceRow)`
+  SELECT s.svc_id, s.tenant_id, s.svc_key, s.svc_label, s.svc_state_code, s.created_utc,
+    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key COLLATE "C") AS perm_keys
+  FROM services s
+  WHERE (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid) AND s.svc_key = ${key}`;
 
 const selectServices = (tenantId: string | null, state: StateCode | null, after: string | null, limit: number) =>
   sql.type(serviceRow)`
@@ -111,7 +114,7 @@ export const heldTo = <Row extends Pick<ServiceRow, "tenant_id">>({ caller, acto
 
 /** Reads a service that the caller can see. */
 export const visibleService = async (db: CommonQueryMethods, call: Call, serviceId: string) => {
-  const row = await db.maybeOne(selectService(serviceId, null, ownTenant(call)));
+  const row = await db.maybeOne(selectService(serviceId, ownTenant(call)));
   return row ? heldTo(call, row) : notFound({ service_id: serviceId });
 };
 
@@ -127,7 +130,7 @@ export const lockTarget = async (
 ): Promise<ServiceRow | Refusal> => {
   const locked = await tx.maybeOne(lockService(serviceId, ownTenant(call)));
   if (!locked) return notFound({ service_id: serviceId });
-  const target = heldTo(call, await tx.one(selectService(serviceId, null, ownTenant(call))));
+  const target = heldTo(call, await tx.one(selectService(serviceId, ownTenant(call))));
   return escalation(call.caller.permissions, granted, target.perm_keys) ?? target;
 };
 
@@ -142,7 +145,7 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
   /** The answer to a registration whose id or key is there already. */
   const registered = async (tx: Tx, call: Call, request: RegisterServiceRequest) => {
     const { serviceId = null, key } = request;
-    const present = serviceId ? await tx.maybeOne(selectService(serviceId, null, ownTenant(call))) : null;
+    const present = serviceId ? await tx.maybeOne(selectService(serviceId, ownTenant(call))) : null;
     const beyond = present && escalation(call.caller.permissions, [], heldTo(call, present).perm_keys);
     if (beyond) return beyond;
     if (present && isSameContent(present, request)) {
@@ -150,7 +153,7 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
       const first = await tx.maybeOne(selectFirstSecret(present.svc_id));
       return { service: present, secretId: first?.secret_id ?? "", secret: "" };
     }
-    const idTaken = serviceId && (await tx.maybeOne(selectService(serviceId, null, null)));
+    const idTaken = serviceId && (await tx.maybeOne(selectService(serviceId, null)));
     return idTaken ? refusal("SERVICE_ID_TAKEN", { service_id: serviceId }) : refusal("SERVICE_KEY_TAKEN", { key });
   };
 
@@ -185,7 +188,7 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
         if (!created) return registered(tx, call, request);
         await tx.any(insertPermissions(serviceId, permissions));
         const made = await createSecret(tx, hasher, serviceId);
-        const row = await tx.one(selectService(serviceId, null, ownTenant(call)));
+        const row = await tx.one(selectService(serviceId, ownTenant(call)));
         const payload = { key, permissions: row.perm_keys, secret_id: made.secretId };
         await recordEvent(tx, call, { ...serviceEvent("service.register", row), payload });
         return { service: row, ...made };
@@ -194,12 +197,11 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
     },
 
     async getService({ selector }, call) {
-      const serviceId = selector.case === "serviceId" ? selector.value : null;
-      const key = selector.case === "key" ? selector.value : null;
-      const row = await read(db, call, (connection) =>
-        connection.maybeOne(selectService(serviceId, key, ownTenant(call))),
-      );
-      if (!row) throw notFound(serviceId === null ? { key: key ?? "" } : { service_id: serviceId });
+      const { value = "" } = selector;
+      const byKey = selector.case === "key";
+      const select = byKey ? selectServiceByKey(value, ownTenant(call)) : selectService(value, ownTenant(call));
+      const row = await read(db, call, (connection) => connection.maybeOne(select));
+      if (!row) throw notFound(byKey ? { key: value } : { service_id: value });
       return { service: serviceMessage(heldTo(call, row)) };
     },
 
