@@ -101,11 +101,11 @@ const gatheringStdout = () => {
       }
     });
   };
+  const onItsOwnLine = (lines: string) => (cut ? `\n${lines}` : lines);
   const pass = () => {
     if (writing || gathered === "") return;
     told = lost;
-    const lines = told > 0 ? gathered + noticeOf(told) : gathered;
-    const bytes = Buffer.from(cut ? `\n${lines}` : lines);
+    const bytes = Buffer.from(onItsOwnLine(told > 0 ? gathered + noticeOf(told) : gathered));
     gathered = "";
     send(bytes);
   };
@@ -114,7 +114,7 @@ const gatheringStdout = () => {
     // A write under way may be one that never ends.
     if (writing || gathered === "") return;
     try {
-      writeSync(STDOUT, gathered);
+      writeSync(STDOUT, onItsOwnLine(gathered));
     } catch {
       // As above.
     }

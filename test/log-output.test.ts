@@ -59,6 +59,22 @@ const FULL = `
   process.stderr.write(readFileSync(process.env.FILE));
 `;
 
+// Fills its file up to the limit, keeps the line that this cut off, and ends with a last line that only its exit writes.
+const FULL_AT_EXIT = `
+  import { appendFileSync, readFileSync, truncateSync } from "node:fs";
+  import { createLog } from "./src/log.ts";
+  process.on("SIGXFSZ", () => undefined);
+  const log = createLog("info");
+  for (let line = 0; line < 200; line++) log.info({ line }, "x".repeat(100));
+  await new Promise((done) => log.flush(done));
+  const cut = readFileSync(process.env.FILE, "utf8").split("\\n").at(-1);
+  truncateSync(process.env.FILE);
+  appendFileSync(process.env.FILE, cut);
+  log.info({ line: 200 }, "after");
+  process.on("exit", () => process.stderr.write(readFileSync(process.env.FILE)));
+  process.exit();
+`;
+
 const run = (stdout: number | "pipe", script = SCRIPT): ChildProcess => {
   const args = ["--input-type=module", "--eval", script];
   const child = spawn(process.execPath, args, { env: CHILD_ENV, stdio: ["ignore", stdout, "pipe"] });
@@ -89,18 +105,26 @@ test.skipIf(process.platform !== "linux")("a full disk below the log ends nothin
   expect(await said(run(openSync("/dev/full", "w")))).toBe("alive flushed");
 });
 
-test("a line that a full disk cut off spoils none that follows, and counts as lost", async () => {
+const runOnFullDisk = (script: string): ChildProcess => {
   const folder = mkdtempSync(join(tmpdir(), "log-"));
   onTestFinished(() => rmSync(folder, { recursive: true }));
-  const file = join(folder, "log");
   const shell = 'ulimit -f 8 && exec "$0" --input-type=module --eval "$1" >> "$FILE"';
-  const child = spawn("sh", ["-c", shell, process.execPath, FULL], { env: { ...CHILD_ENV, FILE: file } });
-  const lines = (await said(child)).trim().split("\n");
+  return spawn("sh", ["-c", shell, process.execPath, script], { env: { ...CHILD_ENV, FILE: join(folder, "log") } });
+};
+
+test("a line that a full disk cut off spoils none that follows, and counts as lost", async () => {
+  const lines = (await said(runOnFullDisk(FULL))).trim().split("\n");
   const whole = lines.flatMap((text) =>
     text.endsWith("}") ? [JSON.parse(text) as { line?: number; lines?: number }] : [],
   );
   expect(lines).toHaveLength(whole.length + 1);
   expect(whole.slice(-2)).toMatchObject([{ line: 200 }, { lines: 202 - whole.length }]);
+});
+
+test("a line that a full disk cut off does not spoil what the exit writes", async () => {
+  const lines = (await said(runOnFullDisk(FULL_AT_EXIT))).trim().split("\n");
+  expect(lines).toHaveLength(2);
+  expect(JSON.parse(lines[1]!)).toMatchObject({ line: 200, msg: "after" });
 });
 
 test("a log that nobody reads holds nothing up", async () => {
