@@ -6,8 +6,8 @@ export const HTTP2_OPTIONS = {
   // Else a header with spaces around its value is left out without a word, and its call goes on without its actor or deadline.
   strictFieldWhitespaceValidation: false,
   // How many calls may be given up on a connection at once and in a second, before it is ended with everybody's calls on
-  // it: 1,000 and 33 by default, and as many deadlines pass whenever a busy caller has to wait. Here it is as many as a
-  // replica can answer: one that is given up costs no more than one that is not.
+  // it: 1,000 and 33 by default, and as many deadlines pass whenever a busy caller has to wait. Here it is what a replica
+  // answers in a second or two; of four times as many a hostile peer makes a gigabyte, before they are collected.
   streamResetBurst: 10_000,
   streamResetRate: 5_000,
   // Those just given up count among the calls under way, and more than there may be were 100 in a connection's life.
