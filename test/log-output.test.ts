@@ -75,6 +75,11 @@ const FULL_AT_EXIT = `
   process.exit();
 `;
 
+interface Line {
+  readonly line?: number;
+  readonly lines?: number;
+}
+
 const run = (stdout: number | "pipe", script = SCRIPT): ChildProcess => {
   const args = ["--input-type=module", "--eval", script];
   const child = spawn(process.execPath, args, { env: CHILD_ENV, stdio: ["ignore", stdout, "pipe"] });
@@ -114,9 +119,7 @@ const runOnFullDisk = (script: string): ChildProcess => {
 
 test("a line that a full disk cut off spoils none that follows, and counts as lost", async () => {
   const lines = (await said(runOnFullDisk(FULL))).trim().split("\n");
-  const whole = lines.flatMap((text) =>
-    text.endsWith("}") ? [JSON.parse(text) as { line?: number; lines?: number }] : [],
-  );
+  const whole = lines.flatMap((text) => (text.endsWith("}") ? [JSON.parse(text) as Line] : []));
   expect(lines).toHaveLength(whole.length + 1);
   expect(whole.slice(-2)).toMatchObject([{ line: 200 }, { lines: 202 - whole.length }]);
 });
@@ -131,28 +134,26 @@ test("a log that nobody reads holds nothing up", async () => {
   expect(await said(run("pipe"))).toBe("alive flushed");
 });
 
-test("a log that is read is whole, and in order", async () => {
-  const child = run("pipe");
+/** All that it logs until its end. */
+const linesOf = async (child: ChildProcess): Promise<readonly Line[]> => {
   let text = "";
   child.stdout?.setEncoding("utf8").on("data", (part: string) => (text += part));
   await once(child, "close");
-  const lines = text
+  return text
     .trim()
     .split("\n")
-    .map((line) => (JSON.parse(line) as { line: number }).line);
-  expect(lines).toEqual(Array.from({ length: 6_000 }, (_, index) => index % 2_000));
+    .map((line) => JSON.parse(line) as Line);
+};
+
+test("a log that is read is whole, and in order", async () => {
+  const lines = await linesOf(run("pipe"));
+  expect(lines.map(({ line }) => line)).toEqual(Array.from({ length: 6_000 }, (_, index) => index % 2_000));
 });
 
 test("lines that are lost are counted, where they are missing", async () => {
   const child = run("pipe", TOO_MUCH);
   await once(child.stderr ?? child, "data");
-  let text = "";
-  child.stdout?.setEncoding("utf8").on("data", (part: string) => (text += part));
-  await once(child, "close");
-  const lines = text
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line) as { line?: number; lines?: number });
+  const lines = await linesOf(child);
   const notice = lines.findIndex((line) => line.lines !== undefined);
   expect(lines[notice]).toMatchObject({ level: "warn", lines: 50_000 - notice });
   expect(lines[notice - 1]?.line).toBe(notice - 1);

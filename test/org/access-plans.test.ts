@@ -80,23 +80,36 @@ describe("where one user has something nearly everywhere, and most users somethi
     }
   });
 
-  test.each(KINDS)("all that user %i sees is listed, on few pages", async (user) => {
-    const { tenantId, users, nodes, capability } = world;
-    const accesses = [
-      { case: "capability", value: capability },
+  const accesses = () =>
+    [
+      { case: "capability", value: world.capability },
       { case: "scope", value: AccessScope.READ },
     ] as const;
-    for (const access of accesses) {
-      const found: string[] = [];
-      let pages = 0;
-      let pageToken = "";
-      do {
+
+  /** All ids of a list, and on how many pages they came. */
+  const wholeList = async (
+    pageAt: (pageToken: string) => Promise<{ readonly ids: readonly string[]; readonly nextPageToken: string }>,
+  ) => {
+    const found: string[] = [];
+    let pages = 0;
+    let pageToken = "";
+    do {
+      const page = await pageAt(pageToken);
+      found.push(...page.ids);
+      pageToken = page.nextPageToken;
+      pages++;
+    } while (pageToken !== "");
+    return { found, pages };
+  };
+
+  test.each(KINDS)("all that user %i sees is listed, on few pages", async (user) => {
+    const { tenantId, users, nodes } = world;
+    for (const access of accesses()) {
+      const { found, pages } = await wholeList(async (pageToken) => {
         const request = { tenantId, userId: users[user]!, access, pageSize: 1_000, pageToken };
         const page = await server.org.listAccessibleNodes(request);
-        found.push(...page.nodes.map(({ nodeId }) => nodeId));
-        pageToken = page.nextPageToken;
-        pages++;
-      } while (pageToken !== "");
+        return { ids: page.nodes.map(({ nodeId }) => nodeId), nextPageToken: page.nextPageToken };
+      });
       const seen = seenBy(user);
       expect(found).toEqual(seen.map((n) => nodes[n]).sort());
       // Each is full, or has looked at 2,000 nodes, or is the last.
@@ -106,20 +119,13 @@ describe("where one user has something nearly everywhere, and most users somethi
 
   // What ended below the root is a stream of its own, which the first of them has to wait for.
   test.each([0, 1_111, SIZE.nodes - 1])("all who see node %i are listed, each once", async (node) => {
-    const { tenantId, users, nodes, capability } = world;
-    const accesses = [
-      { case: "capability", value: capability },
-      { case: "scope", value: AccessScope.READ },
-    ] as const;
-    for (const access of accesses) {
-      const found: string[] = [];
-      let pageToken = "";
-      do {
+    const { tenantId, users, nodes } = world;
+    for (const access of accesses()) {
+      const { found } = await wholeList(async (pageToken) => {
         const request = { tenantId, nodeId: nodes[node]!, access, pageSize: 1_000, pageToken };
         const page = await server.org.listUsersWithAccess(request);
-        found.push(...page.users.map(({ userId }) => userId));
-        pageToken = page.nextPageToken;
-      } while (pageToken !== "");
+        return { ids: page.users.map(({ userId }) => userId), nextPageToken: page.nextPageToken };
+      });
       expect(found).toEqual(
         seersOf(node)
           .map((n) => users[n])
