@@ -22,7 +22,10 @@ export const SILENCE_MS = 500;
 /** What a replica has locked that is gone without a word is free again this much later. */
 export const IDLE_MS = 30_000;
 /** Where statements have no limit of their own. */
-export const NO_TIMEOUT_MS = 30_000;
+const NO_TIMEOUT_MS = 30_000;
+/** How long a statement's answer is waited for, in milliseconds. */
+export const answerMs = ({ statementTimeoutMs }: Config["database"]): number =>
+  (statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS;
 
 const rowParser: Interceptor = {
   name: "row-parser",
@@ -91,7 +94,7 @@ const createSlonikPool = async ({
   const ssl = verifiedTls(settings);
   return createPool(connectionUri(url, settings), {
     driverFactory: createDriver({
-      silenceMs: (settings.statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS,
+      silenceMs: answerMs(settings),
       prepares: !settings.pgBouncer,
       tracing,
     }),

@@ -5,9 +5,7 @@ import { column } from "../db/columns.ts";
 import type { Database } from "../db/pool.ts";
 import { transact } from "../db/transact.ts";
 import type { Waiting } from "../rpc/call.ts";
-
-/** As long as a lost replica's job waits for another. */
-const UNHEARD_MS = 15_000;
+import { LOST_MS } from "./workers.ts";
 
 const idRow = z.object({ id: z.bigint() });
 const lockedRow = z.object({ id: z.bigint(), attempts: z.number(), locked_ms: z.number() });
@@ -36,7 +34,8 @@ export const watchGivenJobs = (events: WorkerEvents, lookMs: number): GivenJobs 
   // By id, which try: after a failure the same job may be given again, and that answer be lost.
   const heard = new Map<bigint, number>();
   events.on("job:start", ({ job }) => heard.set(BigInt(job.id), job.attempts));
-  const unheardMs = Math.max(UNHEARD_MS, 2 * lookMs);
+  // As long as a lost replica's job waits for another, where an answer may not take longer.
+  const unheardMs = Math.max(LOST_MS, 2 * lookMs);
   return {
     async freeUnheard(db, waiting, workerId) {
       const before = [...heard];

@@ -1,6 +1,6 @@
 import { Pool } from "pg";
 import type { Config } from "../config.ts";
-import { NO_TIMEOUT_MS, SILENCE_MS, connectionUri, verifiedTls } from "../db/connections.ts";
+import { answerMs, connectionUri, verifiedTls } from "../db/connections.ts";
 import { FAREWELL_MS, IsoClient, endpointOf } from "../db/driver.ts";
 import type { Log } from "../log.ts";
 
@@ -13,10 +13,6 @@ interface QueuePoolOptions {
   readonly log: Log;
   readonly size: number;
 }
-
-/** How long a statement's answer is waited for, in milliseconds. */
-export const answerMs = ({ statementTimeoutMs }: Config["database"]): number =>
-  (statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS;
 
 /** The queue's own pool: graphile-worker speaks node-postgres, and what it holds must not be what calls wait for. */
 export const openQueuePool = ({ databaseUrl, settings, log, size }: QueuePoolOptions): Pool => {

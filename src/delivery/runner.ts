@@ -3,12 +3,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { Logger, type Task, type WorkerEvents, run } from "graphile-worker";
 import { z } from "zod";
 import type { Config } from "../config.ts";
+import { answerMs } from "../db/connections.ts";
 import type { Database } from "../db/pool.ts";
 import type { Log } from "../log.ts";
 import { watchGivenJobs } from "./given-jobs.ts";
 import { SEND_CODE } from "./queue.ts";
 import { shareWorkers } from "./shares.ts";
-import { answerMs, endQueuePool, openQueuePool } from "./queue-pool.ts";
+import { endQueuePool, openQueuePool } from "./queue-pool.ts";
 import { type Heartbeat, startHeartbeat } from "./workers.ts";
 
 // New jobs are told of by NOTIFY; behind PgBouncer only polling finds them.

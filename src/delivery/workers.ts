@@ -13,7 +13,7 @@ const idRow = z.object({ id: z.bigint() });
 
 const BEAT_MS = 5_000;
 /** Three beats: whoever is not seen for so long has ended without a word. */
-const LOST_MS = 15_000;
+export const LOST_MS = 15_000;
 const WAIT_MS = 2_000;
 const RETRY_MS = 250;
 
