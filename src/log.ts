@@ -83,8 +83,9 @@ const gatheringStdout = () => {
   const isWriting = () => writing !== undefined;
   const settle = (unwritten: number) => {
     writing = undefined;
-    // Where the write failed its notice is among what is unwritten.
-    lost += unwritten === 0 ? -told : unwritten - Math.sign(told);
+    if (unwritten === 0) lost -= told;
+    // Among them is the notice, where there was one.
+    else lost += told > 0 ? unwritten - 1 : unwritten;
     if (gathered.length >= GATHER.characters || idle.length > 0) pass();
     if (!isWriting()) for (const done of idle.splice(0)) done();
   };

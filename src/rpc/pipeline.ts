@@ -71,8 +71,8 @@ const mayCall = ({ rule }: MethodOf<unknown>, held: readonly string[]) => {
 };
 
 export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracing }: PipelineOptions): Pipeline => {
-  const underWay = new Set<Call>();
-  /** Whose messages have not come. */
+  const received = new Set<Call>();
+  /** Those among them whose messages have not come: who is slow to say what he wants keeps no shutdown. */
   const awaited = new Set<Call>();
 
   // Nothing to wait for where none is sent, as in most calls.
@@ -99,13 +99,10 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
     const { header } = exchange;
     await see(method, call, header);
     const seenAt = performance.now();
-    // Who is slow to say what he wants keeps no shutdown.
-    underWay.delete(call);
     if (!call.ended) awaited.add(call);
     const request = await exchange.decode();
     awaited.delete(call);
-    if (!call.ended) underWay.add(call);
-    // Nor does he keep what he has lost meanwhile.
+    // Nobody keeps what he has lost meanwhile.
     if (performance.now() - seenAt > SEEN_MS) await see(method, call, header);
     const { callerIfAny: caller, actor } = call;
     if (caller) checkTenant(caller, actor, method.tenantOf(request));
@@ -159,18 +156,18 @@ export const createPipeline = ({ tokens, verifyActor, log, callTimeoutMs, tracin
   return {
     receive(header, timeoutMs = callTimeoutMs) {
       const call = new Call(requestIdOf(header), timeoutMs, () => {
-        underWay.delete(call);
+        received.delete(call);
         awaited.delete(call);
       });
-      underWay.add(call);
+      received.add(call);
       return call;
     },
     answer: (method, call, exchange) => inSpan(method, exchange, () => answer(method, call, exchange)),
     open: (method, call, exchange) => inSpan(method, exchange, () => open(method, call, exchange)),
     endStreams: streams.endAll,
     endCalls() {
-      for (const call of [...underWay, ...awaited]) call.end(refusal("SHUTTING_DOWN"));
+      for (const call of received) call.end(refusal("SHUTTING_DOWN"));
     },
-    underWay: () => underWay.size,
+    underWay: () => received.size - awaited.size,
   };
 };
