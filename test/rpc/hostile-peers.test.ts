@@ -10,7 +10,7 @@ import { frame } from "../support/frames.ts";
 import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import type { LoggedLines } from "../support/logged-lines.ts";
 import { onFileFinished } from "../support/per-file.ts";
-import { PATHS, freshToken, openGrpc, sendGrpc, serveRaw } from "../support/raw-grpc.ts";
+import { PATHS, freshToken, openGrpc, reasonIn, sendGrpc, serveRaw } from "../support/raw-grpc.ts";
 import { serve } from "../support/serve.ts";
 
 const { LIST, AUDIT, AUTHENTICATE, CHECK, REFLECT } = PATHS;
@@ -33,9 +33,6 @@ beforeAll(async () => {
 });
 
 const checkOf = (service: string) => toBinary(HealthCheckRequestSchema, create(HealthCheckRequestSchema, { service }));
-
-const reasonIn = ({ details }: { readonly details: unknown }) =>
-  Buffer.from(String(details), "base64").toString("latin1");
 
 /** Looks up no token and lists no event while it runs `work`. */
 const whileLocked = <T>(

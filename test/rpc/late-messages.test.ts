@@ -1,13 +1,12 @@
 import { once } from "node:events";
 import { type IncomingMessage, request as requestPlain } from "node:http";
-import type { IncomingHttpHeaders } from "node:http2";
 import { setTimeout as sleep } from "node:timers/promises";
 import { text } from "node:stream/consumers";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { RegisterServiceRequestSchema } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import { frame } from "../support/frames.ts";
-import { openGrpc } from "../support/raw-grpc.ts";
+import { beginGrpc, openGrpc, reasonIn } from "../support/raw-grpc.ts";
 import { type TestService, type TransportName, startService, transports, uniqueKey } from "../support/service.ts";
 import { signInBy } from "../support/sign-in.ts";
 
@@ -25,24 +24,12 @@ interface Begun {
 /** Begins to register a service, and leaves the message for later. */
 const begin: Record<TransportName, (service: TestService, headers: Headers, key: string) => Begun> = {
   grpc(service, headers, key) {
-    const stream = openGrpc(service).request({
-      ":method": "POST",
-      ":path": PATH,
-      "content-type": "application/grpc",
-      te: "trailers",
-      ...headers,
-    });
-    const closed = once(stream, "close");
-    let answer: IncomingHttpHeaders = {};
-    const keep = (some: IncomingHttpHeaders) => (answer = { ...answer, ...some });
-    stream.on("response", keep).on("trailers", keep).resume();
+    const { stream, answered } = beginGrpc(openGrpc(service), PATH, headers);
     return {
       async finish() {
         const request = create(RegisterServiceRequestSchema, { key, label: key, permissions: PERMISSIONS });
         stream.end(frame(Buffer.from(toBinary(RegisterServiceRequestSchema, request))));
-        await closed;
-        const details = Buffer.from(String(answer["grpc-status-details-bin"] ?? ""), "base64").toString("latin1");
-        return details;
+        return reasonIn(await answered);
       },
     };
   },

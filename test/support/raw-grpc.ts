@@ -43,27 +43,36 @@ export const openGrpc = ({ grpcPort }: RunningServer): ClientHttp2Session => {
   return session;
 };
 
+/** Begins a call; answers with its stream, and with its status and code once it is closed. */
+export const beginGrpc = (session: ClientHttp2Session, path: string, more: Readonly<Record<string, string>> = {}) => {
+  const headers = { ":method": "POST", ":path": path, "content-type": "application/grpc", te: "trailers", ...more };
+  const stream = session.request(headers);
+  let answer: IncomingHttpHeaders = {};
+  const keep = (some: IncomingHttpHeaders) => (answer = { ...answer, ...some });
+  stream.on("response", keep).on("trailers", keep).resume();
+  const answered = once(stream, "close").then(() => ({
+    status: answer["grpc-status"],
+    details: answer["grpc-status-details-bin"],
+    requestId: answer["x-request-id"],
+    rst: stream.rstCode,
+  }));
+  return { stream, answered };
+};
+
 /** Sends the bytes, and ends the stream only where that is asked for; answers with its status and code. */
-export const sendGrpc = async (
+export const sendGrpc = (
   session: ClientHttp2Session,
   path: string,
   bytes: Buffer,
   end: boolean,
   more: Readonly<Record<string, string>> = {},
 ) => {
-  const headers = { ":method": "POST", ":path": path, "content-type": "application/grpc", te: "trailers", ...more };
-  const stream = session.request(headers);
-  const closed = once(stream, "close");
-  let answer: IncomingHttpHeaders = {};
-  const keep = (some: IncomingHttpHeaders) => (answer = { ...answer, ...some });
-  stream.on("response", keep).on("trailers", keep).resume();
+  const { stream, answered } = beginGrpc(session, path, more);
   stream.write(bytes);
   if (end) stream.end();
-  await closed;
-  return {
-    status: answer["grpc-status"],
-    details: answer["grpc-status-details-bin"],
-    requestId: answer["x-request-id"],
-    rst: stream.rstCode,
-  };
+  return answered;
 };
+
+/** What an answer's details say: the reason stands among them as it is. */
+export const reasonIn = ({ details }: { readonly details: unknown }): string =>
+  Buffer.from(String(details), "base64").toString("latin1");
