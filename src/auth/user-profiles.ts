@@ -155,7 +155,7 @@ const changeProfile = async (tx: Tx, call: Call, before: UserRow, changes: Parti
   if (fields.length === 0) return before;
   if (contacts.length > 0 && profile.email === null && profile.phone === null) return refusal("LAST_CONTACT");
   const row = await writeProfile(tx, tenantId, userId, profile);
-  if (!row || row instanceof Refusal) return row;
+  if (row === changedMeanwhile || row instanceof Refusal) return row;
   const left = contacts.map((name) => old[name]).filter((text) => text !== null);
   if (left.length > 0) {
     await tx.any(endCodesTo(tenantId, userId, left));

@@ -7,7 +7,7 @@ import { type Tx, transact } from "./transact.ts";
 const LOOKS_MAX = 3;
 
 /** What a look answers with where somebody else has meanwhile written what it depends on: look again. */
-export const changedMeanwhile = undefined;
+export const changedMeanwhile = Symbol("changed meanwhile");
 
 /** Looks until nobody else wrote meanwhile; answers with CONFLICT where somebody always did. */
 export const lookAgain = async <Found extends object>(
@@ -15,7 +15,7 @@ export const lookAgain = async <Found extends object>(
 ): Promise<Found | Refusal> => {
   for (let looks = 0; looks < LOOKS_MAX; looks++) {
     const found = await look();
-    if (found) return found;
+    if (found !== changedMeanwhile) return found;
   }
   return refusal("CONFLICT");
 };

@@ -127,9 +127,9 @@ const accept = async (
   call: Call,
   before: InvitationRow,
   newcomer: NewcomerRequest,
-): Promise<Accepted | Refusal | undefined> => {
+): Promise<Accepted | Refusal | typeof changedMeanwhile> => {
   const seen = await lockAndLook(tx, before);
-  if (!seen) return changedMeanwhile;
+  if (seen === changedMeanwhile) return changedMeanwhile;
   const { invitation, owner, missing } = seen;
   const refused = (await refuse(tx, call, seen, newcomer.hash !== undefined)) ?? missing;
   if (refused) return refused;
