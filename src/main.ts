@@ -6,6 +6,7 @@ import { jwtKeysFileOf, peppersOf } from "./dev-keys.ts";
 import { type PreparedDatabase, prepareEmbeddedDatabase, rootSecretFile } from "./embedded.ts";
 import { type Log, createLog } from "./log.ts";
 import { type RunningServer, startServer } from "./server.ts";
+import { endedWithin } from "./timers.ts";
 
 // npm and the terminal's process group both deliver the same signal: what follows within this time is the same one.
 const SAME_SIGNAL_MS = 1_000;
@@ -34,10 +35,7 @@ const welcome = (config: Config, server: RunningServer, { rootSecret }: Prepared
 /** How long the last lines may take: nobody may be there to read them. */
 const FLUSH_MS = 2_000;
 const flushed = (log: Log): Promise<boolean> =>
-  new Promise((resolve) => {
-    setTimeout(resolve, FLUSH_MS, false).unref();
-    log.flush(() => resolve(true));
-  });
+  endedWithin(FLUSH_MS, new Promise<void>((resolve) => log.flush(() => resolve())));
 /** Node's own end waits for a write under way, which may be one that never ends. */
 const end = (isFlushed: boolean) => (isFlushed ? process.exit() : process.kill(process.pid, "SIGKILL"));
 

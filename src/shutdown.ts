@@ -6,6 +6,7 @@ import type { Runner } from "./delivery/runner.ts";
 import type { Health } from "./rpc/health.ts";
 import type { HttpServer } from "./rpc/http.ts";
 import type { Pipeline } from "./rpc/pipeline.ts";
+import { endedWithin } from "./timers.ts";
 
 const drainGrpc = (server: Server): Promise<void> => new Promise((resolve) => server.tryShutdown(() => resolve()));
 
@@ -60,8 +61,7 @@ export const shutDown = async (serving: Serving): Promise<void> => {
     await sleep(FORCED_MS, undefined, { signal });
   };
   await Promise.race([drained, cutOff()]);
-  const late = sleep(Math.max(0, graceEnds - performance.now()) + FORCED_MS, undefined, { signal });
-  await Promise.race([worked, late]);
   over.abort();
+  await endedWithin(Math.max(0, graceEnds - performance.now()) + FORCED_MS, worked);
   await Promise.all(databases.map((database) => database.end()));
 };

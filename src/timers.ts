@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { TIMER_MAX_MS } from "./config-values.ts";
 
 /** A timer that is later than this tells of an event loop that was held up, in milliseconds. */
@@ -25,4 +26,15 @@ export const afterSilence = (limitMs: number, fire: () => void): (() => void) =>
     clearTimeout(timer);
     clearImmediate(immediate);
   };
+};
+
+/** Whether `work` ended within so many milliseconds; it goes on where it did not. @throws what it fails with by then. */
+export const endedWithin = async (limitMs: number, work: Promise<unknown>): Promise<boolean> => {
+  const over = new AbortController();
+  const late = sleep(limitMs, false, { signal: over.signal }).catch(() => false);
+  try {
+    return await Promise.race([work.then(() => true), late]);
+  } finally {
+    over.abort();
+  }
 };

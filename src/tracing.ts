@@ -1,7 +1,7 @@
-import { setTimeout } from "node:timers/promises";
 import { status } from "@grpc/grpc-js";
 import type { Attributes, Span } from "@opentelemetry/api";
 import { sqlStateOf } from "./db/sql-state.ts";
+import { endedWithin } from "./timers.ts";
 
 /** The protocol that a call came by, as OpenTelemetry names it. */
 export type RpcSystem = "grpc" | "connectrpc";
@@ -93,9 +93,8 @@ export const startTracing = async (enabled: boolean, log?: TracingLog): Promise<
   let ended: Promise<void> | undefined;
   const end = async (limitMs: number) => {
     // A collector that takes and does not answer would hold it for 10 s, by the exporter's own limit.
-    const late = setTimeout(limitMs, undefined, { ref: false }).then(() => Promise.reject(new Error("no answer")));
     try {
-      await Promise.race([sdk.shutdown(), late]);
+      if (!(await endedWithin(limitMs, sdk.shutdown()))) throw new Error("no answer");
     } catch (error) {
       log?.warn({ reason: String(error) }, "tracing: the last spans were not sent");
     }

@@ -4,7 +4,7 @@ import { z } from "zod";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
-import { waitingUntil } from "../rpc/call.ts";
+import { waitingFor } from "../rpc/call.ts";
 import { addGauge } from "../rpc/metrics.ts";
 import type { Channel } from "./channels.ts";
 
@@ -32,8 +32,7 @@ const createLoad = (db: Database, log: Log) => {
   return () => {
     if (performance.now() - readAt > READ_EVERY_MS) {
       readAt = performance.now();
-      const waiting = waitingUntil(AbortSignal.timeout(WAIT_MS), () => WAIT_MS);
-      read(db, waiting, (connection) => connection.one(selectLoad())).then(
+      read(db, waitingFor(WAIT_MS), (connection) => connection.one(selectLoad())).then(
         (row) => (load = row),
         (error: unknown) => log.debug({ err: error }, "the queue's length was not read"),
       );

@@ -3,6 +3,7 @@ import type { Config } from "../config.ts";
 import { answerMs, connectionUri, verifiedTls } from "../db/connections.ts";
 import { FAREWELL_MS, IsoClient, endpointOf } from "../db/driver.ts";
 import type { Log } from "../log.ts";
+import { endedWithin } from "../timers.ts";
 
 /** A statement that the network swallowed leaves its connection hung, though idle: none is used for longer than this. */
 const LIFETIME_S = 30;
@@ -36,8 +37,5 @@ export const openQueuePool = ({ databaseUrl, settings, log, size }: QueuePoolOpt
 /** Ends the pool; a connection that hangs in use is left to the process's end. */
 export const endQueuePool = async (pool: Pool, log: Log): Promise<void> => {
   const ended = pool.end().catch((error: unknown) => log.debug({ err: error }, "the queue's pool was not ended"));
-  const { promise: late, resolve } = Promise.withResolvers<undefined>();
-  const timer = setTimeout(resolve, FAREWELL_MS, undefined);
-  await Promise.race([ended, late]);
-  clearTimeout(timer);
+  await endedWithin(FAREWELL_MS, ended);
 };

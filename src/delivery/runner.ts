@@ -6,6 +6,7 @@ import type { Config } from "../config.ts";
 import { answerMs } from "../db/connections.ts";
 import type { Database } from "../db/pool.ts";
 import type { Log } from "../log.ts";
+import { endedWithin } from "../timers.ts";
 import { watchGivenJobs } from "./given-jobs.ts";
 import { SEND_CODE } from "./queue.ts";
 import { shareWorkers } from "./shares.ts";
@@ -42,17 +43,6 @@ interface Session {
   readonly ended: Promise<void>;
   close(graceMs: number): Promise<void>;
 }
-
-/** Lets messages under way end, for so long; answers whether they did. */
-const within = async (graceMs: number, work: Promise<unknown>): Promise<boolean> => {
-  const late = new AbortController();
-  const timer = sleep(graceMs, false, { signal: late.signal }).catch(() => false);
-  try {
-    return await Promise.race([work.then(() => true), timer]);
-  } finally {
-    late.abort();
-  }
-};
 
 const openSession = async (options: RunnerOptions): Promise<Session> => {
   const { databaseUrl, settings, concurrency, db, log, send } = options;
@@ -102,7 +92,7 @@ const openSession = async (options: RunnerOptions): Promise<Session> => {
     const heartbeat = await heart.promise;
     // Rejected where it has stopped by itself.
     const stopped = runner.stop().catch(() => runner.promise);
-    const inTime = await within(graceMs, stopped);
+    const inTime = await endedWithin(graceMs, stopped);
     if (!inTime) log.warn("a message under way was given up, for another replica to send");
     cancel.abort();
     await heartbeat.end().catch((error: unknown) => log.debug({ err: error }, "the delivery's worker is left behind"));

@@ -5,7 +5,7 @@ import { column } from "../db/columns.ts";
 import type { Database } from "../db/pool.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { Log } from "../log.ts";
-import { type Waiting, waitingUntil } from "../rpc/call.ts";
+import { type Waiting, waitingFor } from "../rpc/call.ts";
 import type { GivenJobs } from "./given-jobs.ts";
 
 const freedRow = z.object({ freed: z.boolean() });
@@ -87,8 +87,6 @@ interface HeartbeatOptions {
   readonly log: Log;
 }
 
-const bounded = (): Waiting => waitingUntil(AbortSignal.timeout(WAIT_MS), () => WAIT_MS);
-
 /** Beats now and then until its end, and each time frees what nobody sends: what others left, or it was not told of. */
 export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): Heartbeat => {
   let ended = false;
@@ -96,7 +94,7 @@ export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): 
 
   const beat = async () => {
     try {
-      await transact(db, bounded(), (tx) => tx.one(upsertWorker(workerId)));
+      await transact(db, waitingFor(WAIT_MS), (tx) => tx.one(upsertWorker(workerId)));
     } catch (error) {
       // Who could not reach the database cannot tell who is dead: others could not either, and have yet to beat again.
       blindUntil = performance.now() + LOST_MS;
@@ -105,10 +103,10 @@ export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): 
   };
   const tick = async () => {
     await beat();
-    const unheard = await given.freeUnheard(db, bounded(), workerId);
+    const unheard = await given.freeUnheard(db, waitingFor(WAIT_MS), workerId);
     if (unheard > 0) log.warn({ jobs: unheard }, "freed what this replica was given, and was not told of");
     if (performance.now() < blindUntil) return;
-    const jobs = await freeLostJobs(db, bounded());
+    const jobs = await freeLostJobs(db, waitingFor(WAIT_MS));
     if (jobs > 0) log.warn({ jobs }, "freed what a lost replica was sending");
   };
   let timer: NodeJS.Timeout | undefined;
@@ -135,7 +133,7 @@ export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): 
     async end() {
       ended = true;
       clearTimeout(timer);
-      await transact(db, bounded(), async (tx) => {
+      await transact(db, waitingFor(WAIT_MS), async (tx) => {
         await tx.any(deleteWorker(workerId));
         await freeJobs(tx, [workerId]);
       });

@@ -35,6 +35,9 @@ export const waitingUntil = (signal: AbortSignal, remainingMs = () => Infinity):
   remainingMs,
 });
 
+/** A wait of so many milliseconds. */
+export const waitingFor = (ms: number): Waiting => waitingUntil(AbortSignal.timeout(ms), () => ms);
+
 /** For work that belongs to no call alone: bounded by the database's own limits. */
 export const detached = (): Waiting => ({
   signal: new AbortController().signal,
