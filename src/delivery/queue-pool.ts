@@ -1,7 +1,8 @@
 import { Pool } from "pg";
 import type { Config } from "../config.ts";
+import { IsoClient, endpointOf } from "../db/client-config.ts";
 import { answerMs, connectionUri, verifiedTls } from "../db/connections.ts";
-import { FAREWELL_MS, IsoClient, endpointOf } from "../db/driver.ts";
+import { FAREWELL_MS } from "../db/driver.ts";
 import type { Log } from "../log.ts";
 import { endedWithin } from "../timers.ts";
 
