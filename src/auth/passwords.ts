@@ -1,6 +1,6 @@
 import type { Config } from "../config.ts";
 import { TIMER_MAX_MS } from "../config-values.ts";
-import { createGate } from "../db/gate.ts";
+import { createGate } from "../gate.ts";
 import type { Waiting } from "../rpc/call.ts";
 import { refusal } from "../rpc/refusal.ts";
 import type { HashParameters } from "./password-hashes.ts";

@@ -3,7 +3,7 @@ import type { Waiting } from "../rpc/call.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import { type Connections, type ConnectionsOptions, openConnections } from "./connections.ts";
 import { Abandoned, asRefusal, isReadOnly, sparesConnection } from "./faults.ts";
-import { type Gate, createGate } from "./gate.ts";
+import { type Gate, createGate } from "../gate.ts";
 
 /** Throws once nobody waits for the work any more: what is not committed by then must not be. */
 export type ThrowIfAbandoned = () => void;

@@ -1,6 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { type Gate, createGate } from "../db/gate.ts";
+import { type Gate, createGate } from "../gate.ts";
 import { type TransactOptions, type Tx, read, transact } from "../db/transact.ts";
 import { type Call, detached } from "../rpc/call.ts";
 import type { Refusal } from "../rpc/refusal.ts";

@@ -1,5 +1,5 @@
-import type { Waiting } from "../rpc/call.ts";
-import { refusal } from "../rpc/refusal.ts";
+import type { Waiting } from "./rpc/call.ts";
+import { refusal } from "./rpc/refusal.ts";
 
 interface GateOptions {
   /** How many may be at work at once. */
