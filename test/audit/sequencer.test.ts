@@ -1,4 +1,5 @@
 import { randomInt, randomUUID } from "node:crypto";
+import { getEventListeners } from "node:events";
 import { pino } from "pino";
 import { type CommonQueryMethods, type DatabasePool, sql } from "slonik";
 import { afterAll, beforeAll, beforeEach, expect, onTestFinished, test } from "vitest";
@@ -209,6 +210,8 @@ test("the head wakes those whose tenant has news, those who watch all, and every
   expect(woken).toEqual(["ann", "all"]);
   head.advance(6n, undefined);
   await expect.poll(() => woken).toEqual(["ann", "all", "bob", "cid"]);
+  // A watch waits thousands of times by one signal.
+  expect(getEventListeners(controller.signal, "abort")).toEqual([]);
   wait("bob", "b");
   controller.abort(new Error("gone"));
   await expect.poll(() => woken.at(-1)).toBe("bob gave up");

@@ -1,7 +1,8 @@
+import { getEventListeners } from "node:events";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { createCoalescer } from "../../src/db/coalesce.ts";
-import { Call, detached } from "../../src/rpc/call.ts";
+import { Call, detached, waitingUntil } from "../../src/rpc/call.ts";
 
 /** A load that ends when the test says so, and the batches that it was sent. */
 const heldLoad = () => {
@@ -139,6 +140,17 @@ test("who gives up ends his own wait alone, and is not asked for any more where 
   ]);
   await expect(ask(calls[0]!, 9)).rejects.toMatchObject({ reason: "CANCELLED" });
   calls.forEach((call) => call.close());
+});
+
+test("who was answered leaves no listener with his call", async () => {
+  const { load, answer } = heldLoad();
+  const { signal } = new AbortController();
+  const asked = createCoalescer(load)(waitingUntil(signal), 1);
+  await turn();
+  expect(getEventListeners(signal, "abort")).toHaveLength(1);
+  answer(0);
+  await asked;
+  expect(getEventListeners(signal, "abort")).toEqual([]);
 });
 
 test("whatever comes when, each gets its own value, from a load sent after it came", async () => {

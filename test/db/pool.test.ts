@@ -1,3 +1,4 @@
+import { getEventListeners } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -87,6 +88,18 @@ test("one who gives up leaves the queue, and those behind keep their order", asy
   await release();
   await Promise.all([first, third]);
   expect(order).toEqual(["first", "third"]);
+});
+
+test("who was served leaves no listener with his call", async () => {
+  const db = openFor(database.url, { DATABASE_POOL_MAX: "1" });
+  const call = cancellable();
+  const listeners = () => getEventListeners(call.signal, "abort").length;
+  const release = hold(db);
+  const uses = [read(db, call, (c) => c.one(selectOne)), transact(db, call, (tx) => tx.one(selectOne))];
+  expect(listeners()).toBeGreaterThan(0);
+  await release();
+  await Promise.all(uses);
+  expect(listeners()).toBe(0);
 });
 
 test("by default 1,000 at once wait and are served", async () => {

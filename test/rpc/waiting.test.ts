@@ -1,0 +1,35 @@
+import { describe, expect, test } from "vitest";
+import { Call, type Waiting, waitingUntil } from "../../src/rpc/call.ts";
+
+/** A wait, and what ends it. */
+type Start = () => { readonly waiting: Waiting; readonly end: () => void };
+
+const starts: Readonly<Record<string, Start>> = {
+  "a call": () => {
+    const call = new Call("id", Infinity);
+    return { waiting: call, end: () => call.end("CANCELLED") };
+  },
+  "a signal": () => {
+    const controller = new AbortController();
+    return { waiting: waitingUntil(controller.signal), end: () => controller.abort(new Error("gone")) };
+  },
+};
+
+describe.each(Object.entries(starts))("%s", (_, start) => {
+  test("tells its end once to who listens, and at once to who comes later, but not to who has left", () => {
+    const { waiting, end } = start();
+    const told: string[] = [];
+    waiting.whenOver(() => told.push("stayed"));
+    const leave = waiting.whenOver(() => told.push("left"));
+    leave();
+    expect(told).toEqual([]);
+    end();
+    end();
+    expect(told).toEqual(["stayed"]);
+    const leaveLate = waiting.whenOver((reason) =>
+      told.push(reason === waiting.signal.reason ? "came later" : "wrong"),
+    );
+    leaveLate();
+    expect(told).toEqual(["stayed", "came later"]);
+  });
+});
