@@ -187,6 +187,14 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
     await expectRefusal(services.authenticateService({ key, secret }), "SERVICE_CREDENTIALS_INVALID");
   });
 
+  test("a secret that a rotation lets live on for a while is revoked at once", async () => {
+    const { services, addService } = await startService(transport);
+    const { serviceId, key, secret, secretId } = await addService([]);
+    await services.rotateServiceSecret({ serviceId, overlap: { seconds: 600n, nanos: 0 } });
+    await services.revokeServiceSecret({ serviceId, secretId });
+    await expectRefusal(services.authenticateService({ key, secret }), "SERVICE_CREDENTIALS_INVALID");
+  });
+
   test("revoking a secret ends the sessions that it opened, and no others", async () => {
     const service = await startService(transport);
     const { services, addService, as } = service;

@@ -78,7 +78,7 @@ describe.each(transports)("%s: ending sessions", (transport) => {
       expect(end).toBeDefined();
       await services.revokeServiceSession({ selector: { case: "sessionId", value: markedId } });
       expect(await endOf()).toEqual(end);
-      const revocations = { targetId: serviceId, action: "service.session.revoke" };
+      const revocations = { entityId: serviceId, action: "service.session.revoke" };
       expect((await service.org.listAuditEvents(revocations)).events).toEqual([]);
 
       await purgeNow(service);
@@ -110,6 +110,24 @@ describe.each(transports)("%s: ending sessions", (transport) => {
     expect(await endsOf()).toEqual(before);
   });
 
+  test("a session that expired before its secret or its service ended is not called revoked", async () => {
+    const service = await startService(transport);
+    const { services, addService, pool } = service;
+    const { serviceId, secretId } = await addService([]);
+    await pool.query(sql.type(anyRow)`
+        UPDATE service_sessions SET expiry_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid`);
+    const ends = [
+      () => services.revokeServiceSecret({ serviceId, secretId }),
+      () => services.disableService({ serviceId }),
+      () => purgeNow(service),
+    ];
+    for (const end of ends) {
+      await end();
+      const { sessions } = await services.listServiceSessions({ serviceId, includeEnded: true });
+      expect(sessions.map(({ revokeTime }) => revokeTime)).toEqual([undefined]);
+    }
+  });
+
   test("a service that is enabled again gets sessions that count, and that no purge ends", async () => {
     const service = await startService(transport);
     const { services, addService, as } = service;
@@ -119,7 +137,10 @@ describe.each(transports)("%s: ending sessions", (transport) => {
     const { serviceToken } = await services.authenticateService({ key, secret });
     await as(serviceToken).services.listServices({});
     await purgeNow(service);
-    expect((await services.listServiceSessions({ serviceId })).sessions).toHaveLength(1);
+    const { sessions } = await services.listServiceSessions({ serviceId });
+    expect(sessions).toHaveLength(1);
+    const all = await services.listServiceSessions({ serviceId, includeEnded: true });
+    expect(all.sessions.filter(({ revokeTime }) => revokeTime === undefined)).toEqual(sessions);
   });
 
   test("a sign-in that began before a revocation and waited for it makes no session", async () => {

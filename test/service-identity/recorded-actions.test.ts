@@ -123,6 +123,15 @@ describe.each(transports)("%s", (transport) => {
     expect(events).toEqual([]);
   });
 
+  test("a rotation names each secret that it ends, and says how many", async () => {
+    const { server, target } = await plant(transport);
+    const { serviceId, secretId } = target;
+    const { secretId: secondId } = await server.services.createServiceSecret({ serviceId });
+    const events = await recorded(server, () => server.services.rotateServiceSecret({ serviceId }));
+    expect(events).toMatchObject([{ payload: { ended_secrets: 2 } }]);
+    expect(new Set(events[0]?.payload?.["ended_secret_ids"] as string[])).toEqual(new Set([secretId, secondId]));
+  });
+
   test("revoking a secret that has ended is recorded once, for the sessions that it ends", async () => {
     const { server, target } = await plant(transport);
     const { serviceId, secretId } = target;

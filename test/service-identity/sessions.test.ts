@@ -1,7 +1,8 @@
 import { timestampMs } from "@bufbuild/protobuf/wkt";
+import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { expectRefusal } from "../support/refusals.ts";
-import { launchService, startService, transports } from "../support/service.ts";
+import { launchForFile, launchService, startService, transports } from "../support/service.ts";
 
 describe.each(transports)("%s: service sessions", (transport) => {
   test("a token is verified with what its service may do, and where", async () => {
@@ -116,6 +117,19 @@ describe.each(transports)("%s: service sessions", (transport) => {
     expect(ended.sessions[0]?.revokeTime).toBeDefined();
   });
 
+  test("a session that has expired is not revoked any more", async () => {
+    const { services, org, addService, pool } = await startService(transport);
+    const { serviceId } = await addService([]);
+    await pool.query(sql.unsafe`
+      UPDATE service_sessions SET expiry_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid`);
+    const listed = () => services.listServiceSessions({ serviceId, includeEnded: true });
+    const before = await listed();
+    const { sessionId: value } = before.sessions[0]!;
+    await services.revokeServiceSession({ selector: { case: "sessionId", value } });
+    expect(await listed()).toEqual(before);
+    expect((await org.listAuditEvents({ entityId: serviceId, action: "service.session.revoke" })).events).toEqual([]);
+  });
+
   test("a revocation on one replica takes hold at once there, and within a second on another", async () => {
     const first = await launchService(transport);
     const second = await launchService(transport, { databaseUrl: first.databaseUrl });
@@ -142,4 +156,14 @@ describe.each(transports)("%s: service sessions", (transport) => {
     await second.stop();
     await first.stop();
   });
+});
+
+test("a token that could not be looked up is looked up again by the next call", async () => {
+  const { pool, addService } = await launchForFile("grpc", { env: { DATABASE_STATEMENT_TIMEOUT: "500ms" } });
+  const { services } = await addService(["service.read"]);
+  await pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`LOCK TABLE service_sessions`);
+    await expectRefusal(services.listServices({}), "DATABASE_UNAVAILABLE");
+  });
+  expect((await services.listServices({})).services).not.toEqual([]);
 });
