@@ -94,6 +94,27 @@ describe.each(transports)("%s", (transport) => {
     expect((await server.org.updateRole(others)).role?.capabilityKeys).toEqual(keys.slice(1));
     expect((await server.org.removeRoleCapabilities(others)).role?.capabilityKeys).toEqual([]);
   });
+
+  test("a role that was loaded with more than 1,000 is renamed and loses some, and takes none", async () => {
+    const server = await startService(transport);
+    const space = uniqueCapability("n");
+    const keys = Array.from({ length: 1_003 }, (_, n) => `${space}${1_000 + n}`);
+    const { tenantId, roleId } = await addRole(server);
+    await server.pool.query(sql.unsafe`
+      WITH loaded AS (
+        INSERT INTO capabilities (cap_id, cap_key)
+        SELECT gen_random_uuid(), k FROM unnest(${sql.array(keys, "text")}) AS k
+        RETURNING cap_id
+      )
+      INSERT INTO role_capabilities (role_id, cap_id) SELECT ${roleId}::uuid, l.cap_id FROM loaded l`);
+    const [first, ...others] = keys;
+    const one = { tenantId, roleId, capabilityKeys: [first!] };
+    expect((await server.org.updateRole({ tenantId, roleId, label: "Loaded" })).role?.capabilityKeys).toEqual(keys);
+    expect((await server.org.removeRoleCapabilities(one)).role?.capabilityKeys).toEqual(others);
+    expect((await expectRefusal(server.org.addRoleCapabilities(one), "INVALID_REQUEST")).fields).toEqual([
+      "capability_keys",
+    ]);
+  });
 });
 
 test("two roles that want each other's label at once are refused or answered, never stuck", async () => {

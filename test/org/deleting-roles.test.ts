@@ -3,6 +3,7 @@ import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { raceFor, startBoth } from "../support/both-transports.ts";
+import { heldUp } from "../support/held-up.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import {
   type Place,
@@ -171,6 +172,26 @@ test("while a role is assigned or offered it is deleted, or named, and never bot
   };
   await raceFor(roleIds, 20, race);
   expect(await named(server, roleIds)).toEqual(expected);
+});
+
+test("what ends or expires while a deletion waits for its role does not keep it", async () => {
+  const server = await startService("grpc");
+  const { tenantId, roleId } = await addRole(server);
+  const place = await plantPlace(server, tenantId);
+  await plantAssignment(server.pool, place, roleId);
+  await plantInvitation(server.pool, place, roleId, "pending");
+  await heldUp(
+    server,
+    sql.unsafe`SELECT FROM roles WHERE role_id = ${roleId}::uuid FOR KEY SHARE`,
+    () => server.org.deleteRole({ tenantId, roleId }),
+    async (tx) => {
+      await tx.query(sql.unsafe`
+        UPDATE org_assignments SET end_utc = clock_timestamp() WHERE role_id = ${roleId}::uuid`);
+      await tx.query(sql.unsafe`
+        UPDATE invitations SET expiry_utc = clock_timestamp() WHERE target_role_id = ${roleId}::uuid`);
+    },
+  );
+  expect(await storedRole(server, roleId)).toMatchObject({ deleted: true });
 });
 
 test("a role whose label another one takes in the same moment is deleted all the same", async () => {

@@ -105,6 +105,26 @@ test("an invitation whose tenant is suspended while its acceptance waits for the
   expect((await server.auth.listUsers({ tenantId })).users).toEqual([]);
 });
 
+test("an acceptance that comes upon the user whom another one has just made is told that the invitation has ended", async () => {
+  const server = await start();
+  const email = uniqueEmail();
+  const { tenantId, invitation, token } = await invite(server, { email });
+  const accepting = heldUp(
+    server,
+    // It has read the invitation by then, and looks for whose the contact is.
+    sql.unsafe`LOCK TABLE users`,
+    () => server.org.acceptInvitation({ inviteToken: token }),
+    async (tx) => {
+      await tx.query(sql.unsafe`
+        INSERT INTO users (user_id, tenant_id, email_addr, user_state_code)
+        VALUES (gen_random_uuid(), ${tenantId}::uuid, ${email}, 'active')`);
+      await tx.query(sql.unsafe`
+        UPDATE invitations SET accepted_utc = now() WHERE invite_id = ${invitation.invitationId}::uuid`);
+    },
+  );
+  await expectRefusal(accepting, "INVITATION_ENDED");
+});
+
 test("a revocation that waits while its invitation is accepted finds it ended", async () => {
   const server = await start();
   const { tenantId, invitation } = await invite(server);

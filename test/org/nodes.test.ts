@@ -1,6 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
+import { heldUp } from "../support/held-up.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
 import { plantUser } from "../support/sign-in.ts";
@@ -243,4 +244,24 @@ describe.each(transports)("%s", (transport) => {
     expect((await deletion.pending).reason).toBe("NODE_IN_USE");
     expect((await server.org.getNode({ tenantId, nodeId })).node?.nodeId).toBe(nodeId);
   });
+});
+
+test("a change of a node waits for another, and is none where that one did the same", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  const { nodeId } = await addNode(server, tenantId);
+  const calls = [
+    async () => (await server.org.updateNode({ tenantId, nodeId, label: "Shop" })).node,
+    async () => (await server.org.deactivateNode({ tenantId, nodeId })).node,
+  ];
+  const lock = sql.unsafe`SELECT FROM org_nodes WHERE org_node_id = ${nodeId}::uuid FOR NO KEY UPDATE`;
+  const change = sql.unsafe`
+    UPDATE org_nodes SET node_label = 'Shop', active_flag = false WHERE org_node_id = ${nodeId}::uuid`;
+  for (const call of calls) {
+    await server.pool.query(sql.unsafe`
+      UPDATE org_nodes SET node_label = 'Place', active_flag = true WHERE org_node_id = ${nodeId}::uuid`);
+    const node = await heldUp(server, lock, call, (tx) => tx.query(change));
+    expect(node).toMatchObject({ label: "Shop", active: false });
+  }
+  expect(await actionsOf(server, nodeId)).toEqual(["org.node.create"]);
 });

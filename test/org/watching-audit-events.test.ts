@@ -171,6 +171,18 @@ describe.each(transports)("%s", (transport) => {
     }
   });
 
+  test("however many events there are already, a watch goes through them without waiting for news", async () => {
+    const here = await startService(transport);
+    const tenantId = await here.addTenant();
+    const afterAuditId = await firstEventOf(here, tenantId);
+    const nodes = Array.from({ length: 250 }, () => ({ nodeId: randomUUID(), nodeType: "place", label: "Place" }));
+    await here.org.batchCreateNodes({ tenantId, nodes });
+    const takeAll = () => take(here, { tenantId, afterAuditId }, nodes.length);
+    await takeAll();
+    // By now all have their positions, and nothing comes any more.
+    expect((await takeAll()).map(({ entityId }) => entityId)).toEqual(nodes.map(({ nodeId }) => nodeId));
+  });
+
   test("after_audit_id must be an event of the stream", async () => {
     const here = await startService(transport);
     const [tenantId, other] = [await here.addTenant(), await here.addTenant()];
