@@ -9,7 +9,7 @@ export interface AuditHead {
    */
   movedPast(position: bigint, tenantId: string | undefined, signal: AbortSignal): Promise<void>;
   /**
-   * Wakes who waits.
+   * Wakes who waits: everybody where the position is an earlier one, of a database that has lost the events behind it.
    * @param tenants those of the events since the former position; undefined where they are too many to say.
    */
   advance(position: bigint, tenants: ReadonlySet<string> | undefined): void;
@@ -48,10 +48,11 @@ export const createAuditHead = (): AuditHead => {
         signal.addEventListener("abort", abort);
       }),
     advance(position, tenants) {
-      if (position <= head) return;
+      if (position === head) return;
+      const isEarlier = position < head;
       head = position;
       for (const { tenantId, wake } of waiters) {
-        if (!tenants || tenantId === undefined || tenants.has(tenantId)) wake();
+        if (isEarlier || !tenants || tenantId === undefined || tenants.has(tenantId)) wake();
       }
     },
   };

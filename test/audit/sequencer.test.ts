@@ -205,15 +205,18 @@ test("the head wakes those whose tenant has news, those who watch all, and every
   head.advance(5n, new Set(["a"]));
   await expect.poll(() => woken).toEqual(["ann", "all"]);
   head.advance(5n, undefined);
-  head.advance(4n, undefined);
   await head.movedPast(4n, "b", controller.signal);
   expect(woken).toEqual(["ann", "all"]);
   head.advance(6n, undefined);
   await expect.poll(() => woken).toEqual(["ann", "all", "bob", "cid"]);
   // A watch waits thousands of times by one signal.
   expect(getEventListeners(controller.signal, "abort")).toEqual([]);
+  wait("dan", "d");
+  head.advance(4n, new Set(["a"]));
+  await expect.poll(() => woken.at(-1)).toBe("dan");
+  expect(head.position()).toBe(4n);
   wait("bob", "b");
   controller.abort(new Error("gone"));
   await expect.poll(() => woken.at(-1)).toBe("bob gave up");
-  await expect(head.movedPast(6n, "b", controller.signal)).rejects.toThrow("gone");
+  await expect(head.movedPast(4n, "b", controller.signal)).rejects.toThrow("gone");
 });

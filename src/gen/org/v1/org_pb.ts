@@ -4755,11 +4755,12 @@ export const OrgService: GenService<{
    *
    * Permission: `org.audit.read`. A caller that belongs to a tenant must name it. Errors: TENANT_MISMATCH; an
    * `after_audit_id` that is no event of this stream is INVALID_REQUEST. The stream lasts until the caller ends it, and
-   * has no deadline but the caller's. The server ends it with STREAM_ENDED, which is UNAVAILABLE, when it shuts down or
-   * the connection has reached its age: resume at once. What the caller may do is looked at again each second; the
-   * stream ends with CALLER_TOKEN_INVALID, PERMISSION_MISSING, TENANT_SUSPENDED or, with `x-actor-token`,
-   * ACTOR_TOKEN_INVALID when it would no longer begin. Of an unknown tenant there is nothing to hear. Over gRPC the
-   * headers come as soon as the watch has begun, over Connect with the first event.
+   * has no deadline but the caller's. The server ends it with STREAM_ENDED, which is UNAVAILABLE, when it shuts down,
+   * the connection has reached its age or the database has lost the last event that was sent, as by a fail-over: resume
+   * at once. What the caller may do is looked at again each second; the stream ends with CALLER_TOKEN_INVALID,
+   * PERMISSION_MISSING, TENANT_SUSPENDED or, with `x-actor-token`, ACTOR_TOKEN_INVALID when it would no longer begin. Of
+   * an unknown tenant there is nothing to hear. Over gRPC the headers come as soon as the watch has begun, over Connect
+   * with the first event.
    *
    * @generated from rpc org.v1.OrgService.WatchAuditEvents
    */
