@@ -12,7 +12,7 @@ import { waitingUntil } from "./call.ts";
 import { type Watch, createHealthWatches } from "./health-watches.ts";
 
 const filenameRow = z.object({ filename: z.string() });
-const stepRow = z.object({ step: z.number().nullable(), found: z.boolean() });
+const stepRow = z.object({ step: z.number().nullable(), found: z.boolean(), copies: z.boolean() });
 
 const INTERVAL_MS = 1_000;
 const PING_MS = 800;
@@ -49,7 +49,8 @@ const selectAppliedMigrations = () => sql.type(filenameRow)`
 
 /** Migrations may be applied and all tables still not be found: our role, or the database, has another search_path. */
 const selectQueueStep = () => sql.type(stepRow)`
-  SELECT max(m.id) AS step, to_regclass('tenants') IS NOT NULL AS found FROM graphile_worker.migrations m`;
+  SELECT max(m.id) AS step, to_regclass('tenants') IS NOT NULL AS found, pg_is_in_recovery() AS copies
+  FROM graphile_worker.migrations m`;
 
 /** Undefined where the table of these migrations is not there yet. */
 const ifThere = async <T>(query: Promise<T>): Promise<T | undefined> => {
@@ -64,6 +65,8 @@ const ifThere = async <T>(query: Promise<T>): Promise<T | undefined> => {
 const selectPending = async (db: CommonQueryMethods): Promise<readonly string[]> => {
   const applied = (await ifThere(db.any(selectAppliedMigrations()))) ?? [];
   const queue = await ifThere(db.one(selectQueueStep()));
+  // It answers, but takes no writes, and its decisions would be older than the last answered change.
+  if (queue?.copies) throw new Error("the database is a replica of another");
   const pending = pendingMigrations(applied.map(({ filename }) => filename));
   return [
     ...pending,

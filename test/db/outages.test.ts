@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { type DatabasePool, sql } from "slonik";
+import { type DatabasePool, type QuerySqlToken, sql } from "slonik";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { z } from "zod";
 import { migrate } from "../../src/commands/migrate.ts";
@@ -193,6 +193,19 @@ test("every connection ended by the database", async () => {
   expect(await Promise.all(calls)).toSatisfy((codes: (Code | undefined)[]) =>
     codes.every((code) => code === undefined || code === Code.Unavailable),
   );
+  await expectRecovery();
+});
+
+test("a replica where the name led to the primary, until it is promoted", async () => {
+  const run = (statement: QuerySqlToken) => look((pool) => pool.query(statement));
+  // What new connections are told of it; all else they could see of a replica is the same.
+  await run(sql.unsafe`CREATE FUNCTION public.pg_is_in_recovery() RETURNS boolean LANGUAGE sql RETURN true`);
+  await run(sql.unsafe`ALTER DATABASE postgres SET search_path = public, pg_catalog`);
+  proxy.reset();
+  await expect.poll(() => service.readiness(), { timeout: 5_000 }).toBe("database unavailable");
+  await expectUnavailable();
+  await run(sql.unsafe`ALTER DATABASE postgres RESET search_path`);
+  await run(sql.unsafe`DROP FUNCTION public.pg_is_in_recovery()`);
   await expectRecovery();
 });
 
