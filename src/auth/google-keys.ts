@@ -76,11 +76,12 @@ const fetchAnswer = async ({ jwksUrl, timeoutMs }: Config["google"]): Promise<An
     });
     if (response.status !== 200) throw new Error(`the answer has the status ${response.status}`);
     const policy = cachePolicy(jwksUrl, response.headers);
+    const lifeS = Math.min(policy.maxAge(), LIFE_MAX_S);
     // The policy counts by the machine's clock, and who sets that back would have it trust a withdrawn key for as long again.
-    const goodUntil = performance.now() + Math.min(policy.timeToLive(), LIFE_MAX_S * 1_000);
+    const goodUntil = performance.now() + (lifeS - policy.age()) * 1_000;
     const keys = parseKeys(await boundedText(response, ANSWER_MAX_BYTES));
     // Not satisfiesWithoutRevalidation: it is false for all that says must-revalidate, as Google's answers do.
-    return { keys, isStale: () => policy.stale() || policy.age() >= LIFE_MAX_S || performance.now() >= goodUntil };
+    return { keys, isStale: () => policy.age() >= lifeS || performance.now() >= goodUntil };
   } catch (cause) {
     throw new Refusal("IDENTITY_PROVIDER_UNAVAILABLE", {}, { cause });
   }
