@@ -115,6 +115,8 @@ describe.each(transports)("%s: signing up with Google", (transport) => {
   ])("the display name is Google's name, %s", async (_how, name, displayName) => {
     const { user } = await create(person({ name }));
     expect(user?.displayName).toBe(displayName);
+    const fields = displayName === undefined ? ["email"] : ["email", "display_name"];
+    expect((await eventsOf(service, user!.userId)).at(-1)?.payload).toMatchObject({ fields });
   });
 
   test(`of ${RACERS} first sign-ins of one account at once all are answered, by one user with one identity`, async () => {

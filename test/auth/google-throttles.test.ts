@@ -72,6 +72,20 @@ describe.each(transports)("%s: tries to sign in with Google", (transport) => {
     expect((await login(who)).created).toBe(false);
   });
 
+  test("of others refuse nobody where he logged in from in the last 90 days, and no longer", async () => {
+    const who = person();
+    await login(who);
+    await times(ADDRESS_MAX, () => expectRefusal(login(NOT_OURS), "ID_TOKEN_INVALID"));
+    const loggedInAgo = (days: number) =>
+      service.pool.query(sql.unsafe`
+        UPDATE login_networks SET last_login_utc = now() - ${days}::int * interval '1 day'
+        WHERE tenant_id = ${tenantId}::uuid`);
+    await loggedInAgo(91);
+    await expectRefusal(login(who), "RATE_LIMITED");
+    await loggedInAgo(89);
+    expect((await login(who)).created).toBe(false);
+  });
+
   test("of one account are counted by it, wherever they come from", async () => {
     const [who, other] = [person({ email_verified: false }), person()];
     await times(ACCOUNT_MAX, () => expectRefusal(login(who), "INVALID_CREDENTIALS"));

@@ -31,6 +31,8 @@ const keyOf = ({ tenantId, userId }: User) => ({ tenantId, userId });
 const identitiesOf = async ({ auth }: TestService, user: User) =>
   (await auth.listIdentities(keyOf(user))).identities.map(({ identityId }) => identityId);
 
+const TWILIO = { TWILIO_ACCOUNT_SID: `AC${"0".repeat(32)}`, TWILIO_AUTH_TOKEN: "token" };
+
 describe.each(transports)("%s", (transport) => {
   test("identities are listed as their providers gave them, the first linked first", async () => {
     const server = await startService(transport);
@@ -48,6 +50,9 @@ describe.each(transports)("%s", (transport) => {
       },
     ]);
     expect(identities[0]?.providerSubject).toBeUndefined();
+    await server.pool.query(sql.unsafe`
+      UPDATE user_identities SET created_utc = created_utc - interval '1 day' WHERE ident_id = ${google}::uuid`);
+    expect(await identitiesOf(server, user)).toEqual([google, identities[0]!.identityId]);
     expect((await server.auth.listIdentities(keyOf(await addUser(server)))).identities).toEqual([]);
   });
 
@@ -90,16 +95,18 @@ describe.each(transports)("%s", (transport) => {
     },
   );
 
-  test("it stays where nothing sends a code to what is verified", async () => {
-    const server = await launchForFile(transport, {
-      env: { ...productionEnv(), SMTP_URL: "smtp://127.0.0.1:1", MAIL_FROM: "auth@example.com" },
-    });
+  test.each([
+    ["e-mails", { SMTP_URL: "smtp://127.0.0.1:1", MAIL_FROM: "auth@example.com" }, "phone", "email"],
+    ["SMS", { ...TWILIO, TWILIO_FROM: "+14155550100" }, "email", "phone"],
+    ["WhatsApp messages", { ...TWILIO, TWILIO_WHATSAPP_FROM: "+14155550100" }, "email", "phone"],
+  ] as const)("it stays where nothing sends a code to what is verified, but %s", async (_, env, unreached, reached) => {
+    const server = await launchForFile(transport, { env: { ...productionEnv(), ...env } });
     const user = await addUser(server, { email: `${randomUUID()}@a.example`, phone: uniquePhone() });
     const google = await plantIdentity(server, user);
     const unlink = () => server.auth.unlinkIdentity({ ...keyOf(user), identityId: google });
-    await verifyContacts(server, user, { phone: true });
+    await verifyContacts(server, user, { [unreached]: true });
     await expectRefusal(unlink(), "LAST_IDENTITY");
-    await verifyContacts(server, user, { email: true });
+    await verifyContacts(server, user, { [reached]: true });
     await unlink();
   });
 

@@ -109,6 +109,7 @@ describe.each(transports)("%s", (transport) => {
     [{ password: "" }, "password"],
     [{ password: "x".repeat(257) }, "password"],
     [{ client: { ip: "127.1" } }, "client.ip"],
+    [{ client: { ip: "fe80::1%eth0" } }, "client.ip"],
     [{ tenantId: "acme" }, "tenant_id"],
   ] as const)("a login with %j names the field %s", async (part, field) => {
     const server = await startCheapService(transport);

@@ -3,7 +3,9 @@ import { sql } from "slonik";
 import { expect, test } from "vitest";
 import { z } from "zod";
 import { overBoth, raceFor } from "../support/both-transports.ts";
+import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { OTHER_PASSWORD, PASSWORD, liveSessionIds, startCheapService, storedHash } from "../support/passwords.ts";
+import { expectRefusal } from "../support/refusals.ts";
 import type { TestService } from "../support/service.ts";
 import { addUser, plantUsers, uniqueEmail } from "../support/users.ts";
 
@@ -94,4 +96,19 @@ test("RevokeAllSessions leaves none that was answered before it was asked", asyn
     }
   };
   await Promise.all((await plantPeople(server, AT_ONCE)).map(races));
+});
+
+test("in a tenant that is suspended while a login is under way, no session opens", async () => {
+  const server = await start();
+  const person = (await plantPeople(server, 1))[0]!;
+  const { tenantId, userId } = person;
+  const { answered } = await server.pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR NO KEY UPDATE`);
+    const answer = expectRefusal(logIn(server, person), "TENANT_SUSPENDED");
+    await untilSomebodyWaits(tx);
+    await server.org.suspendTenant({ tenantId });
+    return { answered: answer };
+  });
+  await answered;
+  expect(await liveSessionIds(server, userId)).toEqual([]);
 });

@@ -155,6 +155,20 @@ test("a refresh in a session's last moment carries it no further than the end of
   await expectRefusal(service.auth.refreshSession({ refreshToken: successor }), "SESSION_INVALID");
 });
 
+test("a service of another tenant does not share the answer of a refresh under way", async () => {
+  const service = await startService("grpc");
+  const { refreshToken, sessionId } = await (await signInBy(service))();
+  const stranger = await service.addService(["auth.login"], await service.addTenant());
+  const { refreshing } = await service.pool.transaction(async (tx) => {
+    await tx.query(lockRow(sessionId));
+    const refreshed = tokenOf(service.auth, refreshToken);
+    await expect.poll(() => lockWaiters(tx)).toBe(1);
+    await expectRefusal(stranger.auth.refreshSession({ refreshToken }), "SESSION_INVALID");
+    return { refreshing: refreshed };
+  });
+  expect(await refreshing).toContain(sessionId);
+});
+
 test("what a call waited for us is not held against its client", () => {
   const row = { generation: 1, refreshed_utc: 1_000 };
   expect(tokenUse(row, 0, 10_999, 10_000)).toBe("repeat");

@@ -255,8 +255,19 @@ describe.each(transports)("%s", (transport) => {
   });
 });
 
+const peppers = [1, 2].map((version) => ({ version, key: Buffer.alloc(32, version) }));
+
+test("a rotation's answer is the same again from a server that has a newer pepper", async () => {
+  const former = await launchService("grpc", { peppers: peppers.slice(0, 1) });
+  const newer = await launchService("grpc", { peppers, databaseUrl: former.databaseUrl });
+  const { refreshToken } = await (await signInBy(former, peppers.slice(0, 1)))();
+  const { refreshToken: second } = await refreshed(former, refreshToken);
+  expect((await refreshed(newer.as(former.rootToken), refreshToken)).refreshToken).toBe(second);
+  await newer.stop();
+  await former.stop();
+});
+
 test("sessions outlive a change of the pepper, and leave the former one as they are used", async () => {
-  const peppers = [1, 2].map((version) => ({ version, key: Buffer.alloc(32, version) }));
   const service = await launchService("grpc", { peppers });
   const signIn = await signInBy(service, peppers.slice(0, 1));
   const { refreshToken, sessionId } = await signIn();

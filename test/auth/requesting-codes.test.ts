@@ -207,6 +207,20 @@ test.each([
   await expectRefusal(auth.loginWithOtp(guess), "INVALID_CODE");
 });
 
+test("in a tenant that is suspended while a code is requested, none is made", async () => {
+  const server = await startForCodes("grpc");
+  const { tenantId, userId, email = "" } = await addUser(server);
+  const { asked } = await server.pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR NO KEY UPDATE`);
+    const request = server.auth.requestOtp({ tenantId, channel: EMAIL, destination: email, purpose: LOGIN });
+    const answer = expectRefusal(request, "TENANT_SUSPENDED");
+    await untilSomebodyWaits(tx);
+    await server.org.suspendTenant({ tenantId });
+    return { asked: answer };
+  });
+  await asked;
+});
+
 test("a code is derived from its id by the pepper that it was made under", () => {
   const [one, two] = [1, 2].map((version) => ({ version, key: Buffer.alloc(32, version) }));
   const [before, between, after] = [[one!], [one!, two!], [two!]].map((peppers) => createMacs(peppers));

@@ -1,3 +1,4 @@
+import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { OtpPurpose } from "../../src/gen/auth/v1/auth_pb.ts";
 import { attemptsOf, launchForCodes, otherCode, requestCode, startForCodes } from "../support/codes.ts";
@@ -83,9 +84,14 @@ describe.each(transports)("%s", (transport) => {
       await someone(server),
     ];
     await server.auth.deactivateUser({ tenantId: inactive.tenantId, userId: inactive.userId });
+    const [{ sent: spent }, { sent: expired }] = [await someone(server), await someone(server)];
+    await server.auth.resetPassword({ ...spent, newPassword: OTHER_PASSWORD });
+    await server.pool.query(sql.unsafe`UPDATE otp_codes SET expiry_utc = now() WHERE otp_id = ${expired.otpId}::uuid`);
     for (const newPassword of [WEAK, OTHER_PASSWORD]) {
       await expectRefusal(server.auth.resetPassword({ ...wrong, newPassword }), "INVALID_CODE");
       await expectRefusal(server.auth.resetPassword({ ...nobody, newPassword }), "INVALID_CODE");
+      await expectRefusal(server.auth.resetPassword({ ...spent, newPassword }), "INVALID_CODE");
+      await expectRefusal(server.auth.resetPassword({ ...expired, newPassword }), "INVALID_CODE");
     }
     await expectRefusal(server.auth.resetPassword({ ...inactive.sent, newPassword: OTHER_PASSWORD }), "INVALID_CODE");
     await login(PASSWORD);

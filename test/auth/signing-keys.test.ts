@@ -2,10 +2,11 @@ import { mkdtemp, readFile, readdir, rm, stat, symlink, unlink, writeFile } from
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { decodeProtectedHeader } from "jose";
-import { afterAll, expect, test } from "vitest";
+import { afterAll, expect, test, vi } from "vitest";
 import { type SigningKeys, watchSigningKeys } from "../../src/auth/signing-keys.ts";
 import { parseConfig } from "../../src/config.ts";
 import { jwtKeysFileOf, makeJwk } from "../../src/dev-keys.ts";
+import { TokenReason } from "../../src/gen/auth/v1/auth_pb.ts";
 import { createLog } from "../../src/log.ts";
 import { type KeysFile, type TestJwk, createKeysFile, publicOnly } from "../support/keys-file.ts";
 import { launchService } from "../support/service.ts";
@@ -92,6 +93,22 @@ test("a file that is not there is a ConfigError at the start, and keeps the form
   await file.writeKeys(makeJwk(), good);
   await reread(keys);
   expect(kidsOf(keys)).toHaveLength(2);
+  await rm(file.file);
+  await reread(keys);
+  const lost = "signing keys not renewed: the former stay in use";
+  expect(lines.map(({ message }) => message)).toEqual([lost, "signing keys renewed", lost]);
+});
+
+test("keys that are closed are polled no more", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  try {
+    const { keys } = await watch(await createKeysFile(makeJwk()));
+    expect(vi.getTimerCount()).toBe(1);
+    keys.close();
+    expect(vi.getTimerCount()).toBe(0);
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 test("a mounted secret, a link that is swapped, is followed by its content", async () => {
@@ -169,4 +186,17 @@ test("a rotation under load, on two servers that read the file when they do, fai
   expect((await one.auth.verifyAccessToken({ accessToken: before })).active).toBe(false);
   await two.stop();
   await one.stop();
+});
+
+test("what a key has signed is not of another that takes its place under the same kid", async () => {
+  const former = makeJwk();
+  const file = await createKeysFile(former);
+  const env = { JWT_KEYS_FILE: file.file, JWT_KEYS_RELOAD_INTERVAL: "100ms" };
+  const service = await launchService("grpc", { env });
+  const { accessToken } = await (await signInBy(service))();
+  const reason = async () => (await service.auth.verifyAccessToken({ accessToken })).reason;
+  expect(await reason()).toBe(TokenReason.OK);
+  await file.writeKeys({ ...makeJwk(), kid: former.kid });
+  await expect.poll(reason).toBe(TokenReason.SIGNATURE);
+  await service.stop();
 });
