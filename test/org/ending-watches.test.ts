@@ -2,7 +2,7 @@ import { randomBytes, randomUUID } from "node:crypto";
 import { Code } from "@connectrpc/connect";
 import { pino } from "pino";
 import { sql } from "slonik";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import type { AuditEvent } from "../../src/gen/org/v1/org_pb.ts";
 import { createLog } from "../../src/log.ts";
 import { Call } from "../../src/rpc/call.ts";
@@ -221,6 +221,35 @@ test("a watch that comes when all are being ended does not begin", async () => {
     record: () => undefined,
   });
   expect(opened).toMatchObject({ failure: { reason: "STREAM_ENDED" } });
+});
+
+test("nobody is verified for a watch that has ended", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  onTestFinished(() => {
+    vi.useRealTimers();
+  });
+  const end = Promise.withResolvers<IteratorReturnResult<undefined>>();
+  const next = () => end.promise;
+  let verified = 0;
+  const opened = await createStreams(createLog("silent")).open({
+    method: { name: "ended" } as never,
+    call: new Call("ended", Infinity),
+    exchange: { encode: (message) => message },
+    begin: () => Promise.resolve({ next, [Symbol.asyncIterator]: () => ({ next }) } as never),
+    verify() {
+      verified++;
+      return Promise.resolve();
+    },
+    record: () => undefined,
+  });
+  if ("failure" in opened) throw new Error(opened.failure.reason);
+  const ended = opened.messages.next();
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(verified).toBe(1);
+  end.resolve({ done: true, value: undefined });
+  await ended;
+  await vi.advanceTimersByTimeAsync(5_000);
+  expect(verified).toBe(1);
 });
 
 test("grpc: the connection's age ends a watch, by a code that means resume", async () => {

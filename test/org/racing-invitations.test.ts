@@ -3,9 +3,11 @@ import { expect, test } from "vitest";
 import { z } from "zod";
 import { overBoth, raceFor } from "../support/both-transports.ts";
 import { type Invited, actingBy, actingFor, addTarget, invite } from "../support/invitations.ts";
+import { lockWaiters, untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { PASSWORD, startCheapService } from "../support/passwords.ts";
 import { addRole } from "../support/roles.ts";
 import type { Clients, TestService } from "../support/service.ts";
+import { signInBy } from "../support/sign-in.ts";
 import { actionsOf, addUser, outcomes, uniqueEmail } from "../support/users.ts";
 
 const standRow = z.object({
@@ -206,4 +208,27 @@ test("a contact that moves between users meanwhile is accepted by its user alone
     expect(["OK", "EMAIL_TAKEN"]).toContain(ends[1]);
     expect(await standing(server, invited)).toMatchObject({ users: 1n, accepted: true });
   });
+});
+
+test("the user of the contact is deactivated only once its acceptance has ended", async () => {
+  const server = await start();
+  const tenantId = await server.addTenant();
+  const { userId, email = "" } = await addUser(server, { tenantId });
+  const { accessToken } = await (await signInBy(server))({ tenantId, userId });
+  const invited = await invite(server, { tenantId, email });
+  const { serviceId, token } = await server.addService(["org.invitation.accept"]);
+  const clients = server.as(token, { "x-actor-token": accessToken });
+  const { accepting, deactivating } = await server.pool.transaction(async (tx) => {
+    // What the acceptance writes last, its event, names this row.
+    await tx.query(sql.unsafe`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR UPDATE`);
+    const accepted = acceptBy(clients, invited);
+    await untilSomebodyWaits(tx);
+    let isDeactivated = false;
+    const deactivated = server.auth.deactivateUser({ tenantId, userId }).finally(() => (isDeactivated = true));
+    await expect.poll(async () => isDeactivated || (await lockWaiters(tx)) === 2).toBe(true);
+    expect(isDeactivated).toBe(false);
+    return { accepting: accepted, deactivating: deactivated };
+  });
+  expect((await accepting).userId).toBe(userId);
+  await deactivating;
 });

@@ -88,6 +88,22 @@ test("HTTP/1.1: a connection whose call was refused before its message was read 
   while (performance.now() - began < TIMEOUT_MS + 1_500) expect(await call(PATH)).toBe(true);
 });
 
+const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+
+test.each([
+  ["was read", PATH, {}],
+  ["was refused before it was read", "/org.v1.OrgService/ListTenants", { authorization: "Bearer x" }],
+])("nothing waits for more of a message that has come, and %s", async (_, path, headers) => {
+  const server = await serve(database.url);
+  onTestFinished(() => server.stop());
+  const request = { method: "POST", headers: { "content-type": "application/json", ...headers }, body: "{}" };
+  const call = async () => (await fetch(`http://127.0.0.1:${server.httpPort}${path}`, request)).text();
+  await call();
+  const before = timers();
+  for (let n = 0; n < 50; n++) await call();
+  await expect.poll(timers).toBeLessThan(before + 25);
+});
+
 test("so it is with HTTP/2, whose connection serves on", async () => {
   const { server, ca } = await serveTls(database.url, CALL_TIMEOUT);
   onTestFinished(() => server.stop());
