@@ -26,6 +26,8 @@ import { createServiceTokens } from "./service-identity/service-tokens.ts";
 interface ImplementationsOptions {
   readonly config: Config;
   readonly db: Database;
+  /** Of few connections that no call waits for. */
+  readonly probe: Database;
   readonly macs: Macs;
   readonly keys: SigningKeys;
   readonly auditHead: AuditHead;
@@ -34,7 +36,8 @@ interface ImplementationsOptions {
 }
 
 /** The three services, and what the pipeline shares with them. */
-export const createImplementations = ({ config, db, macs, keys, auditHead, metrics, log }: ImplementationsOptions) => {
+export const createImplementations = (options: ImplementationsOptions) => {
+  const { config, db, probe, macs, keys, auditHead, metrics, log } = options;
   const hasher = createCredentialHasher(macs);
   const tokens = createServiceTokens(db, hasher);
   const accessTokens = createAccessTokens({ db, keys, config: config.accessTokens });
@@ -52,9 +55,10 @@ export const createImplementations = ({ config, db, macs, keys, auditHead, metri
     google: createGoogle(config.google),
     channels: availableChannels(config.delivery),
   };
+  const forgetTokens = tokens.forget;
   const implementations = [
     implementation(AuthService, authHandlers(auth)),
-    implementation(OrgService, orgHandlers({ db, config, macs, passwords, auditHead, forgetTokens: tokens.forget })),
+    implementation(OrgService, orgHandlers({ db, probe, config, macs, passwords, auditHead, forgetTokens })),
     implementation(ServiceIdentityService, serviceIdentityHandlers({ db, hasher, tokens }, config.serviceTokenTtlMs)),
   ];
   const verifyActor: ActorVerifier = async (token, call) => {

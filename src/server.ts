@@ -116,7 +116,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
 
   const macs = createMacs(peppers);
   const auditHead = createAuditHead();
-  const parts = createImplementations({ config, db, macs, keys, auditHead, metrics, log });
+  const parts = createImplementations({ config, db, probe, macs, keys, auditHead, metrics, log });
   const { implementations, tokens, verifyActor, passwords } = parts;
   const services = implementations.map(({ service }) => service);
   const methods = bindMethods(implementations, metrics.meter, log);

@@ -7,6 +7,8 @@ import type { Macs } from "../macs.ts";
 /** What Org's handlers are made of; `implementations.ts` puts it together. */
 export interface OrgParts {
   readonly db: Database;
+  /** Of few connections that no call waits for. */
+  readonly probe: Database;
   readonly config: Config;
   readonly macs: Macs;
   /** For the password of a user that accepting an invitation makes. */

@@ -40,12 +40,13 @@ const lockTree = async (tx: Tx, tenantId: string): Promise<number | null> => {
 
 /**
  * Runs the long statements of a transaction, and ends the one under way when the caller gives up, since it would keep the
- * tree to its own limit. The transaction goes on only once that has been said: nobody else's statement is met by it.
+ * tree to its own limit. The transaction goes on only once that has been said: nobody else's statement is met by it. It is
+ * said on a connection beside the pool, all of which may be held by those who are waiting to say so.
  */
-const whileWanted = async <T>({ db }: OrgParts, call: Call, pid: number, body: () => Promise<T>): Promise<T> => {
+const whileWanted = async <T>({ probe }: OrgParts, call: Call, pid: number, body: () => Promise<T>): Promise<T> => {
   let cancelling: Promise<unknown> | undefined;
   const stay = call.whenOver(() => {
-    const cancelled = read(db, detached(), (connection) => connection.one(cancelStatement(pid)));
+    const cancelled = read(probe, detached(), (connection) => connection.one(cancelStatement(pid)));
     // Where that fails the statement's own limit ends it.
     cancelling = cancelled.catch(() => undefined);
   });
@@ -73,9 +74,14 @@ export type TreeWriter = <T>(write: TreeWrite, body: (tx: Tx) => Promise<T>) => 
  */
 const CONNECTED = 2;
 
+/** Of the pool's connections, which the writers of all trees leave to the others: they may write for minutes. */
+const SHARE_OF_OTHERS = 0.2;
+
 export const createTreeWriter = (parts: OrgParts): TreeWriter => {
   const { db, config } = parts;
-  const { poolQueue: queueMax, poolWaitMs: waitMs } = config.database;
+  const { poolMax, poolQueue: queueMax, poolWaitMs: waitMs } = config.database;
+  const size = Math.max(1, poolMax - Math.ceil(poolMax * SHARE_OF_OTHERS));
+  const connections = createGate({ size, queueMax, waitMs });
   const gates = new Map<string, Gate>();
 
   const gateOf = (tenantId: string): Gate => {
@@ -103,7 +109,7 @@ export const createTreeWriter = (parts: OrgParts): TreeWriter => {
       await last.try?.promise;
     };
     const gate = gateOf(tenantId);
-    const entered = gate.enter(write, call).catch(answer.reject);
+    const entered = gate.enter(() => connections.enter(write, call), call).catch(answer.reject);
     void entered.then(() => {
       const { inside, waiting } = gate.load();
       if (inside + waiting === 0 && gates.get(tenantId) === gate) gates.delete(tenantId);

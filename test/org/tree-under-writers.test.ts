@@ -1,5 +1,5 @@
 import { sql } from "slonik";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { lockWaiters } from "../support/lock-waiters.ts";
 import { printedSeed, randomNumbers } from "../support/random.ts";
@@ -26,10 +26,10 @@ const outcomeOf = (call: Promise<unknown>): Promise<string> =>
   );
 
 /** A node below a root, and another root that it can move to. */
-const addMovable = async () => {
-  const tenantId = await server.addTenant();
-  const [from, to] = [(await addNode(server, tenantId)).nodeId, (await addNode(server, tenantId)).nodeId];
-  const { nodeId } = await addNode(server, tenantId, from);
+const addMovable = async (service = server) => {
+  const tenantId = await service.addTenant();
+  const [from, to] = [(await addNode(service, tenantId)).nodeId, (await addNode(service, tenantId)).nodeId];
+  const { nodeId } = await addNode(service, tenantId, from);
   return { tenantId, from, to, nodeId };
 };
 
@@ -133,6 +133,28 @@ test("while 20,000 nodes move, and fifty writers of their tenant wait, nobody el
   expect(await pathDifferences(server, tenantId)).toEqual([]);
 }, 90_000);
 
+test("while more trees are written than there are connections, others read on", async () => {
+  const { poolMax } = server.config.database;
+  const movables = await Promise.all(Array.from({ length: poolMax + 1 }, () => addMovable()));
+  const nodeIds = movables.map(({ nodeId }) => nodeId);
+  await server.pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`
+      SELECT FROM org_nodes WHERE org_node_id = ANY(${sql.array(nodeIds, "uuid")}) FOR UPDATE`);
+    const leaving = new AbortController();
+    const moves = movables.map(({ tenantId, nodeId, to }) =>
+      server.org.moveNode({ tenantId, nodeId, newParentNodeId: to }, { signal: leaving.signal, timeoutMs: 60_000 }),
+    );
+    const gone = Promise.allSettled(moves);
+    await expect.poll(() => lockWaiters(tx), { interval: 5 }).toBeGreaterThanOrEqual(poolMax * 0.8);
+    for (const { tenantId, nodeId } of movables) {
+      const { node } = await server.org.getNode({ tenantId, nodeId }, { timeoutMs: 5_000 });
+      expect(node?.active).toBe(true);
+    }
+    leaving.abort();
+    await gone;
+  });
+});
+
 test("writers who give up while they wait for the tree leave the connections to others", async () => {
   const { tenantId, from, to, nodeId } = await addMovable();
   await server.pool.transaction(async (tx) => {
@@ -153,21 +175,26 @@ test("writers who give up while they wait for the tree leave the connections to 
   expect(await pathDifferences(server, tenantId)).toEqual([]);
 });
 
-test("a move whose caller gives up lets go of the tree at once, however long it would have taken", async () => {
-  const { tenantId, from, to, nodeId } = await addMovable();
-  await server.pool.transaction(async (tx) => {
+test.each([
+  ["of the tree", "10"],
+  ["of the only connection", "1"],
+])("a move whose caller gives up lets go %s at once, however long it would have taken", async (_, poolMax) => {
+  const service = await launchService("grpc", { env: { DATABASE_POOL_MAX: poolMax } });
+  onTestFinished(service.stop);
+  const { tenantId, from, to, nodeId } = await addMovable(service);
+  await service.pool.transaction(async (tx) => {
     // What a move writes last, so that it is held in the middle.
     await tx.query(sql.unsafe`SELECT FROM org_nodes WHERE org_node_id = ${nodeId}::uuid FOR UPDATE`);
     const leaving = new AbortController();
     const move = outcomeOf(
-      server.org.moveNode({ tenantId, nodeId, newParentNodeId: to }, { signal: leaving.signal, timeoutMs: 60_000 }),
+      service.org.moveNode({ tenantId, nodeId, newParentNodeId: to }, { signal: leaving.signal, timeoutMs: 60_000 }),
     );
     await expect.poll(() => lockWaiters(tx), { interval: 5 }).toBe(1);
     leaving.abort();
     await move.catch(() => undefined);
     await expect.poll(() => lockWaiters(tx), { interval: 5 }).toBe(0);
-    await addNode(server, tenantId, from);
+    await addNode(service, tenantId, from);
   });
-  expect((await server.org.getNode({ tenantId, nodeId })).node?.parentNodeId).toBe(from);
-  expect(await pathDifferences(server, tenantId)).toEqual([]);
+  expect((await service.org.getNode({ tenantId, nodeId })).node?.parentNodeId).toBe(from);
+  expect(await pathDifferences(service, tenantId)).toEqual([]);
 });
