@@ -1,13 +1,15 @@
 import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { expect, onTestFinished, test } from "vitest";
-import { launchService } from "./support/service.ts";
+import { CHILD_ENV } from "./support/child-env.ts";
+import { type ServerProcess, startProcess } from "./support/server-process.ts";
+import { clientsOf, launchService } from "./support/service.ts";
 
 const isOpen = (port: number): Promise<boolean> =>
   new Promise((resolve) => {
@@ -21,6 +23,61 @@ const isOpen = (port: number): Promise<boolean> =>
 
 const execute = promisify(execFile);
 
+const fileOf = (command: string) => fileURLToPath(new URL(`../src/commands/${command}.ts`, import.meta.url));
+
+/** A start as on a fresh machine, once it has told people that it is ready. */
+const startWithout = async (dataDir: string): Promise<ServerProcess> => {
+  const nothing = { DATABASE_URL: "", SECRET_PEPPERS: "", JWT_KEYS_FILE: "" };
+  const server = await startProcess("", { ...nothing, NODE_ENV: "development", DATA_DIR: dataDir });
+  await expect.poll(server.said).toMatch(/^try: .*\n/m);
+  return server;
+};
+
+const end = ({ process: server, exit }: ServerProcess) => {
+  server.kill("SIGTERM");
+  return exit;
+};
+
+/** What the command of this name prints, beside a server. */
+const printed = async (command: string, { grpcPort }: ServerProcess, dataDir: string): Promise<string> => {
+  const env = { ...CHILD_ENV, GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), DATA_DIR: dataDir };
+  return (await execute(process.execPath, [fileOf(command)], { env, cwd: dataDir })).stdout;
+};
+
+const rootsOf = async (server: ServerProcess, token: string) => {
+  const { services } = clientsOf("connect", server)({ authorization: `Bearer ${token.trimEnd()}` });
+  return (await services.listServices({})).services.map(({ key, permissions }) => [key, permissions]);
+};
+
+test("a start without a database makes one, root and the keys, says so, and goes on with them the next time", async () => {
+  const dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
+  onTestFinished(() => rm(dataDir, { recursive: true, force: true }));
+  const secretFile = join(dataDir, "root.secret");
+  const first = await startWithout(dataDir);
+  const secret = await readFile(secretFile, "utf8");
+  expect(secret).toMatch(/^sks_\S+\n$/);
+  expect(first.said()).toContain(`
+ready: gRPC on 127.0.0.1:${first.grpcPort}, HTTP on 127.0.0.1:${first.httpPort}
+root secret, shown this once (also in ${secretFile}): ${secret}\
+try: grpcurl -plaintext -H "authorization: Bearer $(npm run --silent token)" localhost:${first.grpcPort} service_identity`);
+  const made = ["secret.peppers", "jwt-keys.json"].map((name) => join(dataDir, name));
+  for (const file of made) expect(first.said()).toContain(`"file":"${file}"`);
+  for (const file of [secretFile, ...made]) expect((await stat(file)).mode & 0o777).toBe(0o600);
+  const token = await printed("token", first, dataDir);
+  expect(token).toMatch(/^skt_\S+\n$/);
+  expect(await rootsOf(first, token)).toEqual([["root", ["*"]]]);
+  await printed("health-check", first, dataDir);
+  expect(await end(first)).toBe(0);
+
+  const second = await startWithout(dataDir);
+  expect(second.said()).not.toContain("root secret");
+  expect(second.said()).not.toContain("made one for development");
+  expect(await readFile(secretFile, "utf8")).toBe(secret);
+  expect(await rootsOf(second, token)).toEqual([["root", ["*"]]]);
+  expect(await printed("token", second, dataDir)).not.toBe(token);
+  expect(await end(second)).toBe(0);
+});
+
 test.each(["health-check", "token"])("%s says where it looked for a server that is not there", async (command) => {
   const free = createServer().listen(0, "127.0.0.1");
   await once(free, "listening");
@@ -30,9 +87,8 @@ test.each(["health-check", "token"])("%s says where it looked for a server that 
   const dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
   onTestFinished(() => rm(dataDir, { recursive: true }));
   await writeFile(join(dataDir, "root.secret"), "none");
-  const file = fileURLToPath(new URL(`../src/commands/${command}.ts`, import.meta.url));
   const env = { PATH: process.env["PATH"], GRPC_PORT: String(port), DATA_DIR: dataDir };
-  await expect(execute(process.execPath, [file], { env, cwd: dataDir })).rejects.toMatchObject({
+  await expect(execute(process.execPath, [fileOf(command)], { env, cwd: dataDir })).rejects.toMatchObject({
     code: 1,
     stderr: `nobody listens at http://127.0.0.1:${port}: is the server running, with this configuration?\n`,
   });

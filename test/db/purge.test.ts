@@ -1,11 +1,11 @@
 import { sql } from "slonik";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { parseConfig } from "../../src/config.ts";
 import { openDatabase } from "../../src/db/pool.ts";
 import { purge } from "../../src/db/purge.ts";
 import { createLog } from "../../src/log.ts";
-import { startService } from "../support/service.ts";
+import { launchService, startService } from "../support/service.ts";
 import { plantUser } from "../support/sign-in.ts";
 
 const ROWS = 2_500;
@@ -115,4 +115,27 @@ test("dead letters go a week after their last try, in batches; what is still tri
   expect(
     await pool.any(sql.unsafe`SELECT j.task_identifier AS task FROM graphile_worker.jobs j ORDER BY task`),
   ).toEqual([{ task: "in-flight" }, { task: "new-letter" }, { task: "still-tried" }]);
+});
+
+test("a server purges by itself every PURGE_INTERVAL, as SESSION_RETENTION says, and never an audit event", async () => {
+  const service = await launchService("grpc", { env: { PURGE_INTERVAL: "1s", SESSION_RETENTION: "2d" } });
+  onTestFinished(service.stop);
+  const { pool, services, addService } = service;
+  const { serviceId } = await addService([]);
+  await pool.query(sql.unsafe`UPDATE audit_events SET occurred_utc = now() - interval '10 years'`);
+  const { events } = await service.org.listAuditEvents({});
+  const plant = (daysAgo: number) =>
+    pool.query(sql.unsafe`
+      INSERT INTO service_sessions (svc_session_id, svc_id, token_hash_text, expiry_utc)
+      VALUES (gen_random_uuid(), ${serviceId}::uuid, 'x', now() - ${daysAgo}::int * interval '1 day')`);
+  const sessions = async () => (await services.listServiceSessions({ serviceId, includeEnded: true })).sessions.length;
+  for (let round = 0; round < 2; round++) {
+    await plant(3);
+    await expect.poll(sessions).toBe(1);
+  }
+  await plant(1);
+  await plant(3);
+  await expect.poll(sessions).toBe(2);
+  expect(events.length).toBeGreaterThan(0);
+  expect((await service.org.listAuditEvents({})).events).toEqual(events);
 });

@@ -14,7 +14,9 @@ import { administer, databaseName } from "../support/admin.ts";
 import { type DatabaseProxy, poolStartups, startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { healthClient, probe, watchHealth } from "../support/health-client.ts";
+import { frame } from "../support/frames.ts";
 import { loggedLines } from "../support/logged-lines.ts";
+import { PATHS, openGrpc, sendGrpc } from "../support/raw-grpc.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { serve } from "../support/serve.ts";
 
@@ -25,6 +27,11 @@ const FALL_MS = 4_000;
 const RISE_MS = 2_000;
 
 const healthz = async ({ httpPort }: RunningServer) => (await fetch(`http://127.0.0.1:${httpPort}/healthz`)).status;
+
+const healthMetric = async ({ httpPort }: RunningServer) => {
+  const text = await (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text();
+  return /^database_healthy (\d)$/m.exec(text)?.[1];
+};
 
 const statuses = async ({ grpcPort }: RunningServer) =>
   new Set(await Promise.all(FOLLOWING.map((name) => probe(grpcPort, name))));
@@ -49,6 +56,14 @@ test("a probe of each name succeeds, and of an unknown one is NOT_FOUND", async 
   expect(await probe(server.grpcPort, "liveness")).toBe("SERVING");
   expect(await probe(server.grpcPort, "nobody.v1.NobodyService")).toBe(status.NOT_FOUND);
   expect(await healthz(server)).toBe(200);
+});
+
+test("a connection that a probe leaves behind is ended after GRPC_CONNECTION_IDLE", async () => {
+  const probed = await serve(database.url, { GRPC_CONNECTION_IDLE: "1s" });
+  onTestFinished(() => probed.stop());
+  const session = openGrpc(probed);
+  expect(await sendGrpc(session, PATHS.CHECK, frame(""), true)).toMatchObject({ status: "0" });
+  await expect.poll(() => session.closed).toBe(true);
 });
 
 test("List names everything that Check knows", async () => {
@@ -95,9 +110,11 @@ test("/healthz is 200 exactly while readiness is SERVING", async () => {
   await proxy.refuse();
   await expect.poll(() => heard.at(-1), { timeout: FALL_MS, interval: 5 }).toBe("NOT_SERVING");
   expect(await healthz(server)).toBe(503);
+  expect(await healthMetric(server)).toBe("0");
   await proxy.pass();
   await expect.poll(() => heard.at(-1), { timeout: RISE_MS, interval: 5 }).toBe("SERVING");
   expect(await healthz(server)).toBe(200);
+  expect(await healthMetric(server)).toBe("1");
 });
 
 test("names that are none of ours are not kept, however many are watched", async () => {

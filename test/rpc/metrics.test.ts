@@ -1,6 +1,12 @@
+import { readFile } from "node:fs/promises";
 import { Code } from "@connectrpc/connect";
 import { expect, test } from "vitest";
 import { createMetrics } from "../../src/rpc/metrics.ts";
+import { startService } from "../support/service.ts";
+
+const { version: VERSION } = JSON.parse(await readFile(new URL("../../package.json", import.meta.url), "utf8")) as {
+  readonly version: string;
+};
 
 test("calls stand in each bucket that they were fast enough for, by method and code, however often it is looked", async () => {
   const { registry, meter } = createMetrics("1.2.3");
@@ -22,4 +28,18 @@ test("calls stand in each bucket that they were fast enough for, by method and c
   expect(of("handling_seconds_sum", "OK")[0]).toBeCloseTo(0.553);
   expect([of("handling_seconds_count", "OK"), of("handled_total", "OK")]).toEqual([[3], [3]]);
   expect(of("handled_total", "NotFound")).toEqual([1]);
+});
+
+test("a server tells how its pool, its database and its event loop do, and what runs", async () => {
+  const { org, httpPort } = await startService("grpc");
+  await org.listTenants({});
+  const text = await (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text();
+  const of = (name: string) => Number(new RegExp(`^${name} (\\S+)$`, "m").exec(text)?.[1]);
+  expect(of("database_pool_wait_seconds_count")).toBeGreaterThan(0);
+  expect(of("database_pool_connections_in_use")).toBeGreaterThanOrEqual(0);
+  expect(of("database_pool_waiting")).toBe(0);
+  expect(of("database_healthy")).toBe(1);
+  expect(of("nodejs_eventloop_lag_seconds")).toBeGreaterThanOrEqual(0);
+  expect(of("process_resident_memory_bytes")).toBeGreaterThan(0);
+  expect(text).toContain(`\nbuild_info{version="${VERSION}",node="${process.version}"} 1\n`);
 });

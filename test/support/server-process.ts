@@ -37,6 +37,8 @@ export interface ServerProcess {
   readonly httpPort: number;
   /** Resolves with the exit code, or the signal that ended it. */
   readonly exit: Promise<number | string>;
+  /** All that it has said on stdout by now. */
+  readonly said: () => string;
 }
 
 export const startProcess = async (
@@ -69,7 +71,7 @@ export const startProcess = async (
     if (port) serving.resolve(Number(port));
   });
   void exit.then((code) => serving.reject(new Error(`the server ended with ${code}: ${output}`)));
-  return { process: child, grpcPort: await serving.promise, httpPort, exit };
+  return { process: child, grpcPort: await serving.promise, httpPort, exit, said: () => output };
 };
 
 /** Clients of both ports, signed in as root. */
