@@ -1,6 +1,7 @@
 import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
+import { heldUp } from "../support/held-up.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { launchForFile, launchService, startService, transports } from "../support/service.ts";
 
@@ -91,6 +92,20 @@ describe.each(transports)("%s: service sessions", (transport) => {
     await expect.poll(isActive, { interval: 5, timeout: 3_000 }).toBe(false);
     // The memory's second would have gone on for 0.8 s.
     expect(lastAnswerAt - timestampMs(expireTime!)).toBeLessThan(400);
+  });
+
+  test("a token is remembered from when its query was sent, however late that was answered", async () => {
+    const server = await startService(transport);
+    const { services, serviceId } = await server.addService(["service.read"]);
+    const call = () => services.listServices({});
+    await heldUp(server, sql.unsafe`LOCK TABLE service_sessions IN ACCESS EXCLUSIVE MODE`, call, () => {
+      const sentBy = performance.now();
+      return expect.poll(() => performance.now() - sentBy, { timeout: 3_000 }).toBeGreaterThan(1_000);
+    });
+    // As another replica does, of which nobody tells this one.
+    await server.pool.query(sql.unsafe`
+      UPDATE service_sessions SET revoked_utc = now() WHERE svc_id = ${serviceId}::uuid`);
+    await expectRefusal(call(), "CALLER_TOKEN_INVALID");
   });
 
   test("a tenant's service cannot end, or learn of, a session outside of its tenant", async () => {
