@@ -269,3 +269,19 @@ test("gRPC agrees on h2, HTTP also on HTTP/1.1, and nothing below TLS 1.2, befor
   expect(response.httpVersion).toBe("1.1");
   response.resume();
 });
+
+test.each(ports)("%s: TLS 1.2 has forward secrecy and no CBC, before and after a renewal", async (_name, listen) => {
+  const identities = await Promise.all(["former", "renewed"].map((name) => makeAuthority(name, "rsa")));
+  const { files, write } = await mounted(identities[0]!);
+  const certificates = await watched(files);
+  const { port } = await listen(certificates);
+  const agree = (ciphers: string) => handshake(port, { maxVersion: "TLSv1.2", ciphers });
+  for (const identity of identities) {
+    await write(identity);
+    await certificates.reload();
+    expect(await agree("ECDHE-RSA-AES128-GCM-SHA256")).toMatchObject({ alpn: "h2", protocol: "TLSv1.2" });
+    for (const suite of ["AES128-GCM-SHA256", "AES256-SHA", "ECDHE-RSA-AES128-SHA256"]) {
+      await expect(agree(suite), suite).rejects.toThrow();
+    }
+  }
+});

@@ -4,9 +4,10 @@ export type Identity = { cert: string; key: string };
 
 const algorithm = { keyType: "ec", algorithm: "sha256" } as const;
 
-export async function makeAuthority(name: string): Promise<Identity> {
+export async function makeAuthority(name: string, keyType: "ec" | "rsa" = "ec"): Promise<Identity> {
   const { cert, private: key } = await generate([{ name: "commonName", value: name }], {
     ...algorithm,
+    keyType,
     extensions: [
       { name: "basicConstraints", cA: true, critical: true },
       { name: "keyUsage", keyCertSign: true, critical: true },
