@@ -95,5 +95,5 @@ await runCommand(async (config) => {
     request.header.set("authorization", `Bearer ${token}`);
     return next(request);
   };
-  await callOwnServer(config, show, [asRoot]);
+  await callOwnServer(config, show, { interceptors: [asRoot] });
 });

@@ -1,3 +1,4 @@
+import { X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import type { SecureClientSessionOptions } from "node:http2";
 import { ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
@@ -12,27 +13,40 @@ const addressOf = ({ grpc, tls }: Config): string => {
   return `${tls ? "https" : "http"}://${addressText(host, grpc.port)}`;
 };
 
-// The certificate names the service, not this machine, and whoever could answer here in its place could read its key.
-// Where clients need certificates too, the server's own is shown: it serves where one authority signs both.
-const tlsOptions = async ({ tls }: Config): Promise<SecureClientSessionOptions> => {
+// The certificate names the service, not this machine: whoever proves that he has its key is the server. Anybody else may
+// have got the port while the server was away, and would be told the secrets and people that commands send. Of the file
+// the first certificate alone is trusted: those who signed it have signed others. Where clients need certificates too,
+// the server's own is shown: it serves where one authority signs both.
+const tlsOptions = async ({ tls }: Config, anybody: boolean): Promise<SecureClientSessionOptions> => {
   if (!tls) return {};
-  const trust = { rejectUnauthorized: false };
-  if (!tls.clientCaFile) return trust;
-  const [cert, key] = await Promise.all([readFile(tls.certFile), readFile(tls.keyFile)]);
-  return { ...trust, cert, key };
+  const cert = await readFile(tls.certFile);
+  const trust = anybody
+    ? { rejectUnauthorized: false }
+    : {
+        ca: new X509Certificate(cert).toString(),
+        allowPartialTrustChain: true,
+        checkServerIdentity: () => undefined,
+      };
+  return tls.clientCaFile ? { ...trust, cert, key: await readFile(tls.keyFile) } : trust;
 };
 
 const isNobodyThere = (error: unknown) =>
   error instanceof ConnectError && (error.cause as NodeJS.ErrnoException | undefined)?.code === "ECONNREFUSED";
 
+interface CallOptions {
+  readonly interceptors?: Interceptor[];
+  /** Whether whoever answers is taken for the server: for what tells nothing. */
+  readonly anybody?: boolean;
+}
+
 /** Calls the server that runs on this machine with the same configuration. */
 export const callOwnServer = async <T>(
   config: Config,
   call: (transport: Transport) => Promise<T>,
-  interceptors: Interceptor[] = [],
+  { interceptors = [], anybody = false }: CallOptions = {},
 ): Promise<T> => {
   const baseUrl = addressOf(config);
-  const sessionManager = new Http2SessionManager(baseUrl, {}, await tlsOptions(config));
+  const sessionManager = new Http2SessionManager(baseUrl, {}, await tlsOptions(config, anybody));
   try {
     return await call(createGrpcTransport({ baseUrl, sessionManager, interceptors }));
   } catch (error) {

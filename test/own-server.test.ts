@@ -1,0 +1,63 @@
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { createSecureServer } from "node:http2";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Code, type Transport, createClient } from "@connectrpc/connect";
+import { expect, onTestFinished, test } from "vitest";
+import { callOwnServer } from "../src/commands/own-server.ts";
+import { parseConfig } from "../src/config.ts";
+import { OrgService } from "../src/gen/org/v1/org_pb.ts";
+import { type Identity, makeAuthority, makeIdentity } from "./support/certificates.ts";
+
+const authority = await makeAuthority("authority");
+const own = await makeIdentity("own", authority);
+const TOKEN = "Bearer of a service";
+
+/** Somebody who has the port, and refuses all that he is told. */
+const listen = async ({ cert, key }: Identity) => {
+  const told: (string | undefined)[] = [];
+  const server = createSecureServer({ cert, key }, (request, response) => {
+    told.push(request.headers.authorization);
+    response.writeHead(200, { "content-type": "application/grpc", "grpc-status": String(Code.Unauthenticated) }).end();
+  });
+  server.listen(0, "127.0.0.1");
+  onTestFinished(() => void server.close());
+  await once(server, "listening");
+  return { port: (server.address() as AddressInfo).port, told };
+};
+
+/** What a command sends to the server whose certificate is `own`, with those above it. */
+const callOwn = async (port: number, options?: { readonly anybody: boolean }) => {
+  const folder = await mkdtemp(join(tmpdir(), "auth-service-own-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  const [certFile, keyFile] = [join(folder, "cert.pem"), join(folder, "key.pem")];
+  await writeFile(certFile, `${own.cert}\n${authority.cert}\n`);
+  await writeFile(keyFile, own.key);
+  const config = parseConfig({ GRPC_PORT: String(port), TLS_CERT_FILE: certFile, TLS_KEY_FILE: keyFile });
+  const headers = { authorization: TOKEN };
+  const call = (transport: Transport) => createClient(OrgService, transport).listTenants({}, { headers });
+  return callOwnServer(config, call, options);
+};
+
+test("a command speaks to a server with the key of TLS_CERT_FILE, whatever name the certificate has", async () => {
+  const { port, told } = await listen(own);
+  await expect(callOwn(port)).rejects.toMatchObject({ code: Code.Unauthenticated });
+  expect(told).toEqual([TOKEN]);
+});
+
+test.each([
+  ["of his own", await makeAuthority("own")],
+  ["by the same authority", await makeIdentity("own", authority)],
+])("a command tells nothing to whoever has the port with a certificate %s", async (_, identity) => {
+  const { port, told } = await listen(identity);
+  await expect(callOwn(port)).rejects.toThrow("certificate");
+  expect(told).toEqual([]);
+});
+
+test("a health check, which tells nothing, also hears a server that goes on with its former certificate", async () => {
+  const { port, told } = await listen(await makeIdentity("former", authority));
+  await expect(callOwn(port, { anybody: true })).rejects.toMatchObject({ code: Code.Unauthenticated });
+  expect(told).toHaveLength(1);
+});
