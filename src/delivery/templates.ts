@@ -59,14 +59,18 @@ export const loadTemplates = ({ templatesDir, locale }: Config["delivery"]): Tem
   const plain = { escape: (text: string) => text };
   const renderPart = (purpose: PurposeCode, part: Part, variables: Variables) =>
     mustache.render(texts.get(`${purpose}.${part}`) ?? "", variables, {}, part === "html" ? {} : plain);
-  // A line break in a label would end the subject, and an SMS is one line by custom.
-  const oneLine = (text: string) => text.replaceAll(/\s+/g, " ").trim();
+  const oneLine = (text: string) => text.replaceAll(/[\p{Cc}\s]+/gu, " ").trim();
   return {
-    render: (purpose, variables) => ({
-      subject: oneLine(renderPart(purpose, "subject", variables)),
-      text: renderPart(purpose, "text", variables),
-      html: renderPart(purpose, "html", variables),
-      sms: oneLine(renderPart(purpose, "sms", variables)),
-    }),
+    render(purpose, given) {
+      // With lines of its own a label would be more than a name: what it says would be read as what we say.
+      const variables = { ...given, tenant: oneLine(given.tenant) };
+      return {
+        subject: oneLine(renderPart(purpose, "subject", variables)),
+        text: renderPart(purpose, "text", variables),
+        html: renderPart(purpose, "html", variables),
+        // An SMS is one line by custom.
+        sms: oneLine(renderPart(purpose, "sms", variables)),
+      };
+    },
   };
 };

@@ -33,6 +33,15 @@ test("a tenant's label is text in text and escaped in HTML", async () => {
   expect(mail?.html).not.toContain("<b>Jerry");
 });
 
+test("a tenant's label has no lines of its own in the text", async () => {
+  const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
+  await queue.launch({ SMTP_URL: server.url });
+  const { code } = await queue.add({ label: "Acme.\r\n\r\nYour account is locked:\u0085call Eve\u001b[8m" });
+  await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
+  const [first] = server.mails[0]?.text?.split("\n") ?? [];
+  expect(first).toBe(`${code} is your sign-in code for Acme. Your account is locked: call Eve [8m.`);
+});
+
 test("a list of addresses is no list of recipients", async () => {
   const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
   await queue.launch({ SMTP_URL: server.url });
