@@ -6,6 +6,7 @@ import type { connectNodeAdapter } from "@connectrpc/connect-node";
 import cors from "cors";
 import type { Config } from "../config.ts";
 import { HTTP2_OPTIONS, HTTP2_SETTINGS } from "./http2-options.ts";
+import { endIdle } from "./idle-sessions.ts";
 import type { Metrics } from "./metrics.ts";
 import { boundRequest } from "./request-bodies.ts";
 import type { Certificates } from "./tls.ts";
@@ -124,6 +125,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
   server.on("session", (session: ServerHttp2Session) => {
     sessions.add(session);
     session.once("close", () => sessions.delete(session));
+    endIdle(session, config.grpc.connectionIdleMs);
     // Its handshake was under way when the drain began: nobody else would close it.
     if (draining) session.close();
   });

@@ -1,0 +1,76 @@
+import { once } from "node:events";
+import { connect as connectHttp2 } from "node:http2";
+import { connect as connectTls } from "node:tls";
+import { afterAll, beforeAll, expect, inject, onTestFinished, test } from "vitest";
+import type { RunningServer } from "../../src/server.ts";
+import { type TestDatabase, createRootedDatabase } from "../support/database.ts";
+import { frame } from "../support/frames.ts";
+import { serveTls } from "../support/serve-tls.ts";
+import { clientsOf } from "../support/service.ts";
+import { serve } from "../support/serve.ts";
+
+const WATCH = "/org.v1.OrgService/WatchAuditEvents";
+/** What a client of HTTP/2 says first: that it is one, and no settings. */
+const PREFACE = Buffer.concat([
+  Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+  Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]),
+]);
+
+let database: TestDatabase;
+let plain: RunningServer;
+let server: RunningServer;
+let ca: string;
+beforeAll(async () => {
+  database = await createRootedDatabase();
+  plain = await serve(database.url);
+  ({ server, ca } = await serveTls(database.url, { GRPC_CONNECTION_IDLE: "1s" }));
+});
+afterAll(async () => {
+  await Promise.all([plain.stop(), server.stop()]);
+  await database.drop();
+});
+
+const open = () => {
+  const session = connectHttp2(`https://localhost:${server.httpPort}`, { ca });
+  session.on("error", () => undefined);
+  onTestFinished(() => session.destroy());
+  return session;
+};
+
+test("HTTP/2 on the HTTP port: a connection without requests ends after GRPC_CONNECTION_IDLE, with one it goes on", async () => {
+  const { services, org } = clientsOf("grpc", plain)({});
+  const { serviceToken } = await services.authenticateService({ key: "root", secret: inject("rootSecret") });
+  const headers = { authorization: `Bearer ${serviceToken}` };
+  const type = { "content-type": "application/connect+json" };
+  const watched = open().request({ ":method": "POST", ":path": WATCH, ...type, ...headers });
+  let heard = "";
+  watched.setEncoding("utf8").on("data", (text: string) => (heard += text));
+  watched.end(frame("{}"));
+
+  const [silent, asked] = [open(), open()];
+  const request = asked.request({ ":path": "/healthz" });
+  request.resume();
+  await once(request, "end");
+  for (const session of [silent, asked]) await expect.poll(() => session.closed).toBe(true);
+
+  const tell = async () => {
+    await org.createTenant({ label: "heard of" }, { headers });
+    return heard;
+  };
+  await expect.poll(tell).toContain("org.tenant.create");
+});
+
+test("HTTP/2 on the HTTP port: a peer that does not close an idle connection is cut off", async () => {
+  const to = { port: server.httpPort!, host: "localhost", ca, ALPNProtocols: ["h2"], allowHalfOpen: true };
+  const peer = connectTls(to);
+  onTestFinished(() => void peer.destroy());
+  peer.on("error", () => undefined).resume();
+  peer.write(PREFACE);
+  await once(peer, "end");
+  // What is sent to nobody is what tells.
+  const isCutOff = () => {
+    peer.write(".");
+    return peer.destroyed;
+  };
+  await expect.poll(isCutOff).toBe(true);
+});
