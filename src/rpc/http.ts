@@ -41,6 +41,7 @@ interface SideRoutesOptions {
   readonly jwks: () => string;
 }
 
+const NO_CACHE = "no-store";
 // Whoever verifies tokens by it must know a new key before it signs: a rotation waits for longer than this.
 const JWKS_CACHE = "public, max-age=60";
 
@@ -64,7 +65,7 @@ const end = (
   status: number,
   body: string,
   contentType = "text/plain; charset=utf-8",
-  cacheControl = "no-store",
+  cacheControl = NO_CACHE,
 ) => {
   response.statusCode = status;
   response.setHeader("content-type", contentType);
@@ -104,6 +105,8 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
       if (draining && "closeIdleConnections" in server) setImmediate(() => server.closeIdleConnections());
     });
     boundRequest(request, response, config.callTimeoutMs);
+    // Answers hold tokens and people, of which no cache may keep a copy (RFC 6749, section 5.1).
+    response.setHeader("cache-control", NO_CACHE);
     handler(request, response);
   });
 

@@ -1,4 +1,5 @@
 import { pbkdf2Sync, randomUUID, scryptSync } from "node:crypto";
+import { ConnectError } from "@connectrpc/connect";
 import { hashSync as argon2Sync } from "@node-rs/argon2";
 import { hashSync as bcryptSync } from "bcryptjs";
 import { sql } from "slonik";
@@ -196,4 +197,16 @@ describe("with real parameters", () => {
     expect(await liveSessionIds(server, userId)).toEqual([tokens!.sessionId, last.tokens!.sessionId].sort());
     await server.stop();
   });
+});
+
+test("over HTTP no cache keeps an answer, nor a refusal", async () => {
+  const server = await startCheapService("connect");
+  const { login } = await someone(server);
+  let kept: string | null = null;
+  const onHeader = (header: Headers) => void (kept = header.get("cache-control"));
+  await server.auth.loginWithPassword({ ...login, password: PASSWORD }, { onHeader });
+  expect(kept).toBe("no-store");
+  const refused = server.auth.loginWithPassword({ ...login, password: OTHER_PASSWORD });
+  const error = ConnectError.from(await refused.catch((reason: unknown) => reason));
+  expect(error.metadata.get("cache-control")).toBe("no-store");
 });
