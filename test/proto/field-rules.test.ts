@@ -3,12 +3,8 @@ import { expect, test } from "vitest";
 import { AuthService } from "../../src/gen/auth/v1/auth_pb.ts";
 import { type FieldRules, field as fieldOption } from "../../src/gen/buf/validate/validate_pb.ts";
 import { caller_rule } from "../../src/gen/caller/v1/caller_pb.ts";
-import { Health } from "../../src/gen/grpc/health/v1/health_pb.ts";
 import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
-import { createLog } from "../../src/log.ts";
-import { bindMethods, implementation } from "../../src/rpc/methods.ts";
-import { createMetrics } from "../../src/rpc/metrics.ts";
 
 const methods = [AuthService, OrgService, ServiceIdentityService].flatMap((service) =>
   service.methods.map((method) => ({ name: `${service.name}.${method.name}`, method })),
@@ -54,12 +50,4 @@ test.each(methods)("$name bounds every field of its request and names who may ca
   const loose = fieldsOf(method.input).filter(unbounded);
   expect(loose.map((field) => `${field.parent.name}.${field.name}`)).toEqual([]);
   expect(getOption(method, caller_rule).rule.case).toBeDefined();
-});
-
-test("a method that does not say who may call it keeps the server from starting", () => {
-  const unasked = () => Promise.reject(new Error("nobody calls it"));
-  const silent = implementation(Health, { check: unasked, list: unasked, watch: unasked });
-  expect(() => bindMethods([silent], createMetrics("1.2.3").meter, createLog("silent"))).toThrow(
-    "grpc.health.v1.Health/Check does not say who may call it: it needs the option caller.v1.caller_rule",
-  );
 });

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { EventEmitter } from "node:events";
 import { createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import { status } from "@grpc/grpc-js";
@@ -8,15 +9,14 @@ import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { migrate } from "../../src/commands/migrate.ts";
 import { committedMigrations } from "../../src/db/migrations.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
+import { createHealthWatches } from "../../src/rpc/health-watches.ts";
 import type { RunningServer } from "../../src/server.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
 import { administer, databaseName } from "../support/admin.ts";
 import { type DatabaseProxy, poolStartups, startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { healthClient, probe, watchHealth } from "../support/health-client.ts";
-import { frame } from "../support/frames.ts";
 import { loggedLines } from "../support/logged-lines.ts";
-import { PATHS, openGrpc, sendGrpc } from "../support/raw-grpc.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { serve } from "../support/serve.ts";
 
@@ -56,14 +56,7 @@ test("a probe of each name succeeds, and of an unknown one is NOT_FOUND", async 
   expect(await probe(server.grpcPort, "liveness")).toBe("SERVING");
   expect(await probe(server.grpcPort, "nobody.v1.NobodyService")).toBe(status.NOT_FOUND);
   expect(await healthz(server)).toBe(200);
-});
-
-test("a connection that a probe leaves behind is ended after GRPC_CONNECTION_IDLE", async () => {
-  const probed = await serve(database.url, { GRPC_CONNECTION_IDLE: "1s" });
-  onTestFinished(() => probed.stop());
-  const session = openGrpc(probed);
-  expect(await sendGrpc(session, PATHS.CHECK, frame(""), true)).toMatchObject({ status: "0" });
-  await expect.poll(() => session.closed).toBe(true);
+  expect((await fetch(`http://127.0.0.1:${server.httpPort}/healthz?by=balancer`)).status).toBe(200);
 });
 
 test("List names everything that Check knows", async () => {
@@ -126,6 +119,21 @@ test("names that are none of ours are not kept, however many are watched", async
   for (const watch of watches) watch.cancel();
 });
 
+test("a Watch that comes when all are being ended ends too, and what was cancelled is not ended again", () => {
+  const watches = createHealthWatches(new Set());
+  const begin = () => {
+    const end = vi.fn<() => void>();
+    const call = Object.assign(new EventEmitter(), { request: { service: "" }, write: () => true, end });
+    watches.once(() => undefined)(call as never);
+    return { call, end };
+  };
+  const [cancelled, stays] = [begin(), begin()];
+  cancelled.call.emit("cancelled");
+  watches.endAll();
+  const late = begin();
+  expect([cancelled, stays, late].map(({ end }) => end.mock.calls.length)).toEqual([0, 1, 1]);
+});
+
 test("pending migrations are not ready and refuse calls, until they are applied", async () => {
   const empty = await createEmptyDatabase();
   const unmigrated = await serve(empty.url);
@@ -137,10 +145,12 @@ test("pending migrations are not ready and refuse calls, until they are applied"
     expect(await statuses(unmigrated)).toEqual(new Set(["NOT_SERVING"]));
     expect(await probe(unmigrated.grpcPort, "liveness")).toBe("SERVING");
     expect(await healthz(unmigrated)).toBe(503);
+    expect(await healthMetric(unmigrated)).toBe("0");
     await expectRefusal(signIn(), "DATABASE_UNAVAILABLE");
     await migrate(empty.url);
     await expect.poll(() => unmigrated.readiness(), { timeout: RISE_MS }).toBe("ready");
     expect(await statuses(unmigrated)).toEqual(new Set(["SERVING"]));
+    expect(await healthMetric(unmigrated)).toBe("1");
     await expectRefusal(signIn(), "SERVICE_CREDENTIALS_INVALID");
   } finally {
     await unmigrated.stop();
@@ -169,6 +179,8 @@ test("pending migrations still refuse calls by a reason while the server leaves"
   const leaving = await serve(empty.url, { SHUTDOWN_DELAY: "2s" });
   const transport = createGrpcTransport({ baseUrl: `http://127.0.0.1:${leaving.grpcPort}` });
   const { authenticateService } = createClient(ServiceIdentityService, transport);
+  const watch = watchHealth(leaving.grpcPort, "readiness");
+  await expect.poll(() => watch.heard).toEqual(["NOT_SERVING"]);
   const stopped = leaving.stop();
   expect(leaving.readiness()).toBe("shutting down");
   await expectRefusal(
@@ -176,6 +188,9 @@ test("pending migrations still refuse calls by a reason while the server leaves"
     "DATABASE_UNAVAILABLE",
   );
   await stopped;
+  expect(await watch.ended).toBe(status.OK);
+  // It was not serving before, for another reason.
+  expect(watch.heard).toEqual(["NOT_SERVING"]);
   await empty.drop();
 });
 

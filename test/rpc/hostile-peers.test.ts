@@ -18,7 +18,9 @@ const { LIST, AUDIT, AUTHENTICATE, CHECK, REFLECT } = PATHS;
 const OK = "0";
 const INVALID_ARGUMENT = "3";
 const DEADLINE_EXCEEDED = "4";
+const NOT_FOUND = "5";
 const RESOURCE_EXHAUSTED = "8";
+const UNIMPLEMENTED = "12";
 const UNAVAILABLE = "14";
 const UNAUTHENTICATED = "16";
 
@@ -71,6 +73,23 @@ test("a caller who is looked up for longer than CALL_TIMEOUT keeps the deadline 
   expect(await answer.waiting).toMatchObject({ status: OK });
 });
 
+test("so it is over HTTP/1.1, where his message has come and is not read", async () => {
+  const headers = { authorization: await freshToken(server), "connect-timeout-ms": "30000" };
+  const answer = await whileLocked("service_sessions", async (tx) => {
+    const waiting = fetch(`http://127.0.0.1:${server.httpPort}${LIST}`, {
+      method: "POST",
+      headers: { ...headers, "content-type": "application/json" },
+      body: "{}",
+    });
+    await untilSomebodyWaits(tx);
+    // CALL_TIMEOUT and a second later, by which a message must have come.
+    for (let round = 0; round < 4; round++)
+      await sendGrpc(openGrpc(server), AUTHENTICATE, frame("x").subarray(0, 5), false);
+    return { waiting };
+  });
+  expect((await answer.waiting).status).toBe(200);
+});
+
 test("a caller's deadline that passes while his answer is made has its reason, whosever timer is first", async () => {
   const authorization = await freshToken(server);
   const ids = Array.from({ length: 20 }, (_, n) => `late ${n}`);
@@ -94,6 +113,11 @@ describe("a header that is not printable", () => {
     expect(reasonIn(answer)).toContain("ACTOR_TOKEN_INVALID");
   });
 
+  test("is no request id: one is made", async () => {
+    const answer = await sendGrpc(openGrpc(server), AUTHENTICATE, frame(""), true, { "x-request-id": "abc\u00e9" });
+    expect(answer.requestId).toMatch(/^[0-9a-f-]{36}$/);
+  });
+
   test("is written nowhere: it may be a token", async () => {
     const said = ["error", "warn", "log", "info"] as const;
     const spies = said.map((name) => vi.spyOn(console, name).mockImplementation(() => undefined));
@@ -106,12 +130,14 @@ describe("a header that is not printable", () => {
 
 describe("what one call sends ends no other of its connection", () => {
   test.each([
-    ["a long deadline that is none", AUTHENTICATE, frame(""), { "grpc-timeout": "x".repeat(45_000) }],
-    ["a long name of an encoding", AUTHENTICATE, frame("", 1), { "grpc-encoding": "x".repeat(45_000) }],
-    ["a long name of a service", CHECK, frame(checkOf('"'.repeat(60_000))), {}],
-  ])("%s", async (_, path, bytes, headers) => {
+    ["a long deadline that is none", AUTHENTICATE, frame(""), { "grpc-timeout": "x".repeat(45_000) }, INVALID_ARGUMENT],
+    ["a long name of an encoding", AUTHENTICATE, frame("", 1), { "grpc-encoding": "x".repeat(45_000) }, UNIMPLEMENTED],
+    ["a long name of a service", CHECK, frame(checkOf('"'.repeat(60_000))), {}, NOT_FOUND],
+    ["one that is cut between two characters", CHECK, frame(checkOf("😀".repeat(10_000))), {}, NOT_FOUND],
+    ["one that is cut within a character", CHECK, frame(checkOf(`x${"😀".repeat(10_000)}`)), {}, NOT_FOUND],
+  ])("%s", async (_, path, bytes, headers, status) => {
     const session = openGrpc(server);
-    expect((await sendGrpc(session, path, bytes, true, headers)).status).not.toBe(OK);
+    expect(await sendGrpc(session, path, bytes, true, headers)).toMatchObject({ status });
     expect(await sendGrpc(session, CHECK, frame(""), true)).toMatchObject({ status: OK, rst: 0 });
   });
 
@@ -123,7 +149,7 @@ describe("what one call sends ends no other of its connection", () => {
     onTestFinished(() => inflated.mockRestore());
     const many = Buffer.concat(Array.from({ length: 300 }, () => frame(zlib.gzipSync(""), 1)));
     const answer = await sendGrpc(openGrpc(server), path, many, false, { "grpc-encoding": "gzip" });
-    expect(answer.status).toBe(most === 0 ? RESOURCE_EXHAUSTED : "12");
+    expect(answer.status).toBe(most === 0 ? RESOURCE_EXHAUSTED : UNIMPLEMENTED);
     expect(inflated.mock.calls.length).toBeLessThanOrEqual(most);
   });
 });

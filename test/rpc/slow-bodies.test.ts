@@ -1,8 +1,11 @@
 import { once } from "node:events";
 import { Agent, type IncomingMessage, request as requestPlain } from "node:http";
 import { connect } from "node:http2";
+import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import type { HttpRequest } from "../../src/rpc/http.ts";
+import { bodyOf } from "../../src/rpc/request-bodies.ts";
 import type { RunningServer } from "../../src/server.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
@@ -86,6 +89,13 @@ test("HTTP/1.1: a connection whose call was refused before its message was read 
   await call("/nowhere");
   // Longer than its message may come for, by a second and CALL_TIMEOUT.
   while (performance.now() - began < TIMEOUT_MS + 1_500) expect(await call(PATH)).toBe(true);
+});
+
+test("who reads on in a message that was given up is told why at once", async () => {
+  const request = new PassThrough() as unknown as HttpRequest;
+  const why = new Error("too late");
+  bodyOf(request).giveUp(why);
+  await expect(request[Symbol.asyncIterator]().next()).rejects.toBe(why);
 });
 
 const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;

@@ -125,6 +125,7 @@ describe("a value in JSON that is none of its field's type", () => {
     ["AssignRole", { startTime: "yesterday" }, "start_time", "RFC 3339"],
     ["AssignRole", { start_time: 5 }, "start_time", "RFC 3339"],
     ["AssignRole", { startTime: "2027-02-29T00:00:00Z" }, "start_time", "RFC 3339"],
+    ["AssignRole", { start_time: "2027-02-29T00:00:00Z" }, "start_time", "RFC 3339"],
     ["AssignRole", { endTime: "2027-04-30T24:00:00Z" }, "end_time", "RFC 3339"],
     ["AuthenticateService", { key: "root", ttl: "5" }, "ttl", "seconds and an s"],
     ["UpdateUser", { updateMask: "display_name" }, "update_mask", "lowerCamelCase"],

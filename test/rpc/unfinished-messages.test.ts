@@ -1,3 +1,4 @@
+import { connect, constants } from "node:http2";
 import { beforeAll, expect, onTestFinished, test } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { frame } from "../support/frames.ts";
@@ -31,6 +32,14 @@ test.each([
     expect(await call(session, CHECK, frame(""), true)).toMatchObject({ status: "0", rst: 0 });
   },
 );
+
+test("reflection whose answer nobody takes is cut off", async () => {
+  const session = connect(`http://127.0.0.1:${server.grpcPort}`, { settings: { initialWindowSize: 0 } });
+  onTestFinished(() => session.destroy());
+  // list_services: ""
+  const answer = await call(session, REFLECT, frame(Buffer.from([0x3a, 0x00])), false);
+  expect(answer).toMatchObject({ status: undefined, rst: constants.NGHTTP2_CANCEL });
+});
 
 test("so it is where the caller's own deadline passes first", async () => {
   const answer = await call(open(), AUTHENTICATE, UNFINISHED, false, { "grpc-timeout": "50m" });

@@ -1,10 +1,12 @@
 import { gzipSync } from "node:zlib";
-import { beforeAll, describe, expect, test } from "vitest";
+import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { ANONYMOUS_MAX_BYTES } from "../../src/rpc/message-limits.ts";
+import type { TestDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
 import type { LoggedLines } from "../support/logged-lines.ts";
 import { PATHS, freshToken, openGrpc, sendGrpc, serveRaw } from "../support/raw-grpc.ts";
+import { serve } from "../support/serve.ts";
 
 const { LIST, WATCH, AUTHENTICATE, CHECK, REFLECT } = PATHS;
 
@@ -17,11 +19,12 @@ const MESSAGE_MAX = 200_000;
 const COMPRESSED = 1;
 const GZIP = { "grpc-encoding": "gzip" };
 
+let database: TestDatabase;
 let server: RunningServer;
 let logged: LoggedLines;
 let authorization: string;
 beforeAll(async () => {
-  ({ server, logged } = await serveRaw({ MESSAGE_MAX_BYTES: String(MESSAGE_MAX) }));
+  ({ database, server, logged } = await serveRaw({ MESSAGE_MAX_BYTES: String(MESSAGE_MAX) }));
   authorization = await freshToken(server);
 });
 
@@ -58,6 +61,15 @@ describe("gRPC: of a sender whom nobody knows more than a little is not read", (
     const large = frame(Buffer.alloc(ANONYMOUS_MAX_BYTES + 1));
     expect((await answerTo(path, large)).status).toBe(RESOURCE_EXHAUSTED);
     expect((await answerTo(path, zipped(ANONYMOUS_MAX_BYTES + 1), GZIP)).status).toBe(RESOURCE_EXHAUSTED);
+  });
+
+  test("nor more than MESSAGE_MAX_BYTES, where that is less", async () => {
+    const small = await serve(database.url, { MESSAGE_MAX_BYTES: "2048" });
+    onTestFinished(() => small.stop());
+    for (const path of [AUTHENTICATE, CHECK]) {
+      const answer = await sendGrpc(openGrpc(small), path, frame(Buffer.alloc(2_049)), true);
+      expect(answer.status).toBe(RESOURCE_EXHAUSTED);
+    }
   });
 
   test("over HTTP too", async () => {

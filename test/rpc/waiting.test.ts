@@ -18,6 +18,7 @@ const starts: Readonly<Record<string, Start>> = {
 describe.each(Object.entries(starts))("%s", (_, start) => {
   test("tells its end once to who listens, and at once to who comes later, but not to who has left", () => {
     const { waiting, end } = start();
+    const { signal } = waiting;
     const told: string[] = [];
     waiting.whenOver(() => told.push("stayed"));
     const leave = waiting.whenOver(() => told.push("left"));
@@ -26,10 +27,24 @@ describe.each(Object.entries(starts))("%s", (_, start) => {
     end();
     end();
     expect(told).toEqual(["stayed"]);
+    expect(signal.aborted).toBe(true);
     const leaveLate = waiting.whenOver((reason) =>
       told.push(reason === waiting.signal.reason ? "came later" : "wrong"),
     );
     leaveLate();
     expect(told).toEqual(["stayed", "came later"]);
+  });
+});
+
+test("a call that was answered is not ended any more, and nobody is told of it", () => {
+  const call = new Call("id", Infinity);
+  const told: unknown[] = [];
+  call.whenOver((reason) => told.push(reason));
+  call.close();
+  expect(call.end("CANCELLED")).toBe(false);
+  expect({ told, aborted: call.signal.aborted, ended: call.ended }).toEqual({
+    told: [],
+    aborted: false,
+    ended: undefined,
   });
 });

@@ -6,7 +6,7 @@ import { createRootedDatabase } from "./database.ts";
 import { loggedLines } from "./logged-lines.ts";
 import { onFileFinished } from "./per-file.ts";
 import { serve } from "./serve.ts";
-import { clientsOf } from "./service.ts";
+import { FIRST_CALL_MS, clientsOf } from "./service.ts";
 
 export const PATHS = {
   LIST: "/org.v1.OrgService/ListTenants",
@@ -32,7 +32,8 @@ export const serveRaw = async (env: Readonly<Record<string, string>>) => {
 /** A token of root that no server remembers, as a header has it. */
 export const freshToken = async (server: RunningServer): Promise<string> => {
   const { services } = clientsOf("grpc", server)({});
-  const { serviceToken } = await services.authenticateService({ key: "root", secret: inject("rootSecret") });
+  const credentials = { key: "root", secret: inject("rootSecret") };
+  const { serviceToken } = await services.authenticateService(credentials, { timeoutMs: FIRST_CALL_MS });
   return `Bearer ${serviceToken}`;
 };
 

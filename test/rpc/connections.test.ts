@@ -1,0 +1,65 @@
+import { once } from "node:events";
+import { connect as connectHttp2 } from "node:http2";
+import { get } from "node:https";
+import { type Socket, connect as connectTcp } from "node:net";
+import { connect as connectTls } from "node:tls";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { type TestDatabase, createDatabase } from "../support/database.ts";
+import { frame } from "../support/frames.ts";
+import { PATHS, beginGrpc, openGrpc } from "../support/raw-grpc.ts";
+import { serveTls } from "../support/serve-tls.ts";
+import { serve } from "../support/serve.ts";
+
+let database: TestDatabase;
+beforeAll(async () => {
+  database = await createDatabase();
+});
+afterAll(() => database.drop());
+
+test("a connection on which nothing goes on is closed after GRPC_CONNECTION_IDLE", async () => {
+  const server = await serve(database.url, { GRPC_CONNECTION_IDLE: "1s" });
+  onTestFinished(() => server.stop());
+  const began = performance.now();
+  await once(openGrpc(server), "close");
+  expect(performance.now() - began).toBeGreaterThan(900);
+});
+
+test("what has not ended GRPC_CONNECTION_AGE_GRACE after its connection's age is cut off", async () => {
+  const env = { GRPC_CONNECTION_AGE: "1s", GRPC_CONNECTION_AGE_GRACE: "1s", CALL_TIMEOUT: "10m" };
+  const server = await serve(database.url, env);
+  onTestFinished(() => server.stop());
+  const session = openGrpc(server);
+  session.on("error", () => undefined);
+  const began = performance.now();
+  const { stream } = beginGrpc(session, PATHS.AUTHENTICATE);
+  stream.on("error", () => undefined).write(frame("x").subarray(0, 5));
+  await new Promise((resolve) => stream.once("close", resolve));
+  expect(performance.now() - began).toBeGreaterThan(1_800);
+});
+
+/** Whether new connections are taken. */
+const isOpen = (port: number) =>
+  new Promise<boolean>((resolve) => {
+    const socket = connectTcp(port, "127.0.0.1", () => resolve(true));
+    socket.on("error", () => resolve(false)).on("connect", () => socket.destroy());
+  });
+
+const secured = (socket: Socket, ca: string) =>
+  connectTls({ socket, ca, servername: "localhost", ALPNProtocols: ["h2"] });
+
+test("over TLS, a connection whose handshake ends during a shutdown holds nothing up", async () => {
+  const { server, ca } = await serveTls(database.url);
+  const port = server.httpPort!;
+  const url = `https://localhost:${port}`;
+  const socket = connectTcp(port, "127.0.0.1");
+  onTestFinished(() => void socket.destroy());
+  await once(socket, "connect");
+  // By its answer the server has taken in the connection before it.
+  await once(get(`${url}/healthz`, { ca, agent: false }), "response");
+  const started = performance.now();
+  const stopped = server.stop();
+  await expect.poll(() => isOpen(port)).toBe(false);
+  connectHttp2(url, { ca, createConnection: () => secured(socket, ca) }).on("error", () => undefined);
+  await stopped;
+  expect(performance.now() - started).toBeLessThan(2_000);
+});
