@@ -158,6 +158,27 @@ test("a move that fails moves nothing, says so once, and is tried again", async 
   await expect.poll(() => head.position()).toBe(3n);
   expect(lines).toHaveLength(1);
   expect(await state()).toEqual({ pending: 0, ordered: 3, head: 3 });
+  // Where it fails once more it is another fault.
+  await pool.query(sql.unsafe`
+    WITH event AS (
+      INSERT INTO audit_events (audit_id, action_key, entity_kind_code) VALUES (gen_random_uuid(), 'x.y', 'tenant')
+      RETURNING audit_id
+    )
+    INSERT INTO audit_order (position_val, audit_id) SELECT 4, e.audit_id FROM event e`);
+  await write("commit");
+  await expect.poll(() => lines.length).toBe(2);
+});
+
+test("a move of so many that their tenants are not looked up wakes everybody", async () => {
+  await plant(1_500);
+  let ready = false;
+  const head = createAuditHead();
+  const sequencer = startSequencer({ db, head, intervalMs: 5, log, ready: () => ready });
+  onTestFinished(() => sequencer.stop());
+  const woken = head.movedPast(0n, randomUUID(), AbortSignal.timeout(5_000));
+  ready = true;
+  await woken;
+  expect(head.position()).toBe(1_500n);
 });
 
 test("nothing is asked of a database that is away, nor after the end", async () => {

@@ -139,3 +139,43 @@ test("a server purges by itself every PURGE_INTERVAL, as SESSION_RETENTION says,
   expect(events.length).toBeGreaterThan(0);
   expect((await service.org.listAuditEvents({})).events).toEqual(events);
 });
+
+test("what somebody has locked is passed over, and goes the next time", async () => {
+  const service = await startService("grpc");
+  const { pool } = service;
+  const { serviceId } = await service.addService([]);
+  const tenantId = await service.addTenant();
+  const userId = await plantUser(service, tenantId);
+  await purgeTwice();
+  const plant = [
+    sql.unsafe`
+      INSERT INTO service_sessions (svc_session_id, svc_id, token_hash_text, expiry_utc)
+      VALUES (gen_random_uuid(), ${serviceId}::uuid, 'locked', now() - interval '1 year')`,
+    sql.unsafe`
+      INSERT INTO refresh_sessions (session_id, user_id, tenant_id, refresh_token_hash_text, expiry_utc, revoked_utc)
+      VALUES (gen_random_uuid(), ${userId}::uuid, ${tenantId}::uuid, 'locked', now() - interval '1 year', NULL),
+        (gen_random_uuid(), ${userId}::uuid, ${tenantId}::uuid, 'locked', now(), now() - interval '1 year')`,
+    sql.unsafe`
+      INSERT INTO otp_codes (otp_id, tenant_id, destination_text, channel_code, purpose_code, code_hash_text, expiry_utc)
+      VALUES (gen_random_uuid(), ${tenantId}::uuid, 'x', 'email', 'login', 'locked', now() - interval '1 year')`,
+    sql.unsafe`
+      INSERT INTO throttles (throttle_key_hash, hit_count, window_end_utc)
+      VALUES ('locked', 1, now() - interval '1 year')`,
+    sql.unsafe`
+      INSERT INTO login_networks (tenant_id, user_id, network_hash, last_login_utc)
+      VALUES (${tenantId}::uuid, ${userId}::uuid, 'locked', now() - interval '1 year')`,
+  ];
+  for (const statement of plant) await pool.query(statement);
+  const lock = [
+    sql.unsafe`SELECT FROM service_sessions WHERE token_hash_text = 'locked' FOR UPDATE`,
+    sql.unsafe`SELECT FROM refresh_sessions WHERE refresh_token_hash_text = 'locked' FOR UPDATE`,
+    sql.unsafe`SELECT FROM otp_codes WHERE code_hash_text = 'locked' FOR UPDATE`,
+    sql.unsafe`SELECT FROM throttles WHERE throttle_key_hash = 'locked' FOR UPDATE`,
+    sql.unsafe`SELECT FROM login_networks WHERE network_hash = 'locked' FOR UPDATE`,
+  ];
+  await pool.transaction(async (tx) => {
+    for (const statement of lock) await tx.query(statement);
+    expect(await purgeTwice()).toBe(0);
+  });
+  expect(await purgeTwice()).toBe(6);
+});

@@ -196,3 +196,25 @@ test("a statement and its commit may take weeks, where the environment says so",
   await transact(db, detached(), (tx) => queryAtEnd(tx, insert("slow")));
   expect(await notes()).toBe("slow");
 });
+
+test("the last statement and the commit behind it may each take what one may", async () => {
+  const { db, notes } = await open({ DATABASE_STATEMENT_TIMEOUT: "2s" });
+  await administer(
+    database.url,
+    sql.unsafe`
+      CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql
+      AS $$ BEGIN PERFORM pg_sleep(1.4); RETURN NEW; END $$`,
+  );
+  for (const trigger of [
+    sql.unsafe`CREATE TRIGGER slow BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION dawdle()`,
+    sql.unsafe`
+      CREATE CONSTRAINT TRIGGER slow_commit AFTER INSERT ON notes INITIALLY DEFERRED
+      FOR EACH ROW EXECUTE FUNCTION dawdle()`,
+  ])
+    await administer(database.url, trigger);
+  onTestFinished(async () => {
+    await administer(database.url, sql.unsafe`DROP FUNCTION dawdle CASCADE`);
+  });
+  await transact(db, detached(), (tx) => queryAtEnd(tx, insert("slow")));
+  expect(await notes()).toBe("slow");
+});
