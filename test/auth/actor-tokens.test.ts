@@ -1,8 +1,16 @@
 import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
+import { loggedLines } from "../support/logged-lines.ts";
 import { expectRefusal } from "../support/refusals.ts";
-import { type Clients, type TestService, startService, transports, uniqueKey } from "../support/service.ts";
+import {
+  type Clients,
+  type TestService,
+  launchService,
+  startService,
+  transports,
+  uniqueKey,
+} from "../support/service.ts";
 import { type SignedIn, signInBy } from "../support/sign-in.ts";
 
 /** One mutation of each service, in the tenant; answers with the id that its event names. */
@@ -175,4 +183,14 @@ describe.each(transports)("%s", (transport) => {
     await acting.org.getTenant({ tenantId });
     await expectRefusal(acting.auth.listSessions({ tenantId, userId: tenantId }), "PERMISSION_MISSING");
   });
+});
+
+test("a call's line names the user for whom the caller acted", async () => {
+  const logged = loggedLines();
+  const server = await launchService("grpc", { log: logged.log });
+  onTestFinished(() => server.stop());
+  const { accessToken, userId, tenantId } = await (await signInBy(server))();
+  const headers = { "x-actor-token": accessToken, "x-request-id": "acted" };
+  await server.as(server.rootToken, headers).org.getTenant({ tenantId });
+  expect(logged.of("acted")).toMatchObject([{ service: "root", actor_user_id: userId }]);
 });

@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 
 import type { AuditEvent } from "../../src/gen/org/v1/org_pb.ts";
 import { createLog } from "../../src/log.ts";
 import { Call } from "../../src/rpc/call.ts";
+import { refusal } from "../../src/rpc/refusal.ts";
 import { createStreams } from "../../src/rpc/streams.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { type Clients, type TestService, type TransportName, launchService, transports } from "../support/service.ts";
@@ -221,6 +222,28 @@ test("a watch that comes when all are being ended does not begin", async () => {
     record: () => undefined,
   });
   expect(opened).toMatchObject({ failure: { reason: "STREAM_ENDED" } });
+});
+
+test("a watch that is refused, and one that has ended, keeps no call", async () => {
+  let kept = 0;
+  const open = (begin: () => Promise<unknown>) => {
+    kept++;
+    return createStreams(createLog("silent")).open({
+      method: { name: "over" } as never,
+      call: new Call("over", Infinity, () => kept--),
+      exchange: { encode: (message) => message },
+      begin: begin as never,
+      verify: () => Promise.resolve(),
+      record: () => undefined,
+    });
+  };
+  expect(await open(() => Promise.reject(refusal("PERMISSION_MISSING")))).toHaveProperty("failure");
+  expect(kept).toBe(0);
+  const opened = await open(() => Promise.resolve(ReadableStream.from([])));
+  if ("failure" in opened) throw new Error(opened.failure.reason);
+  expect(kept).toBe(1);
+  expect(await opened.messages.next()).toEqual({ done: true, value: undefined });
+  expect(kept).toBe(0);
 });
 
 test("nobody is verified for a watch that has ended", async () => {

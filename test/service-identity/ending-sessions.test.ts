@@ -163,6 +163,26 @@ describe.each(transports)("%s: ending sessions", (transport) => {
     await Promise.all([holder, expectRefusal(signIn, "SERVICE_CREDENTIALS_INVALID")]);
   });
 
+  test("a sign-in that waited until its service was disabled and enabled again makes a session that counts", async () => {
+    const { services, addService, pool } = await startService(transport);
+    const { serviceId, key, secret } = await addService([]);
+    const lock = Promise.withResolvers<undefined>();
+    const locked = Promise.withResolvers<undefined>();
+    const holder = pool.transaction(async (tx) => {
+      await tx.any(sql.type(anyRow)`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR UPDATE`);
+      locked.resolve(undefined);
+      await lock.promise;
+      await tx.any(sql.type(anyRow)`
+        UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid`);
+    });
+    await locked.promise;
+    const signIn = services.authenticateService({ key, secret });
+    await untilSomebodyWaits(pool);
+    lock.resolve(undefined);
+    const [{ serviceToken }] = await Promise.all([signIn, holder]);
+    expect((await services.verifyServiceToken({ serviceToken })).active).toBe(true);
+  });
+
   test("a service has at most a hundred permissions, however they are granted", async () => {
     const { services, addService } = await startService(transport);
     const { serviceId } = await addService(Array.from({ length: 90 }, (_, n) => `a.p${n}`));
