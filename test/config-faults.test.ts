@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -105,6 +105,7 @@ describe("faults", () => {
     "no-reply@bücher.example",
     "a@example.org\r\nBcc: b@example.org",
     "Example\r\nBcc: b <a@example.org>",
+    `${"a".repeat(243)}@example.org`,
   ])("MAIL_FROM: %j is no sender", (from) => {
     expect(faultsOf({ SMTP_URL: "smtp://mail.example", MAIL_FROM: from })).toEqual([
       "MAIL_FROM: must be an e-mail address, such as Example <no-reply@example.org>",
@@ -117,6 +118,7 @@ describe("faults", () => {
     [{ TLS_CLIENT_CA_FILE: "ca.crt" }, "TLS_CLIENT_CA_FILE"],
     [{ DATABASE_TLS_CA_FILE: "ca.crt" }, "DATABASE_TLS_CA_FILE"],
     [{ DATABASE_URL: "postgresql://db/auth?sslmode=verify-full" }, "DATABASE_URL"],
+    [{ DATABASE_URL: "postgresql://db/auth?sslmode=prefer" }, "DATABASE_URL"],
     [{ GRPC_PORT: "9000", HTTP_PORT: "9000" }, "HTTP_PORT"],
     [{ PASSWORD_HASH_MEMORY_KIB: "16", PASSWORD_HASH_PARALLELISM: "4" }, "PASSWORD_HASH_MEMORY_KIB"],
     [
@@ -127,8 +129,16 @@ describe("faults", () => {
     [{ SMTP_URL: "smtp://mail.example" }, "SMTP_URL, MAIL_FROM"],
     [{ TWILIO_ACCOUNT_SID: "AC0", TWILIO_FROM: "+15005550006" }, "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN"],
     [{ TWILIO_WHATSAPP_FROM: "+15005550006" }, "TWILIO_FROM, TWILIO_WHATSAPP_FROM"],
+    [{ TWILIO_ACCOUNT_SID: "AC0", TWILIO_AUTH_TOKEN: "token" }, "TWILIO_FROM, TWILIO_WHATSAPP_FROM"],
   ])("variables that do not go together: %o", (variables, name) => {
     expect(faultyNames(variables as Record<string, string>)).toEqual([name]);
+  });
+
+  test.each([
+    { SESSION_IDLE_TTL: "90d", SESSION_MAX_TTL: "90d" },
+    { DATABASE_URL: "postgresql://db/auth?sslmode=verify-full", DATABASE_TLS: "verify" },
+  ])("variables that go together: %o", (variables) => {
+    expect(faultyNames(variables as Record<string, string>)).toEqual([]);
   });
 
   test("of rules between variables are told together too", () => {
@@ -167,10 +177,10 @@ describe("the process", () => {
   });
   afterAll(() => rm(folder, { recursive: true }));
 
-  const start = (variables: Record<string, string>) =>
+  const start = (variables: Record<string, string>, cwd = folder) =>
     new Promise<{ code: unknown; stdout: string; stderr: string }>((resolve) => {
       const env = { ...CHILD_ENV, ...variables };
-      execFile(process.execPath, [MAIN], { cwd: folder, env, timeout: 20_000 }, (error, stdout, stderr) => {
+      execFile(process.execPath, [MAIN], { cwd, env, timeout: 20_000 }, (error, stdout, stderr) => {
         resolve({ code: error?.code, stdout, stderr });
       });
     });
@@ -186,6 +196,17 @@ describe("the process", () => {
     expect(stderr, "the environment wins over .env").not.toContain("LOG_LEVEL");
     expect(stderr).not.toContain("hunter2");
     expect(stderr, "no stack").not.toMatch(/^\s+at /m);
+  });
+
+  test("ends with 78 where its `.env` is there and cannot be read", async () => {
+    const cwd = join(folder, "unreadable");
+    await mkdir(join(cwd, ".env"), { recursive: true });
+    const stderr = "the configuration is not usable:\n  .env: cannot be read\n";
+    expect(await start({ DATABASE_URL: "postgresql://127.0.0.1:1/auth" }, cwd)).toEqual({
+      code: 78,
+      stdout: "",
+      stderr,
+    });
   });
 
   test.each([

@@ -105,6 +105,13 @@ describe("values", () => {
     expect(faultyNames({ CALL_TIMEOUT: "24d" })).toEqual([]);
   });
 
+  test.each(["postgres://db.internal/auth", "postgresql://app:50%25@db.internal:5433/auth"])(
+    "%s is a database",
+    (url) => {
+      expect(parseConfig({ DATABASE_URL: url }).database.url).toBe(url);
+    },
+  );
+
   test("DATABASE_STATEMENT_TIMEOUT=off is no limit", () => {
     expect(parseConfig({ DATABASE_STATEMENT_TIMEOUT: "off" }).database.statementTimeoutMs).toBeUndefined();
     expect(parseConfig({ DATABASE_STATEMENT_TIMEOUT: "250ms" }).database.statementTimeoutMs).toBe(250);
@@ -130,8 +137,8 @@ describe("values", () => {
   });
 
   test("CORS_ORIGINS is a list", () => {
-    const { http } = parseConfig({ CORS_ORIGINS: "https://a.example, https://b.example," });
-    expect(http.corsOrigins).toEqual(["https://a.example", "https://b.example"]);
+    const { http } = parseConfig({ CORS_ORIGINS: "https://a.example, http://localhost:3000,,capacitor://localhost," });
+    expect(http.corsOrigins).toEqual(["https://a.example", "http://localhost:3000", "capacitor://localhost"]);
   });
 
   test("SECRET_PEPPERS keeps its order: the last makes new hashes", () => {

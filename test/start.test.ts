@@ -1,6 +1,6 @@
 import { execFile } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -25,10 +25,14 @@ const execute = promisify(execFile);
 
 const fileOf = (command: string) => fileURLToPath(new URL(`../src/commands/${command}.ts`, import.meta.url));
 
+const NOTHING = { DATABASE_URL: "", SECRET_PEPPERS: "", JWT_KEYS_FILE: "", NODE_ENV: "development" };
+
+/** What PostgreSQL's folder holds. */
+const clusterOf = (dataDir: string) => readdir(join(dataDir, "postgres", "cluster"));
+
 /** A start as on a fresh machine, once it has told people that it is ready. */
 const startWithout = async (dataDir: string): Promise<ServerProcess> => {
-  const nothing = { DATABASE_URL: "", SECRET_PEPPERS: "", JWT_KEYS_FILE: "" };
-  const server = await startProcess("", { ...nothing, NODE_ENV: "development", DATA_DIR: dataDir });
+  const server = await startProcess("", { ...NOTHING, DATA_DIR: dataDir });
   await expect.poll(server.said).toMatch(/^try: .*\n/m);
   return server;
 };
@@ -53,6 +57,7 @@ test("a start without a database makes one, root and the keys, says so, and goes
   const dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
   onTestFinished(() => rm(dataDir, { recursive: true, force: true }));
   const secretFile = join(dataDir, "root.secret");
+  await writeFile(secretFile, "of a database that is gone\n", { mode: 0o644 });
   const first = await startWithout(dataDir);
   const secret = await readFile(secretFile, "utf8");
   expect(secret).toMatch(/^sks_\S+\n$/);
@@ -67,7 +72,9 @@ try: grpcurl -plaintext -H "authorization: Bearer $(npm run --silent token)" loc
   expect(token).toMatch(/^skt_\S+\n$/);
   expect(await rootsOf(first, token)).toEqual([["root", ["*"]]]);
   await printed("health-check", first, dataDir);
+  expect(await clusterOf(dataDir)).toContain("postmaster.pid");
   expect(await end(first)).toBe(0);
+  expect(await clusterOf(dataDir)).not.toContain("postmaster.pid");
 
   const second = await startWithout(dataDir);
   expect(second.said()).not.toContain("root secret");
@@ -76,6 +83,20 @@ try: grpcurl -plaintext -H "authorization: Bearer $(npm run --silent token)" loc
   expect(await rootsOf(second, token)).toEqual([["root", ["*"]]]);
   expect(await printed("token", second, dataDir)).not.toBe(token);
   expect(await end(second)).toBe(0);
+});
+
+test("a start that fails leaves no database running", async () => {
+  const dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
+  onTestFinished(() => rm(dataDir, { recursive: true, force: true }));
+  const taken = createServer().listen(0, "127.0.0.1");
+  await once(taken, "listening");
+  onTestFinished(() => void taken.close());
+  const { port } = taken.address() as AddressInfo;
+  const failed = startProcess("", { ...NOTHING, DATA_DIR: dataDir, GRPC_PORT: String(port) });
+  await expect(failed).rejects.toThrow("the server ended with 1");
+  const files = await clusterOf(dataDir);
+  expect(files).toContain("PG_VERSION");
+  expect(files).not.toContain("postmaster.pid");
 });
 
 test.each(["health-check", "token"])("%s says where it looked for a server that is not there", async (command) => {

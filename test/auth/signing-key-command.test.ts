@@ -43,9 +43,10 @@ test("the keys of a file are printed with a new one second, and the file is left
 });
 
 test("a file that is none is named, and nothing of it is said", async () => {
-  const keysFile = await createKeysFile();
-  await keysFile.write('{"keys":[{"d":"hunter2"}');
-  for (const file of [keysFile.file, `${keysFile.file}.absent`]) {
+  const [broken, empty] = await Promise.all([createKeysFile(), createKeysFile()]);
+  await broken.write('{"keys":[{"d":"hunter2"}');
+  await empty.write('{"keys":[]}');
+  for (const file of [broken.file, empty.file, `${broken.file}.absent`]) {
     const stderr = `${file}: cannot be read, or is no JWKS\n`;
     await expect(run(file)).rejects.toMatchObject({ code: 1, stdout: "", stderr });
   }

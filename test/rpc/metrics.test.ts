@@ -43,3 +43,27 @@ test("a server tells how its pool, its database and its event loop do, and what 
   expect(of("process_resident_memory_bytes")).toBeGreaterThan(0);
   expect(text).toContain(`\nbuild_info{version="${VERSION}",node="${process.version}"} 1\n`);
 });
+
+test("the pool, the passwords' queue and health are told as they are when it is looked", async () => {
+  const { registry, watchPool, watchPasswordQueue, observePoolWait, setHealthy } = createMetrics("1.2.3");
+  const load = { inside: 3, waiting: 0 };
+  watchPool(() => load);
+  watchPasswordQueue(() => 5);
+  const lines = async () => (await registry.metrics()).split("\n");
+  setHealthy(true);
+  observePoolWait(0.2);
+  expect(await lines()).toEqual(
+    expect.arrayContaining([
+      "database_pool_connections_in_use 3",
+      "database_pool_waiting 0",
+      "password_hash_queue_length 5",
+      'database_pool_wait_seconds_bucket{le="0.1"} 0',
+      'database_pool_wait_seconds_bucket{le="0.25"} 1',
+      "database_healthy 1",
+      `build_info{version="1.2.3",node="${process.version}"} 1`,
+    ]),
+  );
+  load.waiting = 7;
+  setHealthy(false);
+  expect(await lines()).toEqual(expect.arrayContaining(["database_pool_waiting 7", "database_healthy 0"]));
+});

@@ -1,0 +1,107 @@
+import { execFile } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { type AddressInfo, type Socket, createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { makeAuthority, makeIdentity } from "./support/certificates.ts";
+import { CHILD_ENV } from "./support/child-env.ts";
+import { type TestDatabase, createDatabase, createEmptyDatabase } from "./support/database.ts";
+import { serve } from "./support/serve.ts";
+
+type Environment = Readonly<Record<string, string>>;
+
+/** A command in a process of its own, away from the checkout, whose .env could name another server. */
+const run = (command: string, args: readonly string[], env: Environment) =>
+  new Promise<{ code: unknown; stdout: string; stderr: string }>((resolve) => {
+    const file = fileURLToPath(new URL(`../src/commands/${command}.ts`, import.meta.url));
+    const options = { env: { ...CHILD_ENV, ...env }, cwd: "/", timeout: 20_000 };
+    execFile(process.execPath, [file, ...args], options, (error, stdout, stderr) =>
+      resolve({ code: error ? error.code : 0, stdout, stderr }),
+    );
+  });
+
+const check = (grpcPort: number, args: readonly string[] = [], env: Environment = {}) =>
+  run("health-check", args, { GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), ...env });
+
+const WELL = { code: 0, stdout: "", stderr: "" };
+const failing = (stderr: unknown) => ({ code: 1, stdout: "", stderr });
+
+const NOBODY_LISTENS = 1;
+
+let database: TestDatabase;
+
+beforeAll(async () => {
+  database = await createDatabase();
+});
+afterAll(() => database.drop());
+
+test("it ends with 0 while the server is ready, or what is named is SERVING", async () => {
+  const empty = await createEmptyDatabase();
+  const [ready, pending] = await Promise.all([serve(database.url), serve(empty.url)]);
+  onTestFinished(async () => {
+    await Promise.all([ready.stop(), pending.stop()]);
+    await empty.drop();
+  });
+  expect(await check(ready.grpcPort)).toEqual(WELL);
+  expect(await check(ready.grpcPort, ["org.v1.OrgService"])).toEqual(WELL);
+  expect(await check(pending.grpcPort, ["liveness"])).toEqual(WELL);
+  expect(await check(pending.grpcPort)).toEqual(failing("readiness is not serving\n"));
+  expect(await check(pending.grpcPort, [""])).toEqual(failing("the server is not serving\n"));
+  expect(await check(ready.grpcPort, ["no.such.Service"])).toMatchObject({ code: 1 });
+});
+
+test("a server that does not answer is not waited for", async () => {
+  const sockets: Socket[] = [];
+  const silent = createServer((socket) => void sockets.push(socket.on("error", () => undefined)));
+  silent.listen(0, "127.0.0.1");
+  await once(silent, "listening");
+  onTestFinished(() => {
+    for (const socket of sockets) socket.destroy();
+    silent.close();
+  });
+  expect(await check((silent.address() as AddressInfo).port)).toEqual(
+    failing(expect.stringContaining("deadline_exceeded")),
+  );
+});
+
+test("over TLS it shows the server's own certificate where clients need one, and says what that takes", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "auth-service-check-"));
+  onTestFinished(() => rm(folder, { recursive: true }));
+  const write = async (name: string, text: string) => {
+    await writeFile(join(folder, name), text);
+    return join(folder, name);
+  };
+  const [own, foreign] = await Promise.all([makeAuthority("own"), makeAuthority("foreign")]);
+  // In the service's name, which is not this machine's.
+  const { cert, key } = await makeIdentity("server", own);
+  const plain = { TLS_CERT_FILE: await write("tls.crt", cert), TLS_KEY_FILE: await write("tls.key", key) };
+  const signed = { ...plain, TLS_CLIENT_CA_FILE: await write("own.crt", own.cert) };
+  const strange = { ...plain, TLS_CLIENT_CA_FILE: await write("foreign.crt", foreign.cert) };
+  const checkWith = async (env: Environment) => {
+    const server = await serve(database.url, env);
+    onTestFinished(() => server.stop());
+    return check(server.grpcPort, [], env);
+  };
+  expect(await checkWith(plain)).toEqual(WELL);
+  expect(await check(NOBODY_LISTENS, [], plain)).toEqual(
+    failing(expect.stringMatching(/^nobody listens at https:\/\/127\.0\.0\.1:1: .* with this configuration\?\n$/)),
+  );
+  expect(await checkWith(signed)).toEqual(WELL);
+  expect(await checkWith(strange)).toEqual(
+    failing(expect.stringMatching(/ \(TLS_CLIENT_CA_FILE must have signed TLS_CERT_FILE for this check\)\n$/)),
+  );
+});
+
+test.each(["token", "demo"])("%s is of development alone", async (command) => {
+  const { code, stdout, stderr } = await run(command, [], {
+    NODE_ENV: "production",
+    DATABASE_URL: "postgres://localhost/unused",
+    SECRET_PEPPERS: `1:${Buffer.alloc(32).toString("base64")}`,
+    JWT_KEYS_FILE: "not-read-by-commands.json",
+  });
+  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+  expect(stderr).toMatch(/^development only: /);
+});
