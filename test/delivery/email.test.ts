@@ -1,4 +1,6 @@
-import { expect, test } from "vitest";
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
+import { expect, onTestFinished, test } from "vitest";
 import { makeAuthority, makeIdentity } from "../support/certificates.ts";
 import { ARRIVAL, createQueue } from "../support/deliveries.ts";
 import { startMailServer } from "../support/mail-server.ts";
@@ -17,6 +19,8 @@ test("a code arrives as an e-mail whose text has it as six digits", async () => 
   expect(address(mail?.from)).toEqual([{ name: "Example", address: "no-reply@example.org" }]);
   expect(address(mail?.to)).toEqual([{ name: "", address: "ann@example.com" }]);
   expect(mail?.messageId).toBe(`<${otpId}@example.org>`);
+  // Who is away does not answer it (RFC 3834, 2).
+  expect(mail?.headers.get("auto-submitted")).toBe("auto-generated");
   await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
 });
 
@@ -65,6 +69,33 @@ test.each([
   await expect.poll(async () => (await queue.jobs())[0]?.last_error, ARRIVAL).toBe(failure);
   const [job] = await queue.jobs();
   expect(job?.attempts === job?.max_attempts).toBe(final);
+});
+
+test("a message that the server refuses once it has it fails for ever, and none that it only defers", async () => {
+  const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
+  await queue.launch({ SMTP_URL: server.url });
+  for (const [before, status] of [552, 452].entries()) {
+    server.refuse(status, "message");
+    await queue.add();
+    await expect.poll(async () => (await queue.jobs())[before]?.last_error, ARRIVAL).toBe(`smtp EMESSAGE ${status}`);
+  }
+  expect((await queue.jobs()).map((job) => job.attempts === job.max_attempts)).toEqual([true, false]);
+});
+
+test("a server that talks without an end is listened to no longer than DELIVERY_TIMEOUT", async () => {
+  const queue = await createQueue();
+  const talking = createServer((socket) => {
+    const talk = setInterval(() => socket.write("250-more\r\n"), 20);
+    socket.on("error", () => undefined).on("close", () => clearInterval(talk));
+    socket.resume().write("220 mail.example\r\n");
+  });
+  talking.listen(0, "127.0.0.1");
+  await once(talking, "listening");
+  onTestFinished(() => void talking.close());
+  const { port } = talking.address() as AddressInfo;
+  await queue.launch({ SMTP_URL: `smtp://127.0.0.1:${port}`, DELIVERY_TIMEOUT: "300ms" });
+  await queue.add();
+  await expect.poll(async () => (await queue.jobs())[0]?.last_error, ARRIVAL).toMatch(/^smtp /);
 });
 
 test("TLS is as the URL says: a certificate is verified unless it says otherwise", async () => {

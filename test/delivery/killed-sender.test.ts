@@ -6,6 +6,7 @@ import { z } from "zod";
 import { freeLostJobs } from "../../src/delivery/workers.ts";
 import { detached } from "../../src/rpc/call.ts";
 import { ARRIVAL, MAIL_FROM, createQueue } from "../support/deliveries.ts";
+import { loggedLines } from "../support/logged-lines.ts";
 import { startMailServer } from "../support/mail-server.ts";
 import { openFor } from "../support/open-database.ts";
 import { startProcess } from "../support/server-process.ts";
@@ -13,7 +14,7 @@ import { startProcess } from "../support/server-process.ts";
 /** Takes connections and says nothing, so that whoever sends is in the middle of it. */
 const startSilentServer = async () => {
   const sockets: Socket[] = [];
-  const server = createServer((socket) => void sockets.push(socket.on("error", () => undefined)));
+  const server = createServer((socket) => void sockets.push(socket.on("error", () => undefined).resume()));
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   onTestFinished(() => {
@@ -109,15 +110,19 @@ test("a stop lets a message under way end, and leaves nothing behind", async () 
 
 test("what does not end within SHUTDOWN_GRACE is free for others at once, as if it had not been tried", async () => {
   const [queue, silent, server] = await Promise.all([createQueue(), startSilentServer(), startMailServer()]);
-  const service = await queue.launch({ SMTP_URL: silent.url, DELIVERY_TIMEOUT: "1m", SHUTDOWN_GRACE: "300ms" });
+  const env = { SMTP_URL: silent.url, DELIVERY_TIMEOUT: "1m", DELIVERY_ATTEMPT_MAX: "1", SHUTDOWN_GRACE: "300ms" };
+  const logged = loggedLines();
+  const service = await queue.launch(env, logged.log);
   await queue.add();
   await expect.poll(() => silent.sockets.length, ARRIVAL).toBe(1);
   const began = performance.now();
   await service.stop();
   expect(performance.now() - began).toBeLessThan(3_000);
+  await expect.poll(() => silent.sockets.map(({ destroyed }) => destroyed), ARRIVAL).toEqual([true]);
   const [job] = await queue.jobs();
   expect(job).toMatchObject({ attempts: 0, locked_by: null, last_error: null });
   expect(job?.delay_ms).toBeLessThanOrEqual(0);
+  expect(logged.all).not.toContainEqual(expect.objectContaining({ msg: "a message was not sent" }));
   await queue.launch({ SMTP_URL: server.url });
   await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
 });

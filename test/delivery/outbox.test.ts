@@ -2,12 +2,13 @@ import { readFile, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { ARRIVAL, createQueue, temporaryFolder } from "../support/deliveries.ts";
+import { startTwilio } from "../support/twilio-server.ts";
 
 const files = (folder: string) => readdir(folder).catch(() => []);
 
-const launch = async () => {
+const launch = async (env: Readonly<Record<string, string>> = {}) => {
   const [queue, dataDir] = await Promise.all([createQueue(), temporaryFolder()]);
-  await queue.launch({ DATA_DIR: dataDir });
+  await queue.launch({ DATA_DIR: dataDir, ...env });
   return { queue, folder: join(dataDir, "outbox") };
 };
 
@@ -25,6 +26,31 @@ test("without a provider an e-mail is one file, for its owner's eyes", async () 
   expect(message["subject"]).toBe("Reset your password for Café Nord");
   expect(message["text"]?.match(/(?<!\d)\d{6}(?!\d)/g)).toEqual([code]);
   expect(message["html"]).toContain(code);
+});
+
+test("a code that is valid for a few seconds more is said to be valid for a minute", async () => {
+  const { queue, folder } = await launch();
+  await queue.add({ channelCode: "sms", destination: "+49301234567", ttlMs: 20_000 });
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  const [file = ""] = await files(folder);
+  expect(await readFile(join(folder, file), "utf8")).toContain("Valid for 1 min.");
+});
+
+test("what a configured provider does not send goes into the folder", async () => {
+  const twilio = await startTwilio();
+  const { queue, folder } = await launch({
+    TWILIO_ACCOUNT_SID: "AC00000000000000000000000000000001",
+    TWILIO_AUTH_TOKEN: "t0ken",
+    TWILIO_BASE_URL: twilio.url,
+    TWILIO_WHATSAPP_FROM: "+15005550007",
+  });
+  await queue.add({ channelCode: "sms", destination: "+49301234567" });
+  await queue.add({ channelCode: "whatsapp", destination: "+49301234567" });
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  const [file = "", ...others] = await files(folder);
+  expect(others).toEqual([]);
+  expect(JSON.parse(await readFile(join(folder, file), "utf8"))).toMatchObject({ channel: "sms" });
+  expect(twilio.requests.map(({ form }) => form["To"])).toEqual(["whatsapp:+49301234567"]);
 });
 
 test.each(["sms", "whatsapp"] as const)("without a provider a message by %s is its short text", async (channelCode) => {

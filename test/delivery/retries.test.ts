@@ -4,6 +4,7 @@ import { createLog } from "../../src/log.ts";
 import { ARRIVAL, type Queue, type SentCode, createQueue } from "../support/deliveries.ts";
 import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { startMailServer } from "../support/mail-server.ts";
+import { productionEnv } from "../support/production.ts";
 import { serve } from "../support/serve.ts";
 import type { TestService } from "../support/service.ts";
 import { startTwilio } from "../support/twilio-server.ts";
@@ -106,6 +107,35 @@ test("of two codes for the same, only the newer is sent, and another tenant's en
   await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
   const sent = [newer, others].map(({ otpId }) => `<${otpId}@example.org>`);
   expect(server.mails.map(({ messageId }) => messageId).sort()).toEqual(sent.sort());
+});
+
+test("of codes made at once the greater id is the newer, and one of another purpose ends none", async () => {
+  const { queue, server } = await start();
+  const destination = "ann@example.com";
+  const { tenantId, userId } = await queue.add({ destination });
+  const newer = await queue.add({ destination });
+  const reset = await queue.add({ destination, purposeCode: "reset_password" });
+  await queue.pool.query(sql.unsafe`
+    UPDATE otp_codes SET tenant_id = ${tenantId}, user_id = ${userId}, created_utc = now()`);
+  await queue.launch({ SMTP_URL: server.url });
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  const sent = [newer, reset].map(({ otpId }) => `<${otpId}@example.org>`);
+  expect(server.mails.map(({ messageId }) => messageId).sort()).toEqual(sent.sort());
+});
+
+test("a code whose pepper is gone is not tried again, and one whose channel has no provider yet is", async () => {
+  const { queue } = await start();
+  const { otpId } = await queue.add();
+  await queue.pool.query(sql.unsafe`
+    UPDATE otp_codes SET code_hash_text = '999:' || split_part(code_hash_text, ':', 2) WHERE otp_id = ${otpId}`);
+  await queue.add({ channelCode: "sms", destination: "+14155552671" });
+  await queue.launch({ ...productionEnv(), SMTP_URL: "smtp://127.0.0.1:1" });
+  const ends = async () =>
+    (await queue.jobs()).map((job) => [job.last_error, job.attempts === job.max_attempts] as const);
+  await expect.poll(ends, ARRIVAL).toEqual([
+    ["its pepper is no longer configured", true],
+    ["no provider is configured for its channel", false],
+  ]);
 });
 
 test("no job, error or log has the code or the destination", async () => {

@@ -8,7 +8,7 @@ const PHONE = "+49301234567";
 
 const launch = async (env: Readonly<Record<string, string>> = {}) => {
   const [queue, twilio] = await Promise.all([createQueue(), startTwilio()]);
-  const account = { TWILIO_ACCOUNT_SID: SID, TWILIO_AUTH_TOKEN: "t0ken", TWILIO_BASE_URL: twilio.url };
+  const account = { TWILIO_ACCOUNT_SID: SID, TWILIO_AUTH_TOKEN: "t0ken", TWILIO_BASE_URL: `${twilio.url}/` };
   await queue.launch({ ...account, TWILIO_FROM: "+15005550006", TWILIO_WHATSAPP_FROM: "+15005550007", ...env });
   return { queue, twilio };
 };
@@ -33,11 +33,15 @@ test("an SMS is one call of Twilio's messages API", async () => {
   await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
 });
 
-test("a WhatsApp message names both ends as Twilio wants them", async () => {
-  const { queue, twilio } = await launch();
+test.each([
+  ["+15005550007", { From: "whatsapp:+15005550007" }],
+  ["whatsapp:+15005550007", { From: "whatsapp:+15005550007" }],
+  [SERVICE_SID, { MessagingServiceSid: SERVICE_SID }],
+])("a WhatsApp message of %s names both ends as Twilio wants them", async (from, sender) => {
+  const { queue, twilio } = await launch({ TWILIO_WHATSAPP_FROM: from });
   await queue.add({ channelCode: "whatsapp", destination: PHONE, purposeCode: "verify_phone" });
   await expect.poll(() => twilio.requests.length, ARRIVAL).toBe(1);
-  expect(twilio.requests[0]?.form).toMatchObject({ To: `whatsapp:${PHONE}`, From: "whatsapp:+15005550007" });
+  expect(twilio.requests[0]?.form).toMatchObject({ To: `whatsapp:${PHONE}`, ...sender });
 });
 
 test("a messaging service sends instead of a number", async () => {

@@ -56,7 +56,7 @@ test("a label is no template", () => {
 
 test("a folder of one's own replaces the texts", async () => {
   const folder = await copied();
-  await writeFile(join(folder, "en/login.text.mustache"), "Nimm {{code}}, {{minutes}} Minuten lang.");
+  await writeFile(join(folder, "en/login.text.mustache"), "Nimm {{{code}}}, {{minutes}} Minuten lang.");
   const [queue, server] = await Promise.all([createQueue(), startMailServer()]);
   await queue.launch({ SMTP_URL: server.url, MESSAGE_TEMPLATES_DIR: folder });
   const { code } = await queue.add();

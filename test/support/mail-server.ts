@@ -5,12 +5,14 @@ import { SMTPServer, type SMTPServerOptions } from "smtp-server";
 import { onTestFinished } from "vitest";
 import type { Identity } from "./certificates.ts";
 
+type Refused = "recipient" | "sender" | "message";
+
 export interface MailServer {
   readonly url: string;
   /** What it took, in order. */
   readonly mails: ParsedMail[];
-  /** Answers every recipient, or every sender, so from now on; undefined takes them. */
-  refuse(status: number | undefined, whom?: "recipient" | "sender"): void;
+  /** Answers every recipient, sender or message so from now on; undefined takes them. */
+  refuse(status: number | undefined, what?: Refused): void;
   /** Answers no message from now on, until what is returned is called. */
   hold(): () => void;
   /** How many messages it was given, answered or not. */
@@ -23,7 +25,7 @@ const failure = (status: number, text: string) => Object.assign(new Error(text),
 export const startMailServer = async (identity?: Identity): Promise<MailServer> => {
   const mails: ParsedMail[] = [];
   let status: number | undefined;
-  let refused: "recipient" | "sender" = "recipient";
+  let refused: Refused = "recipient";
   let held: Promise<undefined> = Promise.resolve(undefined);
   let given = 0;
   const options: SMTPServerOptions = {
@@ -31,16 +33,17 @@ export const startMailServer = async (identity?: Identity): Promise<MailServer> 
     disabledCommands: identity ? [] : ["STARTTLS"],
     ...(identity && { secure: true, cert: identity.cert, key: identity.key }),
     onMailFrom(_address, _session, done) {
-      done(status === undefined || refused === "recipient" ? null : failure(status, "not you"));
+      done(status !== undefined && refused === "sender" ? failure(status, "not you") : null);
     },
     onRcptTo({ address }, _session, done) {
       // As servers do, it quotes what it refuses.
-      done(status === undefined ? null : failure(status, `no thanks for ${address}`));
+      done(status !== undefined && refused === "recipient" ? failure(status, `no thanks for ${address}`) : null);
     },
     onData(stream, _session, done) {
       given++;
       const parsed = simpleParser(stream);
       void Promise.all([parsed, held]).then(([mail]) => {
+        if (status !== undefined && refused === "message") return done(failure(status, "no thanks for this"));
         mails.push(mail);
         done();
       }, done);
@@ -56,9 +59,9 @@ export const startMailServer = async (identity?: Identity): Promise<MailServer> 
   return {
     url: `${identity ? "smtps" : "smtp"}://127.0.0.1:${port}`,
     mails,
-    refuse(next, whom = "recipient") {
+    refuse(next, what = "recipient") {
       status = next;
-      refused = whom;
+      refused = what;
     },
     hold() {
       const { promise, resolve } = Promise.withResolvers<undefined>();
