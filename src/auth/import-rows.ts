@@ -150,9 +150,8 @@ export class Directory {
     if (!met) return { status: "created", userId: row.userId };
     const [person, reason] = met;
     const isOwn = person.tenantId === this.#tenantId && (!row.isIdChosen || person.userId === row.userId);
-    // A contact is as good as an id; a Google account is no name of anybody.
-    if (isOwn && reason !== "IDENTITY_TAKEN" && isSame(row.says, person))
-      return { status: "unchanged", userId: person.userId };
+    // A contact is as good as an id. A Google account is no name of anybody: who is met by it alone has another contact.
+    if (isOwn && isSame(row.says, person)) return { status: "unchanged", userId: person.userId };
     return { status: "refused", userId: row.isIdChosen ? row.userId : "", reason };
   }
 }
