@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
@@ -58,6 +59,7 @@ describe.each(transports)("%s", (transport) => {
     expect(same.user).toEqual({ ...user, emailVerified: true, phoneVerified: true });
     const changed = await server.auth.updateUser({ tenantId, userId, email: uniqueEmail(), phone });
     expect(changed.user).toMatchObject({ emailVerified: false, phoneVerified: true });
+    expect(timestampMs(changed.user!.updateTime!)).toBeGreaterThan(timestampMs(user.updateTime!));
     const cleared = await server.auth.updateUser({ tenantId, userId, ...mask("phone") });
     expect(cleared.user).toMatchObject({ phoneVerified: false });
     expect(await actionsOf(server, userId)).toEqual(["auth.user.update", "auth.user.update", "auth.user.create"]);

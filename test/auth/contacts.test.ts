@@ -16,6 +16,7 @@ test.each([
 test.each([
   ["+49 (0) 151 23456789", "+4915123456789"],
   ["+39 06 698 12345", "+390669812345"],
+  ["(+353) 087 123 4567", "+353871234567"],
 ])("%j is stored as %s, for not every zero goes", (text, stored) => {
   expect(normalPhone(text)).toBe(stored);
 });

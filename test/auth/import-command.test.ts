@@ -18,6 +18,7 @@ import {
   temporaryFolder,
   writeLines,
 } from "../support/import-command.ts";
+import { productionEnv } from "../support/production.ts";
 import { type TestService, launchService, startService } from "../support/service.ts";
 import { countUsers } from "../support/users.ts";
 
@@ -31,6 +32,43 @@ test("a run that fails at once leaves the former report, and says to repeat it w
   expect(code).toBe(1);
   expect(stderr).toMatch(/TENANT_NOT_FOUND.*; what was imported stands\n$/);
   expect(await readFile(`${file}.report`, "utf8")).toBe("former\n");
+});
+
+test("a file without people takes the former report's place", async () => {
+  const server = await startService("grpc");
+  const file = await writeLines(["", " "]);
+  await writeFile(`${file}.report`, "former\n");
+  const { code, stdout } = await runImport([file, "--tenant", randomUUID()], server, await importer(server));
+  expect([code, stdout]).toEqual([0, expect.stringMatching(/^0 created, 0 unchanged, 0 refused;/)]);
+  expect(await readFile(`${file}.report`, "utf8")).toBe("");
+});
+
+/** A file that is fed while it is read. */
+const fedFile = async () => {
+  const pipe = join(await temporaryFolder(), "people.ndjson");
+  await promisify(execFile)("mkfifo", [pipe]);
+  return pipe;
+};
+
+const metricsOf = async ({ httpPort }: TestService) => (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text();
+
+test("what is refused while the file is still read is told in one line too", async () => {
+  const server = await startService("grpc");
+  const pipe = await fedFile();
+  const refused = /grpc_server_handled_total\{[^}]*grpc_method="ImportUsers"[^}]*grpc_code="NotFound"[^}]*\} (\d+)/;
+  const refusals = async () => Number(refused.exec(await metricsOf(server))?.[1] ?? 0);
+  const before = await refusals();
+  const { finished } = startImport([pipe, "--tenant", randomUUID()], server, await importer(server));
+  const feed = createWriteStream(pipe);
+  feed.write(
+    people(1_500)
+      .map((person) => `${JSON.stringify(person)}\n`)
+      .join(""),
+  );
+  await vi.waitFor(async () => expect(await refusals()).toBeGreaterThan(before), { timeout: 20_000 });
+  feed.end();
+  const stderr = expect.stringMatching(/^the server refused: TENANT_NOT_FOUND.*\n$/) as string;
+  expect(await finished).toEqual({ code: 1, stdout: "", stderr });
 });
 
 test("a file of several batches is imported whole, and repeated it writes nothing", async () => {
@@ -52,8 +90,7 @@ test("stopped, it reports what it sent, and repeated it does the rest", { timeou
   const server = await startService("grpc");
   const tenantId = await server.addTenant();
   const lines = people(1_500).map((person) => `${JSON.stringify(person)}\n`);
-  const pipe = join(await temporaryFolder(), "people.ndjson");
-  await promisify(execFile)("mkfifo", [pipe]);
+  const pipe = await fedFile();
   const env = await importer(server);
   const { child, out, finished } = startImport([pipe, "--tenant", tenantId], server, env);
   const feed = createWriteStream(pipe);
@@ -65,6 +102,7 @@ test("stopped, it reports what it sent, and repeated it does the rest", { timeou
   const stderr = "stopping: what was sent is still reported\n";
   // Before the end of the file, which would complete a batch that may still be sent.
   await vi.waitFor(() => expect(out.stderr).toBe(stderr), { timeout: 20_000 });
+  child.kill("SIGINT");
   feed.end(lines.slice(0, 1).join(""));
   expect(await finished).toEqual({
     code: 1,
@@ -100,8 +138,7 @@ test("it tries again while the database is away", { timeout: 30_000 }, async () 
     /grpc_server_handled_total\{[^}]*grpc_method="ImportUsers"[^}]*grpc_code="Unavailable"[^}]*\} [1-9]/;
   await vi.waitFor(
     async () => {
-      const metrics = await fetch(`http://127.0.0.1:${server.httpPort}/metrics`);
-      expect(await metrics.text()).toMatch(unavailable);
+      expect(await metricsOf(server)).toMatch(unavailable);
     },
     { timeout: 10_000 },
   );
@@ -136,11 +173,13 @@ test("what is wrong with the whole is one line on stderr", { timeout: 60_000 }, 
   const args = [file, "--tenant", tenantId];
   await Promise.all([
     failing([file], /^which file, and into which tenant\?/),
+    failing([file, ...args], /^which file, and into which tenant\?/),
     failing([`${file}.gone`, "--tenant", tenantId], /people\.ndjson\.gone cannot be opened: ENOENT/),
     failing([tmpdir(), "--tenant", tenantId], /cannot be opened: EISDIR/),
     failing([file, "--tenant", "acme"], /^the server refused: INVALID_REQUEST/),
     failing([file, "--tenant", randomUUID()], /^the server refused: TENANT_NOT_FOUND/),
     failing(args, /^the server refused: PERMISSION_MISSING/, { SERVICE_TOKEN: token }),
+    failing(args, /^SERVICE_TOKEN is not set/, productionEnv()),
   ]);
 });
 

@@ -12,17 +12,19 @@ test("a line ends at a line feed alone, and what is no UTF-8, or too large by it
   const file = await writeLines([
     ...names.map((name, n) => ({ email: `line${n}@example.com`, display_name: name })),
     ...Array.from({ length: 60 }, (_, n) => ({ email: `person${n}@example.com`, display_name: "y".repeat(190) })),
-    { email: "large@example.com", password_hash: "\u{1f600}".repeat(1_000) },
+    // What frames a person in the message is as much as these are.
+    ...Array.from({ length: 200 }, (_, n) => ({ email: `${n}@a.b` })),
+    { email: "large@example.com", password_hash: "\u{1f600}".repeat(500) },
   ]);
   const text = await readFile(file);
   const latin = Buffer.from('{"email":"latin@example.com","display_name":"M\xfcller"}', "latin1");
   await writeFile(file, Buffer.concat([Buffer.from("\ufeff"), text, latin]));
   const env = { ...(await importer(server)), MESSAGE_MAX_BYTES: "2048" };
   const { code, stdout } = await runImport([file, "--tenant", tenantId], server, env);
-  expect([code, stdout]).toEqual([1, expect.stringContaining("63 created")]);
+  expect([code, stdout]).toEqual([1, expect.stringContaining("263 created")]);
   const report = await reportOf(file);
-  expect(report.map(({ line }) => line)).toEqual(Array.from({ length: 65 }, (_, n) => n + 1));
-  expect(report.slice(63).map(({ detail }) => detail)).toEqual([
+  expect(report.map(({ line }) => line)).toEqual(Array.from({ length: 265 }, (_, n) => n + 1));
+  expect(report.slice(263).map(({ detail }) => detail)).toEqual([
     "larger than MESSAGE_MAX_BYTES lets through",
     "no UTF-8",
   ]);
@@ -50,6 +52,16 @@ test("a line that is too long for any person is refused by its line, and not hel
   expect([code, stdout]).toEqual([1, expect.stringContaining("2 created, 0 unchanged, 1 refused")]);
   expect((await reportOf(file))[1]?.detail).toContain("longer than");
   expect(peakKib).toBeLessThan(300 * 1_024);
+});
+
+test("a line may have 1048576 bytes, and no more", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  const lines = [1_048_576, 1_048_577].map((bytes) => `{"email":"${bytes}@example.com"}`.padEnd(bytes));
+  const file = await writeLines(lines);
+  const { stdout } = await runImport([file, "--tenant", tenantId], server, await importer(server));
+  expect(stdout).toContain("1 created, 0 unchanged, 1 refused");
+  expect((await reportOf(file))[1]?.detail).toContain("longer than 1048576 bytes");
 });
 
 test("each line is reported in its order, and one that does not fit keeps back no other", async () => {

@@ -51,7 +51,11 @@ describe.each(transports)("%s", (transport) => {
     const [tenantId, other] = [await server.addTenant(), await server.addTenant()];
     const userId = randomUUID();
     await importRows(server, tenantId, [{ ...FULL, userId }]);
-    expect(await outcomesOf(server, other, [{ ...FULL, userId }, FULL])).toEqual(["USER_ID_TAKEN", "CREATED"]);
+    expect(await outcomesOf(server, other, [{ ...FULL, userId }, { email: FULL.email, userId }, FULL])).toEqual([
+      "USER_ID_TAKEN",
+      "USER_ID_TAKEN",
+      "CREATED",
+    ]);
     expect(await countUsers(server, tenantId)).toBe(1);
   });
 

@@ -91,6 +91,16 @@ describe.each(transports)("%s", (transport) => {
     expect(await outcomesOf(server, tenantId, rows)).toEqual(rows.map(() => "UNCHANGED"));
   });
 
+  test("a time is cut to the millisecond", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    const row = { email: "ann@example.com", createTime: { seconds: 1n, nanos: 1_999_999 } };
+    const { ids } = await importRows(server, tenantId, [row]);
+    const { user } = await server.auth.getUser({ tenantId, key: { case: "userId", value: ids[0] ?? "" } });
+    expect(user?.createTime).toMatchObject({ seconds: 1n, nanos: 1_000_000 });
+    expect(await outcomesOf(server, tenantId, [row])).toEqual(["UNCHANGED"]);
+  });
+
   test("a repeat writes nothing, and finds who has no id in its row by its contact", async () => {
     const server = await startService(transport);
     const tenantId = await server.addTenant();
@@ -107,6 +117,7 @@ describe.each(transports)("%s", (transport) => {
       expect(second.outcomes).toEqual(rows.map(() => "UNCHANGED"));
       expect(second.ids.toSorted()).toEqual(first.ids.toSorted());
     }
+    expect(await outcomesOf(server, tenantId.toUpperCase(), rows)).toEqual(rows.map(() => "UNCHANGED"));
     expect((await importedIds(server, tenantId)).toSorted()).toEqual(first.ids.toSorted());
   });
 

@@ -152,8 +152,25 @@ test.each(["$argon2id$v=19$m=64,t=1,p=1", "$scrypt$ln=4,r=8,p=1", "$pbkdf2-sha25
   },
 );
 
-test.each(["03", "15", "31"])("bcrypt of cost %s is out of bounds", (cost) => {
-  expect(isSupportedHash(bcryptSync(PASSWORD, 4).replace("$04$", `$${cost}$`))).toBe(false);
+test.each([
+  [8, 43, true],
+  [86, 43, true],
+  [7, 43, false],
+  [87, 43, false],
+  [8, 42, false],
+  [8, 44, false],
+])("a scrypt of crypt(5) with a salt of %i letters and a hash of %i is supported: %s", (salt, hash, supported) => {
+  expect(isSupportedHash(`$7$C6..../....${"s".repeat(salt)}$${"A".repeat(hash)}`)).toBe(supported);
+});
+
+test.each([
+  ["03", false],
+  ["04", true],
+  ["14", true],
+  ["15", false],
+  ["31", false],
+])("bcrypt of cost %s is within bounds: %s", (cost, supported) => {
+  expect(isSupportedHash(bcryptSync(PASSWORD, 4).replace("$04$", `$${cost}$`))).toBe(supported);
 });
 
 test.each(["", "password", "{SSHA}abc", "$1$salt$hash", "$2x$04$x", "5f4dcc3b5aa765d61d8327deb882cf99", "$$$$"])(

@@ -37,6 +37,8 @@ test.each([
   ["the user's phone without its plus", "14155552671", OWN_TEXT],
   ["the user's phone with blanks and hyphens", "+1 415-555-2671 ", OWN_TEXT],
   ["the user's phone as it is dialled at home", "(0415) 555 2671", OWN_TEXT],
+  ["the user's phone as it is dialled from abroad", "00 1 415 555 2671", OWN_TEXT],
+  ["seven digits of the user's phone behind zeros", "000 555 2671", OWN_TEXT],
   ["the user's e-mail and a blank", "ann.lovelace@example.com ", OWN_TEXT],
   ["the user's name", "ann straße", OWN_TEXT],
   ["the user's name in capitals", "ANN STRASSE", OWN_TEXT],
@@ -55,6 +57,10 @@ test.each([
   ["256 characters", "é".repeat(256)],
 ])("a password of %s is taken", async (_, password) => {
   expect(await checkNewPassword(password, "password", OWN)).toBe(password);
+});
+
+test("a name is the user's own without the blanks around it", async () => {
+  expect(await refusalOf("ann straße", [" Ann Straße "])).toEqual(OWN_TEXT);
 });
 
 test("a user without contact or name has nothing to be compared with", async () => {

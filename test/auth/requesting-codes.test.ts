@@ -163,6 +163,18 @@ test("where no provider is configured a request is refused before anything is as
   }
 });
 
+test("a provider that has no number for SMS sends none", async () => {
+  const server = await launchForCodes("grpc", {
+    ...productionEnv(),
+    TWILIO_ACCOUNT_SID: "AC00000000000000000000000000000000",
+    TWILIO_AUTH_TOKEN: "token",
+    TWILIO_WHATSAPP_FROM: "+15005550006",
+  });
+  const request = { tenantId: randomUUID(), purpose: LOGIN, destination: uniquePhone() };
+  await expectRefusal(server.auth.requestOtp({ ...request, channel: SMS }), "CHANNEL_UNAVAILABLE");
+  await expectRefusal(server.auth.requestOtp({ ...request, channel: WHATSAPP }), "TENANT_NOT_FOUND");
+});
+
 test("whoever has the destination, the same statements run", async () => {
   const server = await startForCodes("grpc");
   const { statements, parts } = watchStatements(server);
