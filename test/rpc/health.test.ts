@@ -9,6 +9,8 @@ import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { migrate } from "../../src/commands/migrate.ts";
 import { committedMigrations } from "../../src/db/migrations.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
+import { createLog } from "../../src/log.ts";
+import { createHealth } from "../../src/rpc/health.ts";
 import { createHealthWatches } from "../../src/rpc/health-watches.ts";
 import type { RunningServer } from "../../src/server.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
@@ -201,4 +203,23 @@ test("a Watch ends when the server stops", async () => {
   await other.stop();
   expect(watch.heard).toEqual(["SERVING", "NOT_SERVING"]);
   expect(await watch.ended).toBe(status.OK);
+});
+
+test("a ping that is answered once the server leaves makes nothing serve again, and is the last", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  onTestFinished(() => {
+    vi.useRealTimers();
+  });
+  const ping = Promise.withResolvers<readonly string[]>();
+  const use = vi.fn(() => ping.promise);
+  const nothing = () => undefined;
+  const log = createLog("silent");
+  const health = createHealth({ probe: { use } as never, services: [], log, onFailure: nothing, onChange: nothing });
+  const started = health.start();
+  health.leave();
+  ping.resolve([]);
+  await started;
+  await vi.advanceTimersByTimeAsync(5_000);
+  expect(health.readiness()).toBe("shutting down");
+  expect(use).toHaveBeenCalledOnce();
 });

@@ -1,5 +1,8 @@
+import { setImmediate } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
+import { createLog } from "../../src/log.ts";
 import { Call, type Waiting, waitingUntil } from "../../src/rpc/call.ts";
+import { createPipeline } from "../../src/rpc/pipeline.ts";
 
 /** A wait, and what ends it. */
 type Start = () => { readonly waiting: Waiting; readonly end: () => void };
@@ -47,4 +50,26 @@ test("a call that was answered is not ended any more, and nobody is told of it",
     aborted: false,
     ended: undefined,
   });
+});
+
+test("a call that ends while its caller is looked up is not counted afterwards, among those under way or against them", async () => {
+  const lookedUp = Promise.withResolvers<object>();
+  const log = createLog("silent");
+  const pipeline = createPipeline({
+    tokens: { verify: () => lookedUp.promise } as never,
+    verifyActor: () => Promise.resolve(undefined),
+    log,
+    callTimeoutMs: 60_000,
+  });
+  const header = (name: string) => (name === "authorization" ? "Bearer token" : undefined);
+  const call = pipeline.receive(header, undefined);
+  const method = { name: "held", log, rule: { case: "permission", value: "a.b" }, meter: () => undefined };
+  const decode = () => Promise.withResolvers<never>().promise;
+  const answer = pipeline.answer(method as never, call, { header, system: "grpc", decode, encode: () => "" });
+  expect(pipeline.underWay()).toBe(1);
+  call.end("CANCELLED");
+  expect(await answer).toMatchObject({ failure: { reason: "CANCELLED" } });
+  lookedUp.resolve({ permissions: ["*"] });
+  await setImmediate();
+  expect(pipeline.underWay()).toBe(0);
 });

@@ -195,4 +195,16 @@ describe.each(transports)("%s: ending sessions", (transport) => {
     const { service } = await services.grantServicePermissions({ serviceId, permissions: more.slice(1) });
     expect(service?.permissions).toHaveLength(100);
   });
+
+  test("so it is where they are granted at once", async () => {
+    const { services, addService } = await startService(transport);
+    const { serviceId } = await addService(Array.from({ length: 95 }, (_, n) => `a.p${n}`));
+    const grants = Array.from({ length: 20 }, (_, n) =>
+      services.grantServicePermissions({ serviceId, permissions: [`b.p${n}`] }),
+    );
+    const granted = (await Promise.allSettled(grants)).filter(({ status }) => status === "fulfilled");
+    expect(granted).toHaveLength(5);
+    const { service } = await services.getService({ selector: { case: "serviceId", value: serviceId } });
+    expect(service?.permissions).toHaveLength(100);
+  });
 });
