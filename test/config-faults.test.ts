@@ -210,7 +210,10 @@ describe("the process", () => {
   });
 
   test.each([
-    [{ TLS_CERT_FILE: "no-such", TLS_KEY_FILE: "no-such" }, "TLS_CERT_FILE cannot be read: ENOENT"],
+    [
+      { TLS_CERT_FILE: "no-such", TLS_KEY_FILE: "no-such" },
+      "TLS_CERT_FILE cannot be read: ENOENT\n  TLS_KEY_FILE cannot be read: ENOENT",
+    ],
     [{ DATABASE_TLS: "verify", DATABASE_TLS_CA_FILE: "no-such" }, "DATABASE_TLS_CA_FILE cannot be read: ENOENT"],
     [{ JWT_KEYS_FILE: "no-such" }, "JWT_KEYS_FILE cannot be read: ENOENT"],
     [{ JWT_KEYS_FILE: '{"keys":[{"d":"hunter2"}]}' }, "JWT_KEYS_FILE cannot be read: ENOENT"],
@@ -218,7 +221,7 @@ describe("the process", () => {
     [{ DATA_DIR: MAIN }, `DATA_DIR cannot be written to: EEXIST`],
     [
       { TLS_CERT_FILE: "no-such", TLS_KEY_FILE: "no-such", JWT_KEYS_FILE: "no-such" },
-      "TLS_CERT_FILE cannot be read: ENOENT\n  JWT_KEYS_FILE cannot be read: ENOENT",
+      ["TLS_CERT_FILE", "TLS_KEY_FILE", "JWT_KEYS_FILE"].map((name) => `${name} cannot be read: ENOENT`).join("\n  "),
     ],
   ])("ends with 78 where a file is of no use, by its variable's name: %o", async (variables, fault) => {
     await writeFile(join(folder, ".env"), "DATABASE_URL=postgresql://127.0.0.1:1/auth\n");

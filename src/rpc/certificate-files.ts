@@ -24,24 +24,39 @@ interface CheckedCertificates {
 // A message names the variable alone: of the file it says nothing, and a key may stand where its file should be named.
 const VARIABLES = { certFile: "TLS_CERT_FILE", keyFile: "TLS_KEY_FILE", clientCaFile: "TLS_CLIENT_CA_FILE" } as const;
 
-const fault = (file: keyof CertificateFiles, what: string, cause?: unknown) =>
-  new Error(`${VARIABLES[file]} ${what}`, { cause });
+/** What is wrong with the files, each named by its variable. */
+export class CertificateFault extends Error {
+  readonly faults: readonly string[];
+  constructor(faults: readonly string[], cause?: unknown) {
+    super(faults.join("; "), { cause });
+    this.faults = faults;
+  }
+}
 
-const read = async (file: keyof CertificateFiles, path: string): Promise<Buffer> => {
+const fault = (file: keyof CertificateFiles, what: string, cause?: unknown) =>
+  new CertificateFault([`${VARIABLES[file]} ${what}`], cause);
+
+const read = async (file: keyof CertificateFiles, path: string): Promise<Buffer | CertificateFault> => {
   try {
     return await readFile(path);
   } catch (error) {
     const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
-    throw fault(file, `cannot be read: ${code}`, error);
+    return fault(file, `cannot be read: ${code}`, error);
   }
 };
 
+/** @throws CertificateFault that names all that cannot be read. */
 export const readCertificates = async (files: CertificateFiles): Promise<CertificateBytes> => {
   const [cert, key, ca] = await Promise.all([
     read("certFile", files.certFile),
     read("keyFile", files.keyFile),
     files.clientCaFile === undefined ? undefined : read("clientCaFile", files.clientCaFile),
   ]);
+  if (cert instanceof CertificateFault || key instanceof CertificateFault || ca instanceof CertificateFault) {
+    throw new CertificateFault(
+      [cert, key, ca].flatMap((found) => (found instanceof CertificateFault ? found.faults : [])),
+    );
+  }
   return ca === undefined ? { cert, key } : { cert, key, ca };
 };
 
@@ -88,7 +103,7 @@ const CIPHERS = [
 
 /**
  * Looks whether the pair could serve at once: the former stays in use until a new one passes here.
- * @throws Error that names the variable at fault.
+ * @throws CertificateFault that names the variable at fault.
  */
 export const checkCertificates = ({ cert, key, ca }: CertificateBytes): CheckedCertificates => {
   const parsed = (file: keyof CertificateFiles, pem: Buffer) => {

@@ -5,6 +5,7 @@ import { ServerCredentials } from "@grpc/grpc-js";
 import { ConfigError } from "../config.ts";
 import { startPolling } from "../polling.ts";
 import {
+  CertificateFault,
   checkCertificates,
   readCertificates,
   readSettled,
@@ -49,7 +50,7 @@ const readAtStart = async (files: CertificateFiles) => {
     const bytes = await readCertificates(files);
     return { bytes, context: checkCertificates(bytes).context };
   } catch (error) {
-    throw new ConfigError([(error as Error).message]);
+    throw error instanceof CertificateFault ? new ConfigError(error.faults) : error;
   }
 };
 
