@@ -3,13 +3,13 @@ import { Code } from "@connectrpc/connect";
 import { pino } from "pino";
 import { sql } from "slonik";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
-import type { AuditEvent } from "../../src/gen/org/v1/org_pb.ts";
 import { createLog } from "../../src/log.ts";
 import { Call } from "../../src/rpc/call.ts";
 import { refusal } from "../../src/rpc/refusal.ts";
 import { createStreams } from "../../src/rpc/streams.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { type Clients, type TestService, type TransportName, launchService, transports } from "../support/service.ts";
+import { beginWatch } from "../support/watches.ts";
 
 interface Line {
   readonly request_id?: string;
@@ -32,24 +32,6 @@ beforeAll(async () => {
   }
 });
 afterAll(() => Promise.all([...services.values()].map((service) => service.stop())));
-
-type Options = Parameters<Clients["org"]["watchAuditEvents"]>[1];
-
-/** A watch that has begun: its first event has come, and its end is awaited. */
-const begin = async ({ org }: Pick<Clients, "org">, tenantId: string, afterAuditId: string, options: Options = {}) => {
-  const heard: AuditEvent[] = [];
-  const began = Promise.withResolvers<undefined>();
-  const watch = async () => {
-    for await (const { event } of org.watchAuditEvents({ tenantId, afterAuditId }, options)) {
-      heard.push(event!);
-      began.resolve(undefined);
-    }
-  };
-  const ended = watch();
-  ended.catch(() => undefined);
-  await Promise.race([began.promise, ended]);
-  return { heard, ended };
-};
 
 const change = ({ org }: Pick<Clients, "org">, tenantId: string) =>
   org.updateTenant({ tenantId, label: randomUUID(), updateMask: { paths: ["label"] } });
@@ -88,10 +70,14 @@ describe.each(transports)("%s", (transport) => {
     const client = server.as(server.rootToken, { "x-request-id": requestId });
     const before = (await counted(server, "Canceled")) || 0;
     let header: string | null = null;
-    const { heard, ended } = await begin(client, tenantId, first, {
-      signal: controller.signal,
-      onHeader: (headers) => (header = headers.get("x-request-id")),
-    });
+    const { heard, ended } = await beginWatch(
+      client,
+      { tenantId, afterAuditId: first },
+      {
+        signal: controller.signal,
+        onHeader: (headers) => (header = headers.get("x-request-id")),
+      },
+    );
     expect(header).toBe(requestId);
     const started = performance.now();
     await expect.poll(() => performance.now() - started, { timeout: 3_000 }).toBeGreaterThan(1_600);
@@ -110,7 +96,7 @@ describe.each(transports)("%s", (transport) => {
     const { tenantId, first } = await plant(server);
     const requestId = randomUUID();
     const client = server.as(server.rootToken, { "x-request-id": requestId });
-    const { ended } = await begin(client, tenantId, first, { timeoutMs: 700 });
+    const { ended } = await beginWatch(client, { tenantId, afterAuditId: first }, { timeoutMs: 700 });
     expect((await refused(ended)).error.code).toBe(Code.DeadlineExceeded);
     await expect.poll(() => logged(requestId).length).toBe(1);
   });
@@ -137,7 +123,7 @@ describe.each(transports)("%s", (transport) => {
       ends.map(async ([reason, end]) => {
         const { tenantId, first } = await plant(server);
         const own = await server.addService(["org.audit.read"], tenantId);
-        const { ended } = await begin(own, tenantId, first);
+        const { ended } = await beginWatch(own, { tenantId, afterAuditId: first });
         const started = performance.now();
         await end({ ...own, tenantId });
         await expectRefusal(ended, reason);
@@ -152,7 +138,7 @@ describe.each(transports)("%s", (transport) => {
     const other = await launchService(transport, { databaseUrl: server.databaseUrl });
     const { tenantId, first } = await plant(server);
     const own = await server.addService(["org.audit.read"], tenantId);
-    const { ended } = await begin(own, tenantId, first);
+    const { ended } = await beginWatch(own, { tenantId, afterAuditId: first });
     const started = performance.now();
     await other.as(server.rootToken).services.disableService({ serviceId: own.serviceId });
     await expectRefusal(ended, "CALLER_TOKEN_INVALID");
@@ -164,7 +150,10 @@ describe.each(transports)("%s", (transport) => {
     const requestId = randomUUID();
     const server = await launchService(transport, { log });
     const { tenantId, first } = await plant(server);
-    const { ended } = await begin(server.as(server.rootToken, { "x-request-id": requestId }), tenantId, first);
+    const { ended } = await beginWatch(server.as(server.rootToken, { "x-request-id": requestId }), {
+      tenantId,
+      afterAuditId: first,
+    });
     const started = performance.now();
     const [{ metadata }] = await Promise.all([expectRefusal(ended, "STREAM_ENDED"), server.stop()]);
     expect(performance.now() - started).toBeLessThan(4_000);
@@ -280,12 +269,12 @@ test("grpc: the connection's age ends a watch, by a code that means resume", asy
     env: { GRPC_CONNECTION_AGE: "1s", GRPC_CONNECTION_AGE_GRACE: "20s" },
   });
   const { tenantId, first } = await plant(server);
-  const { heard, ended } = await begin(server, tenantId, first);
+  const { heard, ended } = await beginWatch(server, { tenantId, afterAuditId: first });
   const started = performance.now();
   await expectRefusal(ended, "STREAM_ENDED");
   expect(performance.now() - started).toBeLessThan(5_000);
   await change(server, tenantId);
-  const again = await begin(server, tenantId, heard.at(-1)!.auditId);
+  const again = await beginWatch(server, { tenantId, afterAuditId: heard.at(-1)!.auditId });
   expect(again.heard).toHaveLength(1);
   await Promise.all([expectRefusal(again.ended, "STREAM_ENDED"), server.stop()]);
 });

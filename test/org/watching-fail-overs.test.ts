@@ -1,30 +1,14 @@
 import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
-import type { AuditEvent } from "../../src/gen/org/v1/org_pb.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, launchForFile, transports } from "../support/service.ts";
+import { beginWatch } from "../support/watches.ts";
 
 /** Changes the tenant, and waits until that event has its position. */
 const change = async ({ org, pool }: TestService, tenantId: string) => {
   await org.updateTenant({ tenantId, label: randomUUID(), updateMask: { paths: ["label"] } });
   await expect.poll(() => pool.any(sql.unsafe`SELECT 1 FROM audit_pending`)).toEqual([]);
-};
-
-/** A watch whose first event has come. */
-const begin = async ({ org }: TestService, tenantId: string | undefined, afterAuditId: string) => {
-  const heard: AuditEvent[] = [];
-  const began = Promise.withResolvers<undefined>();
-  const watch = async () => {
-    for await (const { event } of org.watchAuditEvents({ ...(tenantId && { tenantId }), afterAuditId })) {
-      heard.push(event!);
-      began.resolve(undefined);
-    }
-  };
-  const ended = watch();
-  ended.catch(() => undefined);
-  await Promise.race([began.promise, ended]);
-  return { heard, ended };
 };
 
 /** What a replica that was promoted before it had the latest events looks like: it has never seen them. */
@@ -49,19 +33,19 @@ describe.each(transports)("%s", (transport) => {
   test.each(["a tenant", "all"])("a watch of %s ends once the database has lost what it heard", async (whose) => {
     const server = await launchForFile(transport);
     const { tenantId, first } = await plant(server);
-    const watch = await begin(server, whose === "all" ? undefined : tenantId, first);
+    const watch = await beginWatch(server, { ...(whose === "a tenant" && { tenantId }), afterAuditId: first });
     for (let n = 0; n < 3; n++) await change(server, tenantId);
     await expect.poll(() => watch.heard.length).toBe(4);
     await loseLatest(server, 3);
     await expectRefusal(watch.ended, "STREAM_ENDED");
-    const again = begin(server, tenantId, watch.heard.at(-1)!.auditId);
+    const again = beginWatch(server, { tenantId, afterAuditId: watch.heard.at(-1)!.auditId });
     expect((await expectRefusal(again, "INVALID_REQUEST")).fields).toEqual(["after_audit_id"]);
   });
 
   test("a watch that had heard nothing of what was lost goes on with what comes then", async () => {
     const server = await launchForFile(transport);
     const [{ tenantId, first }, other] = [await plant(server), await plant(server)];
-    const watch = await begin(server, tenantId, first);
+    const watch = await beginWatch(server, { tenantId, afterAuditId: first });
     for (let n = 0; n < 3; n++) await change(server, other.tenantId);
     await loseLatest(server, 3);
     await change(server, tenantId);

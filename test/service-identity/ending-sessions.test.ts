@@ -4,7 +4,7 @@ import { z } from "zod";
 import { openDatabase } from "../../src/db/pool.ts";
 import { purge } from "../../src/db/purge.ts";
 import { createLog } from "../../src/log.ts";
-import { untilSomebodyWaits } from "../support/lock-waiters.ts";
+import { heldUp } from "../support/held-up.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
 
@@ -144,43 +144,32 @@ describe.each(transports)("%s: ending sessions", (transport) => {
   });
 
   test("a sign-in that began before a revocation and waited for it makes no session", async () => {
-    const { services, addService, pool } = await startService(transport);
-    const { serviceId, secretId, key, secret } = await addService([]);
-    const lock = Promise.withResolvers<undefined>();
-    const locked = Promise.withResolvers<undefined>();
-    // Holds the row that sign-ins share, so that this one has begun, and waits, when the secret ends.
-    const holder = pool.transaction(async (tx) => {
-      await tx.any(sql.type(anyRow)`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR UPDATE`);
-      locked.resolve(undefined);
-      await lock.promise;
-      await tx.any(sql.type(anyRow)`
-        UPDATE service_secrets SET revoked_utc = clock_timestamp() WHERE secret_id = ${secretId}::uuid`);
-    });
-    await locked.promise;
-    const signIn = services.authenticateService({ key, secret });
-    await untilSomebodyWaits(pool);
-    lock.resolve(undefined);
-    await Promise.all([holder, expectRefusal(signIn, "SERVICE_CREDENTIALS_INVALID")]);
+    const server = await startService(transport);
+    const { serviceId, secretId, key, secret } = await server.addService([]);
+    const signIn = heldUp(
+      server,
+      // The row that sign-ins share, so that this one has begun, and waits, when the secret ends.
+      sql.unsafe`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR UPDATE`,
+      () => server.services.authenticateService({ key, secret }),
+      (tx) =>
+        tx.query(sql.unsafe`
+          UPDATE service_secrets SET revoked_utc = clock_timestamp() WHERE secret_id = ${secretId}::uuid`),
+    );
+    await expectRefusal(signIn, "SERVICE_CREDENTIALS_INVALID");
   });
 
   test("a sign-in that waited until its service was disabled and enabled again makes a session that counts", async () => {
-    const { services, addService, pool } = await startService(transport);
-    const { serviceId, key, secret } = await addService([]);
-    const lock = Promise.withResolvers<undefined>();
-    const locked = Promise.withResolvers<undefined>();
-    const holder = pool.transaction(async (tx) => {
-      await tx.any(sql.type(anyRow)`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR UPDATE`);
-      locked.resolve(undefined);
-      await lock.promise;
-      await tx.any(sql.type(anyRow)`
-        UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid`);
-    });
-    await locked.promise;
-    const signIn = services.authenticateService({ key, secret });
-    await untilSomebodyWaits(pool);
-    lock.resolve(undefined);
-    const [{ serviceToken }] = await Promise.all([signIn, holder]);
-    expect((await services.verifyServiceToken({ serviceToken })).active).toBe(true);
+    const server = await startService(transport);
+    const { serviceId, key, secret } = await server.addService([]);
+    const { serviceToken } = await heldUp(
+      server,
+      sql.unsafe`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR UPDATE`,
+      () => server.services.authenticateService({ key, secret }),
+      (tx) =>
+        tx.query(sql.unsafe`
+          UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid`),
+    );
+    expect((await server.services.verifyServiceToken({ serviceToken })).active).toBe(true);
   });
 
   test("a service has at most a hundred permissions, however they are granted", async () => {
