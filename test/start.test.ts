@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { expect, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { CHILD_ENV } from "./support/child-env.ts";
 import { type ServerProcess, startProcess } from "./support/server-process.ts";
 import { clientsOf, launchService } from "./support/service.ts";
@@ -27,11 +27,18 @@ const fileOf = (command: string) => fileURLToPath(new URL(`../src/commands/${com
 
 const NOTHING = { DATABASE_URL: "", SECRET_PEPPERS: "", JWT_KEYS_FILE: "", NODE_ENV: "development" };
 
+/** One for all tests here: to make a database takes longer than all else of a start. */
+let dataDir: string;
+beforeAll(async () => {
+  dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
+});
+afterAll(() => rm(dataDir, { recursive: true, force: true }));
+
 /** What PostgreSQL's folder holds. */
-const clusterOf = (dataDir: string) => readdir(join(dataDir, "postgres", "cluster"));
+const clusterFiles = () => readdir(join(dataDir, "postgres", "cluster"));
 
 /** A start as on a fresh machine, once it has told people that it is ready. */
-const startWithout = async (dataDir: string): Promise<ServerProcess> => {
+const startWithout = async (): Promise<ServerProcess> => {
   const server = await startProcess("", { ...NOTHING, DATA_DIR: dataDir });
   await expect.poll(server.said).toMatch(/^try: .*\n/m);
   return server;
@@ -43,7 +50,7 @@ const end = ({ process: server, exit }: ServerProcess) => {
 };
 
 /** What the command of this name prints, beside a server. */
-const printed = async (command: string, { grpcPort }: ServerProcess, dataDir: string): Promise<string> => {
+const printed = async (command: string, { grpcPort }: ServerProcess): Promise<string> => {
   const env = { ...CHILD_ENV, GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), DATA_DIR: dataDir };
   return (await execute(process.execPath, [fileOf(command)], { env, cwd: dataDir })).stdout;
 };
@@ -54,11 +61,9 @@ const rootsOf = async (server: ServerProcess, token: string) => {
 };
 
 test("a start without a database makes one, root and the keys, says so, and goes on with them the next time", async () => {
-  const dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
-  onTestFinished(() => rm(dataDir, { recursive: true, force: true }));
   const secretFile = join(dataDir, "root.secret");
   await writeFile(secretFile, "of a database that is gone\n", { mode: 0o644 });
-  const first = await startWithout(dataDir);
+  const first = await startWithout();
   const secret = await readFile(secretFile, "utf8");
   expect(secret).toMatch(/^sks_\S+\n$/);
   expect(first.said()).toContain(`
@@ -68,33 +73,31 @@ try: grpcurl -plaintext -H "authorization: Bearer $(npm run --silent token)" loc
   const made = ["secret.peppers", "jwt-keys.json"].map((name) => join(dataDir, name));
   for (const file of made) expect(first.said()).toContain(`"file":"${file}"`);
   for (const file of [secretFile, ...made]) expect((await stat(file)).mode & 0o777).toBe(0o600);
-  const token = await printed("token", first, dataDir);
+  const token = await printed("token", first);
   expect(token).toMatch(/^skt_\S+\n$/);
   expect(await rootsOf(first, token)).toEqual([["root", ["*"]]]);
-  await printed("health-check", first, dataDir);
-  expect(await clusterOf(dataDir)).toContain("postmaster.pid");
+  await printed("health-check", first);
+  expect(await clusterFiles()).toContain("postmaster.pid");
   expect(await end(first)).toBe(0);
-  expect(await clusterOf(dataDir)).not.toContain("postmaster.pid");
+  expect(await clusterFiles()).not.toContain("postmaster.pid");
 
-  const second = await startWithout(dataDir);
+  const second = await startWithout();
   expect(second.said()).not.toContain("root secret");
   expect(second.said()).not.toContain("made one for development");
   expect(await readFile(secretFile, "utf8")).toBe(secret);
   expect(await rootsOf(second, token)).toEqual([["root", ["*"]]]);
-  expect(await printed("token", second, dataDir)).not.toBe(token);
+  expect(await printed("token", second)).not.toBe(token);
   expect(await end(second)).toBe(0);
 });
 
 test("a start that fails leaves no database running", async () => {
-  const dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
-  onTestFinished(() => rm(dataDir, { recursive: true, force: true }));
   const taken = createServer().listen(0, "127.0.0.1");
   await once(taken, "listening");
   onTestFinished(() => void taken.close());
   const { port } = taken.address() as AddressInfo;
   const failed = startProcess("", { ...NOTHING, DATA_DIR: dataDir, GRPC_PORT: String(port) });
   await expect(failed).rejects.toThrow("the server ended with 1");
-  const files = await clusterOf(dataDir);
+  const files = await clusterFiles();
   expect(files).toContain("PG_VERSION");
   expect(files).not.toContain("postmaster.pid");
 });
