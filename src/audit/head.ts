@@ -9,10 +9,12 @@ export interface AuditHead {
    */
   movedPast(position: bigint, tenantId: string | undefined, signal: AbortSignal): Promise<void>;
   /**
-   * Wakes who waits: everybody where the position is an earlier one, of a database that has lost the events behind it.
+   * Wakes who waits.
    * @param tenants those of the events since the former position; undefined where they are too many to say.
    */
   advance(position: bigint, tenants: ReadonlySet<string> | undefined): void;
+  /** Wakes everybody: the database has lost events, and others may have their positions. */
+  restart(position: bigint): void;
 }
 
 interface Waiter {
@@ -28,7 +30,8 @@ export const createAuditHead = (): AuditHead => {
     movedPast: (position, tenantId, signal) =>
       new Promise((resolve, reject) => {
         signal.throwIfAborted();
-        if (head > position) return resolve();
+        // An earlier one is that of a database which has lost events meanwhile.
+        if (head !== position) return resolve();
         const leave = () => {
           waiters.delete(waiter);
           signal.removeEventListener("abort", abort);
@@ -49,11 +52,14 @@ export const createAuditHead = (): AuditHead => {
       }),
     advance(position, tenants) {
       if (position === head) return;
-      const isEarlier = position < head;
       head = position;
       for (const { tenantId, wake } of waiters) {
-        if (isEarlier || !tenants || tenantId === undefined || tenants.has(tenantId)) wake();
+        if (!tenants || tenantId === undefined || tenants.has(tenantId)) wake();
       }
+    },
+    restart(position) {
+      head = position;
+      for (const { wake } of waiters) wake();
     },
   };
 };

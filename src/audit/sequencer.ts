@@ -17,13 +17,17 @@ const TENANTS_WINDOW = 1_000n;
 
 const stateRow = z.object({
   position_val: z.bigint(),
+  audit_id: z.string().nullable(),
+  known_id: z.string().nullable(),
   pending: z.boolean(),
   tenant_ids: z.array(z.string()),
 });
 
-/** One snapshot: the head, whether anything waits for its position, and whose events came since `known`. */
+/** One snapshot: the head, the event at `known`, whether anything waits for its position, and whose events came since. */
 const selectState = (known: bigint) => sql.type(stateRow)`
-  SELECT h.position_val, EXISTS (SELECT 1 FROM audit_pending) AS pending,
+  SELECT h.position_val, (SELECT o.audit_id FROM audit_order o WHERE o.position_val = h.position_val) AS audit_id,
+    (SELECT o.audit_id FROM audit_order o WHERE o.position_val = ${known}::bigint) AS known_id,
+    EXISTS (SELECT 1 FROM audit_pending) AS pending,
     ARRAY(
       SELECT DISTINCT o.tenant_id FROM audit_order o
       WHERE o.position_val > ${known}::bigint AND o.position_val <= ${known + TENANTS_WINDOW}::bigint
@@ -95,13 +99,18 @@ interface SequencerOptions {
 export const startSequencer = ({ db, head, intervalMs, log, ready }: SequencerOptions): Sequencer => {
   let stopped = false;
   let failing = false;
+  let knownId: string | null = null;
   const mayWork = () => !stopped && ready();
 
   const tellWatchers = async () => {
     const known = head.position();
     const state = await read(db, detached(), (connection) => connection.one(selectState(known)));
-    const tenants = state.position_val - known > TENANTS_WINDOW ? undefined : new Set(state.tenant_ids);
-    head.advance(state.position_val, tenants);
+    const { position_val: position, audit_id, known_id } = state;
+    const tenants = position - known > TENANTS_WINDOW ? undefined : new Set(state.tenant_ids);
+    // Not by the position alone: after a fail-over other replicas may have been at work before this one looks again.
+    if (known_id === knownId) head.advance(position, tenants);
+    else head.restart(position);
+    knownId = audit_id;
     return state.pending;
   };
 
