@@ -1,7 +1,22 @@
-import type { ServerHttp2Session } from "node:http2";
+import { type Http2Session, type ServerHttp2Session, constants } from "node:http2";
+import type { HttpRequest } from "./http.ts";
 
 /** For the peer to close it himself, in milliseconds. */
 const GOODBYE_MS = 1_000;
+
+const dismissed = new WeakSet<Http2Session>();
+
+/**
+ * Refuses a request that comes behind the end of its connection, and says whether it did: Node takes what arrives in the
+ * turn of the loop in which it is about to send GOAWAY, by which the caller learns to send it again elsewhere.
+ */
+export const refuseLate = (request: HttpRequest): boolean => {
+  if (!("stream" in request)) return false;
+  const { stream } = request;
+  const isLate = stream.session !== undefined && dismissed.has(stream.session);
+  if (isLate) stream.close(constants.NGHTTP2_REFUSED_STREAM);
+  return isLate;
+};
 
 /**
  * Ends a connection that no request was on for so long, as grpc-js does on its port and Node does with HTTP/1.1. It takes
@@ -16,10 +31,12 @@ export const endIdle = (session: ServerHttp2Session, idleMs: number): void => {
   const wait = () =>
     after(idleMs, () => {
       // What comes behind it is not begun, and so its caller may send it again. To close would wait for the peer.
+      dismissed.add(session);
       session.goaway();
       after(GOODBYE_MS, () => session.destroy());
     });
   session.on("stream", (stream) => {
+    if (dismissed.has(session)) return;
     requests++;
     clearTimeout(timer);
     stream.once("close", () => --requests === 0 && wait());

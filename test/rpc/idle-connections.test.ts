@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { connect as connectHttp2 } from "node:http2";
+import { setImmediate } from "node:timers/promises";
 import { connect as connectTls } from "node:tls";
 import { afterAll, beforeAll, expect, inject, onTestFinished, test } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
@@ -58,6 +59,25 @@ test("HTTP/2 on the HTTP port: a connection without requests ends after GRPC_CON
     return heard;
   };
   await expect.poll(tell).toContain("org.tenant.create");
+});
+
+test("HTTP/2 on the HTTP port: a call that comes as its connection ends is refused, and not begun", async () => {
+  const session = open();
+  await once(session, "remoteSettings");
+  const type = { "content-type": "application/json" };
+  const call = session.request({ ":method": "POST", ":path": "/org.v1.OrgService/CreateTenant", ...type });
+  const ended = once(call.resume(), "end");
+  call.end(JSON.stringify({ label: "sent again elsewhere" }));
+  await setImmediate();
+  // It has left, and is read in the turn of the loop that finds the connection idle.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1_100);
+  await expect(ended).rejects.toThrow("NGHTTP2_REFUSED_STREAM");
+
+  const request = open().request({ ":path": "/metrics" }).setEncoding("utf8");
+  let metrics = "";
+  for await (const text of request) metrics += String(text);
+  expect(metrics).toContain("grpc_server_handled_total");
+  expect(metrics).not.toContain("CreateTenant");
 });
 
 test("HTTP/2 on the HTTP port: a peer that does not close an idle connection is cut off", async () => {
