@@ -9,6 +9,7 @@ import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { makeAuthority, makeIdentity } from "./support/certificates.ts";
 import { CHILD_ENV } from "./support/child-env.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "./support/database.ts";
+import { NOBODY_LISTENS } from "./support/ports.ts";
 import { serve } from "./support/serve.ts";
 
 type Environment = Readonly<Record<string, string>>;
@@ -28,8 +29,6 @@ const check = (grpcPort: number, args: readonly string[] = [], env: Environment 
 
 const WELL = { code: 0, stdout: "", stderr: "" };
 const failing = (stderr: unknown) => ({ code: 1, stdout: "", stderr });
-
-const NOBODY_LISTENS = 1;
 
 let database: TestDatabase;
 

@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { CHILD_ENV } from "./support/child-env.ts";
+import { NOBODY_LISTENS, freePort } from "./support/ports.ts";
 import { type ServerProcess, startProcess } from "./support/server-process.ts";
 import { clientsOf, launchService } from "./support/service.ts";
 
@@ -103,31 +104,23 @@ test("a start that fails leaves no database running", async () => {
 });
 
 test.each(["health-check", "token"])("%s says where it looked for a server that is not there", async (command) => {
-  const free = createServer().listen(0, "127.0.0.1");
-  await once(free, "listening");
-  const { port } = free.address() as AddressInfo;
-  free.close();
-  await once(free, "close");
   const dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
   onTestFinished(() => rm(dataDir, { recursive: true }));
   await writeFile(join(dataDir, "root.secret"), "none");
-  const env = { PATH: process.env["PATH"], GRPC_PORT: String(port), DATA_DIR: dataDir };
+  const env = { PATH: process.env["PATH"], GRPC_PORT: String(NOBODY_LISTENS), DATA_DIR: dataDir };
   await expect(execute(process.execPath, [fileOf(command)], { env, cwd: dataDir })).rejects.toMatchObject({
     code: 1,
-    stderr: `nobody listens at http://127.0.0.1:${port}: is the server running, with this configuration?\n`,
+    stderr: `nobody listens at http://127.0.0.1:${NOBODY_LISTENS}: is the server running, with this configuration?\n`,
   });
 });
 
 test("a start that finds a port taken says so, and leaves the other port closed", async () => {
   const taken = createServer().listen(0, "127.0.0.1");
-  const free = createServer().listen(0, "127.0.0.1");
-  await Promise.all([once(taken, "listening"), once(free, "listening")]);
-  const [takenPort, freePort] = [taken, free].map((server) => (server.address() as AddressInfo).port);
-  free.close();
-  await once(free, "close");
-  await expect(
-    launchService("grpc", { env: { GRPC_PORT: String(freePort) }, httpPort: takenPort ?? 0 }),
-  ).rejects.toThrow(/^HTTP_HOST, HTTP_PORT: .*EADDRINUSE/);
-  expect(await isOpen(freePort ?? 0)).toBe(false);
+  await once(taken, "listening");
+  const { port: httpPort } = taken.address() as AddressInfo;
+  const grpcPort = await freePort();
+  const env = { GRPC_PORT: String(grpcPort) };
+  await expect(launchService("grpc", { env, httpPort })).rejects.toThrow(/^HTTP_HOST, HTTP_PORT: .*EADDRINUSE/);
+  expect(await isOpen(grpcPort)).toBe(false);
   taken.close();
 });

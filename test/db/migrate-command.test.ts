@@ -1,6 +1,4 @@
 import { execFile } from "node:child_process";
-import { createServer, type AddressInfo } from "node:net";
-import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { sql } from "slonik";
 import { expect, inject, onTestFinished, test } from "vitest";
@@ -10,6 +8,7 @@ import { QUEUE_STEP, committedMigrations } from "../../src/db/migrations.ts";
 import { administer, databaseUrl } from "../support/admin.ts";
 import { CHILD_ENV } from "../support/child-env.ts";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
+import { NOBODY_LISTENS } from "../support/ports.ts";
 
 const COMMAND = fileURLToPath(new URL("../../src/commands/migrate.ts", import.meta.url));
 const count = committedMigrations().length;
@@ -115,15 +114,10 @@ test("a wrong password is said, and no password is", async () => {
 });
 
 test("a host that does not answer is named without the password", async () => {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  expect(await runMigrate(`postgresql://somebody:not-the-password@127.0.0.1:${port}/auth`)).toEqual({
+  expect(await runMigrate(`postgresql://somebody:not-the-password@127.0.0.1:${NOBODY_LISTENS}/auth`)).toEqual({
     code: 1,
     stdout: "",
-    stderr: `cannot migrate: the database at 127.0.0.1:${port} is out of reach: ECONNREFUSED\n`,
+    stderr: `cannot migrate: the database at 127.0.0.1:${NOBODY_LISTENS} is out of reach: ECONNREFUSED\n`,
   });
 });
 

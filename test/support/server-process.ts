@@ -1,34 +1,13 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { randomInt } from "node:crypto";
 import { once } from "node:events";
-import { createServer } from "node:net";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { inject, onTestFinished } from "vitest";
 import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import { CHILD_ENV } from "./child-env.ts";
+import { freePort } from "./ports.ts";
 import { SECRET_PEPPERS } from "./root.ts";
-
-const isFree = async (port: number): Promise<boolean> => {
-  const server = createServer().listen(port, "127.0.0.1");
-  try {
-    await once(server, "listening");
-  } catch {
-    return false;
-  }
-  server.close();
-  await once(server, "close");
-  return true;
-};
-
-/** Below those that connections get: until the server listens, any connection of the whole run could take one of them. */
-const freePort = async (): Promise<number> => {
-  for (;;) {
-    const port = randomInt(16_384, 32_768);
-    if (await isFree(port)) return port;
-  }
-};
 
 /** The process that people start and signal: `node src/main.ts`. */
 export interface ServerProcess {
