@@ -13,10 +13,7 @@ const headRow = z.object({ position_val: z.bigint(), audit_id: z.string().nullab
 const positionRow = z.object({ audit_id: z.string(), position_val: z.bigint().nullable(), pending: z.boolean() });
 
 /** The event after which a watch goes on; it has no id where none had a position yet. */
-interface Place {
-  readonly position: bigint;
-  readonly auditId: string | null;
-}
+type Place = z.output<typeof headRow>;
 
 // Events that a watcher has in memory at most: they wait for a slow one here, and all others in the database.
 const PAGE = 100;
@@ -64,15 +61,10 @@ const selectOfTenant = (tenantId: string, position: bigint) => sql.type(orderedR
  * Who goes on after an event that the database has lost, as by a fail-over, would miss what has its position now: resuming
  * after it is refused.
  */
-const eventsAfterPlace = ({ position, auditId }: Place, rows: readonly OrderedRow[]) => {
-  if (auditId !== null && rows[0]?.audit_id !== auditId) throw refusal("STREAM_ENDED");
-  return rows.filter(({ position_val }) => position_val > position);
+const eventsAfterPlace = (place: Place, rows: readonly OrderedRow[]) => {
+  if (place.audit_id !== null && rows[0]?.audit_id !== place.audit_id) throw refusal("STREAM_ENDED");
+  return rows.filter(({ position_val }) => position_val > place.position_val);
 };
-
-const placeAt = ({ position_val, audit_id }: z.output<typeof headRow>): Place => ({
-  position: position_val,
-  auditId: audit_id,
-});
 
 const notOfStream = () => invalid({ field: "after_audit_id", description: "is no event of this stream" });
 
@@ -86,7 +78,7 @@ export const auditWatchHandlers = ({ db, auditHead }: Pick<OrgParts, "db" | "aud
       const known = auditHead.position();
       const select = selectPosition(auditId, tenantId ?? null);
       const event = await read(db, call, (connection) => connection.maybeOne(select));
-      if (event && event.position_val !== null) return { position: event.position_val, auditId: event.audit_id };
+      if (event && event.position_val !== null) return { audit_id: event.audit_id, position_val: event.position_val };
       if (!event?.pending) throw notOfStream();
       await auditHead.movedPast(known, tenantId, signal).catch((error: unknown) => {
         throw late.aborted ? refusal("OVERLOADED") : error;
@@ -95,7 +87,7 @@ export const auditWatchHandlers = ({ db, auditHead }: Pick<OrgParts, "db" | "aud
   };
 
   const pageAfter =
-    ({ position }: Place, tenantId: string | undefined) =>
+    ({ position_val: position }: Place, tenantId: string | undefined) =>
     (connection: CommonQueryMethods) =>
       connection.any(tenantId === undefined ? selectAll(position) : selectOfTenant(tenantId, position));
 
@@ -108,7 +100,7 @@ export const auditWatchHandlers = ({ db, auditHead }: Pick<OrgParts, "db" | "aud
       const known = auditHead.position();
       const events = eventsAfterPlace(place, await read(db, call, pageAfter(place, tenantId)));
       for (const event of events) {
-        place = placeAt(event);
+        place = event;
         yield { event: auditEventMessage(event) };
       }
       if (events.length < PAGE) await auditHead.movedPast(known, tenantId, call.signal);
@@ -121,7 +113,7 @@ export const auditWatchHandlers = ({ db, auditHead }: Pick<OrgParts, "db" | "aud
       const tenantId = request.tenantId?.toLowerCase();
       const start =
         afterAuditId === undefined
-          ? placeAt(await read(db, call, (connection) => connection.one(selectHead())))
+          ? await read(db, call, (connection) => connection.one(selectHead()))
           : await placeOf(afterAuditId, tenantId, call);
       return eventsAfter(start, tenantId, call);
     },

@@ -41,7 +41,6 @@ interface SideRoutesOptions {
   readonly jwks: () => string;
 }
 
-const NO_CACHE = "no-store";
 // Whoever verifies tokens by it must know a new key before it signs: a rotation waits for longer than this.
 const JWKS_CACHE = "public, max-age=60";
 
@@ -65,11 +64,11 @@ const end = (
   status: number,
   body: string,
   contentType = "text/plain; charset=utf-8",
-  cacheControl = NO_CACHE,
+  cacheControl?: string,
 ) => {
   response.statusCode = status;
   response.setHeader("content-type", contentType);
-  response.setHeader("cache-control", cacheControl);
+  if (cacheControl !== undefined) response.setHeader("cache-control", cacheControl);
   response.end(body);
 };
 
@@ -107,7 +106,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
     });
     boundRequest(request, response, config.callTimeoutMs);
     // Answers hold tokens and people, of which no cache may keep a copy (RFC 6749, section 5.1).
-    response.setHeader("cache-control", NO_CACHE);
+    response.setHeader("cache-control", "no-store");
     handler(request, response);
   });
 
