@@ -1,31 +1,19 @@
-import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { type AddressInfo, type Socket, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { makeAuthority, makeIdentity } from "./support/certificates.ts";
-import { CHILD_ENV } from "./support/child-env.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "./support/database.ts";
 import { NOBODY_LISTENS } from "./support/ports.ts";
+import { runCommand } from "./support/run-command.ts";
 import { serve } from "./support/serve.ts";
 
 type Environment = Readonly<Record<string, string>>;
 
-/** A command in a process of its own, away from the checkout, whose .env could name another server. */
-const run = (command: string, args: readonly string[], env: Environment) =>
-  new Promise<{ code: unknown; stdout: string; stderr: string }>((resolve) => {
-    const file = fileURLToPath(new URL(`../src/commands/${command}.ts`, import.meta.url));
-    const options = { env: { ...CHILD_ENV, ...env }, cwd: "/", timeout: 20_000 };
-    execFile(process.execPath, [file, ...args], options, (error, stdout, stderr) =>
-      resolve({ code: error ? error.code : 0, stdout, stderr }),
-    );
-  });
-
 const check = (grpcPort: number, args: readonly string[] = [], env: Environment = {}) =>
-  run("health-check", args, { GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), ...env });
+  runCommand("health-check", args, { GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), ...env });
 
 const WELL = { code: 0, stdout: "", stderr: "" };
 const failing = (stderr: unknown) => ({ code: 1, stdout: "", stderr });
@@ -95,7 +83,7 @@ test("over TLS it shows the server's own certificate where clients need one, and
 });
 
 test.each(["token", "demo"])("%s is of development alone", async (command) => {
-  const { code, stdout, stderr } = await run(command, [], {
+  const { code, stdout, stderr } = await runCommand(command, [], {
     NODE_ENV: "production",
     DATABASE_URL: "postgres://localhost/unused",
     SECRET_PEPPERS: `1:${Buffer.alloc(32).toString("base64")}`,

@@ -1,18 +1,12 @@
-import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { expect, test } from "vitest";
 import { watchSigningKeys } from "../../src/auth/signing-keys.ts";
 import { makeJwk } from "../../src/dev-keys.ts";
 import { createLog } from "../../src/log.ts";
-import { CHILD_ENV } from "../support/child-env.ts";
 import { createKeysFile } from "../support/keys-file.ts";
+import { runCommand } from "../support/run-command.ts";
 
-const COMMAND = fileURLToPath(new URL("../../src/commands/signing-key.ts", import.meta.url));
-
-const run = (...args: readonly string[]) =>
-  promisify(execFile)(process.execPath, [COMMAND, ...args], { env: CHILD_ENV, cwd: "/" });
+const run = (...args: readonly string[]) => runCommand("signing-key", args);
 
 /** As a server reads what was printed: which key signs, and which it publishes. */
 const readAsServer = async (text: string) => {
@@ -48,6 +42,6 @@ test("a file that is none is named, and nothing of it is said", async () => {
   await empty.write('{"keys":[]}');
   for (const file of [broken.file, empty.file, `${broken.file}.absent`]) {
     const stderr = `${file}: cannot be read, or is no JWKS\n`;
-    await expect(run(file)).rejects.toMatchObject({ code: 1, stdout: "", stderr });
+    expect(await run(file)).toEqual({ code: 1, stdout: "", stderr });
   }
 });

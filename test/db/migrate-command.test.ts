@@ -1,32 +1,17 @@
-import { execFile } from "node:child_process";
-import { fileURLToPath } from "node:url";
 import { sql } from "slonik";
 import { expect, inject, onTestFinished, test } from "vitest";
 import { migrate, migrationUrl } from "../../src/commands/migrate.ts";
 import { parseConfig } from "../../src/config.ts";
 import { QUEUE_STEP, committedMigrations } from "../../src/db/migrations.ts";
 import { administer, databaseUrl } from "../support/admin.ts";
-import { CHILD_ENV } from "../support/child-env.ts";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { NOBODY_LISTENS } from "../support/ports.ts";
+import { runCommand } from "../support/run-command.ts";
 
-const COMMAND = fileURLToPath(new URL("../../src/commands/migrate.ts", import.meta.url));
 const count = committedMigrations().length;
 
-interface Finished {
-  readonly code: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
 const runMigrate = (url: string | undefined, variables: Readonly<Record<string, string>> = {}) =>
-  new Promise<Finished>((resolve) => {
-    const env = { ...CHILD_ENV, ...variables, ...(url !== undefined && { DATABASE_URL: url }) };
-    // Away from the checkout, whose .env could name a database.
-    const child = execFile(process.execPath, [COMMAND], { env, cwd: "/" }, (_error, stdout, stderr) => {
-      resolve({ code: child.exitCode ?? -1, stdout, stderr });
-    });
-  });
+  runCommand("migrate", [], { ...variables, ...(url !== undefined && { DATABASE_URL: url }) });
 
 const emptyDatabase = async () => {
   const database = await createEmptyDatabase();
