@@ -56,7 +56,10 @@ test.each(Object.entries(WAYS_IN))(
   async (_, wayIn) => {
     const server = await launchForCodes("grpc", { THROTTLE_IDENTIFIER: "2" });
     const user = await addUser(server, { email: uniqueEmail(), phone: uniquePhone(), password: PASSWORD });
-    await loginBy(server, user.tenantId, "email", user.email)(true, HOME);
+    const { tenantId } = user;
+    const neighbour = await addUser(server, { tenantId, email: uniqueEmail(), password: PASSWORD });
+    // Where another user logged in from counts for that one alone.
+    for (const { email } of [user, neighbour]) await loginBy(server, tenantId, "email", email)(true, HOME);
     const tryFrom = await wayIn(server, user);
     const wrong = [];
     for (const away of AWAY) wrong.push((await refused(tryFrom(false, away))).reason);

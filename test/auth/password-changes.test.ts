@@ -99,6 +99,8 @@ describe.each(transports)("%s: ChangePassword", (transport) => {
     await expectRefusal(to(email, PASSWORD), "PASSWORD_TOO_WEAK");
     await login(PASSWORD);
     expect(await actionsOf(server, userId)).toEqual(["auth.user.create"]);
+    await server.auth.deactivateUser(own);
+    await expectRefusal(to(email, PASSWORD), "INVALID_CREDENTIALS");
   });
 
   test.each([
@@ -158,7 +160,8 @@ test("tries of the present password count as tries to log in, by the contact tha
   const env = { ...CHEAP_HASHES, THROTTLE_IDENTIFIER: "3" };
   const server = await launchService("grpc", { env });
   const tenantId = await server.addTenant();
-  for (const contact of [{ email: uniqueEmail() }, { phone: uniquePhone() }]) {
+  const both = { email: uniqueEmail(), phone: uniquePhone() };
+  for (const contact of [{ email: uniqueEmail() }, { phone: uniquePhone() }, both]) {
     const { userId } = await addUser(server, { tenantId, ...contact, password: PASSWORD });
     const change = (currentPassword: string) =>
       server.auth.changePassword({ tenantId, userId, currentPassword, newPassword: PASSWORD });
@@ -172,7 +175,8 @@ test("tries of the present password count as tries to log in, by the contact tha
   }
   const nobody = { tenantId, userId: randomUUID(), currentPassword: PASSWORD, newPassword: OTHER_PASSWORD };
   for (let n = 0; n < 3; n++) await expectRefusal(server.auth.changePassword(nobody), "INVALID_CREDENTIALS");
-  await expectRefusal(server.auth.changePassword(nobody), "RATE_LIMITED");
+  const written = [nobody.userId, nobody.userId.toUpperCase()];
+  for (const userId of written) await expectRefusal(server.auth.changePassword({ ...nobody, userId }), "RATE_LIMITED");
   await server.stop();
 });
 

@@ -1,9 +1,14 @@
+import { execFile } from "node:child_process";
+import { readFile, readdir } from "node:fs/promises";
+import { getPriority } from "node:os";
+import { promisify } from "node:util";
 import { hashSync } from "bcryptjs";
 import { afterAll, describe, expect, test } from "vitest";
 import { createPasswords } from "../../src/auth/passwords.ts";
 import { parseConfig } from "../../src/config.ts";
 import { detached, waitingUntil } from "../../src/rpc/call.ts";
 import { Refusal, refusal } from "../../src/rpc/refusal.ts";
+import { CHILD_ENV } from "../support/child-env.ts";
 
 const CHEAP = { PASSWORD_HASH_MEMORY_KIB: "64", PASSWORD_HASH_PASSES: "1" };
 const PASSWORD = "correct horse battery";
@@ -101,6 +106,48 @@ describe("with one thread and two places in its queue", () => {
     expect(await reasonOf(passwords.hash(waitingUntil(controller.signal), PASSWORD))).toBe("CANCELLED");
     expect(await reasonOf(passwords.hash(detached(), PASSWORD))).toBe("done");
   });
+});
+
+/** The priorities of this process' threads, by their ids: the 19th field, counted behind the name, which may be anything. */
+const priorities = async () => {
+  const ids = await readdir("/proc/self/task");
+  const texts = await Promise.all(ids.map((id) => readFile(`/proc/self/task/${id}/stat`, "utf8").catch(() => "")));
+  return new Map(texts.map((text, n) => [ids[n], Number(text.slice(text.lastIndexOf(")") + 2).split(" ")[16])]));
+};
+
+test.runIf(process.platform === "linux")("hashing leaves the processor to all else that wants it", async () => {
+  const before = await priorities();
+  await passwordsOf({}).hash(detached(), PASSWORD);
+  const begun = [...(await priorities())].flatMap(([id, priority]) => (before.has(id) ? [] : [priority]));
+  expect(begun).toContain(Math.min(getPriority() + 10, 19));
+});
+
+// Hashes twice while no thread can start, and once more when one can again.
+const BROKEN = `
+  import { createPasswords } from "./src/auth/passwords.ts";
+  import { parseConfig } from "./src/config.ts";
+  import { detached } from "./src/rpc/call.ts";
+  const { passwords: config } = parseConfig({ NODE_ENV: "test", PASSWORD_HASH_THREADS: "1" });
+  const passwords = createPasswords(config);
+  const hashed = () => passwords.hash(detached(), "correct horse battery").then(
+    () => "done",
+    (error) => error.message + ": " + error.cause?.message,
+  );
+  process.env.NO_THREAD = "no memory";
+  const said = await Promise.all([hashed(), hashed()]);
+  delete process.env.NO_THREAD;
+  console.log(JSON.stringify([...said, await hashed()]));
+  await passwords.close();
+`;
+const PRELOAD = `data:text/javascript,
+  import { isMainThread } from "node:worker_threads";
+  if (!isMainThread && process.env.NO_THREAD) throw new Error(process.env.NO_THREAD);`;
+
+test("a thread that cannot start fails those who wait for one, and nobody after them", async () => {
+  const args = ["--import", PRELOAD, "--eval", BROKEN];
+  const { stdout } = await promisify(execFile)(process.execPath, args, { env: CHILD_ENV });
+  const failed = "no thread for passwords: no memory";
+  expect(JSON.parse(stdout)).toEqual([failed, failed, "done"]);
 });
 
 test("threads end with the service, whether or not there were any, and take no more work", async () => {

@@ -3,7 +3,7 @@ import { NEW_PASSWORD, endReasons, plantCodes, someone } from "../support/passwo
 import { CHEAP_PREFIX, PASSWORD, liveSessionIds, startCheapService, storedHash } from "../support/passwords.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { transports } from "../support/service.ts";
-import { actionsOf, addUser, eventsOf, liveCodes, uniqueEmail } from "../support/users.ts";
+import { actionsOf, addUser, eventsOf, liveCodes, uniqueEmail, uniquePhone } from "../support/users.ts";
 
 describe.each(transports)("%s: SetPassword", (transport) => {
   test("takes the place of the former password and ends every session and reset code", async () => {
@@ -67,6 +67,19 @@ describe.each(transports)("%s: SetPassword", (transport) => {
     await expectRefusal(set({}), "USER_ERASED");
     expect(await storedHash(server, userId)).toBeUndefined();
     expect(await actionsOf(server, userId)).toEqual(["auth.user.erase", "auth.user.create"]);
+  });
+
+  test("no contact and no name of the user becomes its password, neither by an operator nor by itself", async () => {
+    const server = await startCheapService(transport);
+    const names = { email: uniqueEmail(), phone: uniquePhone(), displayName: "Ada of Ockham Park" };
+    const { tenantId, userId } = await addUser(server, { ...names, password: PASSWORD });
+    const own = { tenantId, userId };
+    for (const newPassword of Object.values(names)) {
+      await expectRefusal(server.auth.setPassword({ ...own, newPassword }), "PASSWORD_TOO_WEAK");
+      const change = { ...own, currentPassword: PASSWORD, newPassword };
+      await expectRefusal(server.auth.changePassword(change), "PASSWORD_TOO_WEAK");
+    }
+    expect(await actionsOf(server, userId)).toEqual(["auth.user.create"]);
   });
 
   test("20 at once for a user without a password leave one identity and one password", async () => {
