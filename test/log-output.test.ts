@@ -4,7 +4,7 @@ import { mkdtempSync, openSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseError } from "pg";
-import { expect, onTestFinished, test } from "vitest";
+import { expect, onTestFinished, test, vi } from "vitest";
 import { createLog } from "../src/log.ts";
 import { CHILD_ENV } from "./support/child-env.ts";
 
@@ -19,6 +19,15 @@ const SCRIPT = `
   process.stderr.write("alive");
   await Promise.race([new Promise((done) => log.flush(done)), new Promise((done) => setTimeout(done, 500))]);
   process.stderr.write(" flushed");
+  process.kill(process.pid, "SIGKILL");
+`;
+
+// Logs as many lines as it is told, of which the first begin to be written at once, and is killed once they are flushed.
+const FLUSHED = `
+  import { createLog } from "./src/log.ts";
+  const log = createLog("info");
+  for (let line = 0; line < process.env.LINES; line++) log.info({ line }, "x".repeat(50));
+  await new Promise((done) => log.flush(done));
   process.kill(process.pid, "SIGKILL");
 `;
 
@@ -43,7 +52,8 @@ const TOO_MUCH = `
   await new Promise((done) => log.flush(done));
 `;
 
-// Fills its file up to the limit, which ends a write within a line; makes room, having said what stood there; goes on.
+// Fills its file up to the limit, which ends a write within a line; has no room for one more; makes room, having said what
+// stood there; goes on.
 const FULL = `
   import { readFileSync, truncateSync } from "node:fs";
   import { createLog } from "./src/log.ts";
@@ -52,9 +62,11 @@ const FULL = `
   const flushed = () => new Promise((done) => log.flush(done));
   for (let line = 0; line < 200; line++) log.info({ line }, "x".repeat(100));
   await flushed();
+  log.info({ line: 200 }, "while it is full");
+  await flushed();
   process.stderr.write(readFileSync(process.env.FILE));
   truncateSync(process.env.FILE);
-  log.info({ line: 200 }, "after");
+  log.info({ line: 201 }, "after");
   await flushed();
   process.stderr.write(readFileSync(process.env.FILE));
 `;
@@ -80,9 +92,9 @@ interface Line {
   readonly lines?: number;
 }
 
-const run = (stdout: number | "pipe", script = SCRIPT): ChildProcess => {
+const run = (stdout: number | "pipe", script = SCRIPT, env = {}): ChildProcess => {
   const args = ["--input-type=module", "--eval", script];
-  const child = spawn(process.execPath, args, { env: CHILD_ENV, stdio: ["ignore", stdout, "pipe"] });
+  const child = spawn(process.execPath, args, { env: { ...CHILD_ENV, ...env }, stdio: ["ignore", stdout, "pipe"] });
   onTestFinished(() => void child.kill("SIGKILL"));
   return child;
 };
@@ -93,6 +105,33 @@ const said = async (child: ChildProcess) => {
   await once(child, "exit");
   return text;
 };
+
+test("a line has its level by name and its time, and nothing of the machine", () => {
+  vi.useFakeTimers({ toFake: ["Date"] });
+  onTestFinished(() => {
+    vi.useRealTimers();
+  });
+  const lines: unknown[] = [];
+  const log = createLog("info", { write: (line) => void lines.push(JSON.parse(line)) });
+  const times = ["2026-01-02T03:04:05.678Z", "2026-01-02T03:04:05.678Z", "2026-01-02T03:04:05.679Z"];
+  for (const time of times) {
+    vi.setSystemTime(time);
+    log.warn("msg");
+  }
+  expect(lines).toEqual(times.map((time) => ({ level: "warn", time, msg: "msg" })));
+});
+
+test("of what is thrown and is no error its kind alone is logged", () => {
+  const lines: string[] = [];
+  const log = createLog("info", { write: (line) => void lines.push(line) });
+  log.error({ err: "hunter2" }, "call failed");
+  log.error({ err: new Error("failed", { cause: "hunter2" }) }, "call failed");
+  expect(lines.map((line) => JSON.parse(line) as object)).toMatchObject([
+    { err: { type: "string" } },
+    { err: { message: "failed", cause: { type: "string" } } },
+  ]);
+  expect(lines.join("")).not.toContain("hunter2");
+});
 
 test.each(["22P02", "23505", "42601"])(
   "what PostgreSQL says in an error of %s, which quotes values, is not logged",
@@ -121,7 +160,7 @@ test("a line that a full disk cut off spoils none that follows, and counts as lo
   const lines = (await said(runOnFullDisk(FULL))).trim().split("\n");
   const whole = lines.flatMap((text) => (text.endsWith("}") ? [JSON.parse(text) as Line] : []));
   expect(lines).toHaveLength(whole.length + 1);
-  expect(whole.slice(-2)).toMatchObject([{ line: 200 }, { lines: 202 - whole.length }]);
+  expect(whole.slice(-2)).toMatchObject([{ line: 201 }, { lines: 203 - whole.length }]);
 });
 
 test("a line that a full disk cut off does not spoil what the exit writes", async () => {
@@ -148,6 +187,12 @@ const linesOf = async (child: ChildProcess): Promise<readonly Line[]> => {
 test("a log that is read is whole, and in order", async () => {
   const lines = await linesOf(run("pipe"));
   expect(lines.map(({ line }) => line)).toEqual(Array.from({ length: 6_000 }, (_, index) => index % 2_000));
+});
+
+// A few more than are written at once, and many times what a pipe holds.
+test.each([700, 20_000])("of %i lines, all are written once they are flushed", async (count) => {
+  const lines = await linesOf(run("pipe", FLUSHED, { LINES: String(count) }));
+  expect(lines.map(({ line }) => line)).toEqual(Array.from({ length: count }, (_, index) => index));
 });
 
 test("lines that are lost are counted, where they are missing", async () => {
