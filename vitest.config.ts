@@ -11,6 +11,7 @@ const ALONE = [
   "test/db/outages.test.ts",
   "test/delivery/retries.test.ts",
   "test/rpc/tls.test.ts",
+  "test/tracing-faults.test.ts",
   "test/tracing.test.ts",
 ];
 

@@ -1,81 +1,28 @@
 import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:http";
-import { buffer } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } from "@connectrpc/connect-node";
-import { status } from "@grpc/grpc-js";
 import { afterEach, expect, inject, onTestFinished, test, vi } from "vitest";
 import { OrgService } from "../src/gen/org/v1/org_pb.ts";
-import { startTracing, type TracedCall } from "../src/tracing.ts";
 import { createDatabase, createRootedDatabase } from "./support/database.ts";
 import { refused } from "./support/refusals.ts";
 import { serve } from "./support/serve.ts";
 import { clientsOf } from "./support/service.ts";
-
-const CALL = "org.v1.OrgService/CheckAccess";
-const TRACE = "0af7651916cd43dd8448eb211c80319c";
-const PARENT = "b7ad6b7169203331";
-const SERVER = 2;
-const CLIENT = 3;
-const ERROR = 2;
-
-type Value = { stringValue?: string; intValue?: number };
-type Attributes = { key: string; value: Value }[];
-type Span = {
-  name: string;
-  kind: number;
-  traceId: string;
-  spanId: string;
-  parentSpanId?: string;
-  attributes: Attributes;
-  status: { code?: number; message?: string };
-};
-type Export = { resourceSpans: { resource: { attributes: Attributes }; scopeSpans: { spans: Span[] }[] }[] };
-type Received = { url: string | undefined; type: string | undefined; body: Buffer };
-
-const plain = (attributes: Attributes) =>
-  Object.fromEntries(attributes.map(({ key, value }) => [key, value.stringValue]));
-
-/** What a collector is: it takes what is posted to /v1/traces. */
-async function startCollector() {
-  const received: Received[] = [];
-  const server = createServer((request, response) => {
-    void buffer(request).then((body) => {
-      received.push({ url: request.url, type: request.headers["content-type"], body });
-      response.end("{}");
-    });
-  });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  onTestFinished(() => void server.close());
-  const address = server.address();
-  const port = typeof address === "object" && address ? address.port : 0;
-  vi.stubEnv("OTEL_EXPORTER_OTLP_ENDPOINT", `http://127.0.0.1:${port}`);
-  vi.stubEnv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
-  const exported = () => received.flatMap(({ body }) => (JSON.parse(String(body)) as Export).resourceSpans);
-  return {
-    received,
-    spans: () => exported().flatMap(({ scopeSpans }) => scopeSpans.flatMap(({ spans }) => spans)),
-    resource: () => plain(exported()[0]!.resource.attributes),
-  };
-}
-
-async function started(log?: Parameters<typeof startTracing>[1]) {
-  const tracing = await startTracing(true, log);
-  if (!tracing) throw new Error("tracing is off");
-  onTestFinished(() => tracing.shutdown());
-  return tracing;
-}
-
-const call = (headers: Record<string, string> = {}): TracedCall => ({
-  name: CALL,
-  header: (name) => headers[name],
-  system: "grpc",
-});
-const ok = () => status.OK;
+import {
+  CALL,
+  CLIENT,
+  PARENT,
+  SERVER,
+  TRACE,
+  call,
+  ok,
+  plain,
+  startCollector,
+  started,
+} from "./support/trace-collector.ts";
 
 afterEach(() => void vi.unstubAllEnvs());
 
@@ -123,48 +70,6 @@ test("calls at once do not mix, and one without a caller's trace begins its own"
   expect(servers.map(({ parentSpanId }) => parentSpanId ?? "")).toEqual(Array(20).fill(""));
   const above = servers.map(({ traceId, spanId }) => `${traceId} ${spanId}`);
   expect(statements.map(({ traceId, parentSpanId }) => `${traceId} ${parentSpanId}`).sort()).toEqual(above.sort());
-});
-
-test.each([
-  [status.NOT_FOUND, undefined],
-  [status.PERMISSION_DENIED, undefined],
-  [status.UNAVAILABLE, ERROR],
-  [status.INTERNAL, ERROR],
-])("a call answered with code %i has its name, and is an error where the fault is ours", async (code, expected) => {
-  const collector = await startCollector();
-  const tracing = await started();
-  await tracing.run(
-    { ...call(), system: "connectrpc" },
-    async () => code,
-    (answer) => answer,
-  );
-  await tracing.shutdown();
-
-  const [span] = collector.spans();
-  expect(span!.status.code || undefined).toBe(expected);
-  expect(plain(span!.attributes)).toEqual({
-    "rpc.system.name": "connectrpc",
-    "rpc.method": CALL,
-    "rpc.status_code": status[code],
-    ...(expected && { "error.type": status[code] }),
-  });
-});
-
-test("a statement that fails tells its SQLSTATE, never its message, and the error goes on", async () => {
-  const collector = await startCollector();
-  const tracing = await started();
-  const cause = Object.assign(new Error("duplicate key: ann@example.com"), { code: "23505" });
-  const error = new Error("Query failed for ann@example.com", { cause });
-  const failing = () => tracing.database("insertUser", () => Promise.reject(error));
-  await expect(tracing.run(call(), failing, ok)).rejects.toBe(error);
-  await tracing.shutdown();
-
-  const statement = collector.spans().find(({ kind }) => kind === CLIENT)!;
-  expect(statement.status).toEqual({ code: ERROR });
-  expect(plain(statement.attributes)).toMatchObject({ "error.type": "23505", "db.response.status_code": "23505" });
-  const server = collector.spans().find(({ kind }) => kind === SERVER)!;
-  expect(plain(server.attributes)).toMatchObject({ "rpc.status_code": "INTERNAL" });
-  expect(String(collector.received[0]!.body)).not.toContain("ann@");
 });
 
 test("a statement outside of any call is no trace", async () => {
