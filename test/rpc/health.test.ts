@@ -74,6 +74,7 @@ test("List names everything that Check knows", async () => {
 test("one ping that fails does not fall, two do, and one that passes rises", async () => {
   const watch = watchHealth(server.grpcPort, "readiness");
   const unknown = watchHealth(server.grpcPort, "nobody");
+  const live = watchHealth(server.grpcPort, "liveness");
   await expect.poll(() => watch.heard).toEqual(["SERVING"]);
 
   const opened = poolStartups(proxy);
@@ -96,8 +97,8 @@ test("one ping that fails does not fall, two do, and one that passes rises", asy
   expect(await statuses(server)).toEqual(new Set(["SERVING"]));
   expect(await healthz(server)).toBe(200);
   expect(unknown.heard).toEqual(["SERVICE_UNKNOWN"]);
-  watch.cancel();
-  unknown.cancel();
+  expect(live.heard).toEqual(["SERVING"]);
+  for (const each of [watch, unknown, live]) each.cancel();
 });
 
 test("/healthz is 200 exactly while readiness is SERVING", async () => {
@@ -110,6 +111,17 @@ test("/healthz is 200 exactly while readiness is SERVING", async () => {
   await expect.poll(() => heard.at(-1), { timeout: RISE_MS, interval: 5 }).toBe("SERVING");
   expect(await healthz(server)).toBe(200);
   expect(await healthMetric(server)).toBe("1");
+});
+
+test("a server that starts while its database is away is alive, and not serving under any other name", async () => {
+  await proxy.refuse();
+  const early = await serve(proxy.url);
+  expect(await statuses(early)).toEqual(new Set(["NOT_SERVING"]));
+  expect(await probe(early.grpcPort, "liveness")).toBe("SERVING");
+  expect(await healthz(early)).toBe(503);
+  await proxy.pass();
+  await early.stop();
+  await expect.poll(() => server.readiness()).toBe("ready");
 });
 
 test("names that are none of ours are not kept, however many are watched", async () => {
@@ -161,10 +173,15 @@ test("pending migrations are not ready and refuse calls, until they are applied"
 });
 
 test("what is pending is named: all of a fresh database, or the queue, or that the tables are not found", async () => {
-  const [empty, halved, astray] = [await createEmptyDatabase(), await createDatabase(), await createDatabase()];
+  const empty = await createEmptyDatabase();
+  const [halved, astray, foreign] = [await createDatabase(), await createDatabase(), await createDatabase()];
   await administer(halved.url, sql.unsafe`DROP SCHEMA graphile_worker CASCADE`);
-  const name = sql.identifier([databaseName(astray.url)]);
-  await administer(astray.url, sql.unsafe`ALTER DATABASE ${name} SET search_path TO elsewhere`);
+  for (const { url } of [astray, foreign]) {
+    const name = sql.identifier([databaseName(url)]);
+    await administer(url, sql.unsafe`ALTER DATABASE ${name} SET search_path TO elsewhere`);
+  }
+  // As one in which something else has a queue of the same make.
+  await administer(foreign.url, sql.unsafe`DELETE FROM graphile_migrate.migrations`);
   const pendingOf = async ({ url, drop }: TestDatabase) => {
     const logged = loggedLines();
     await (await serve(url, {}, logged.log)).stop();
@@ -174,6 +191,7 @@ test("what is pending is named: all of a fresh database, or the queue, or that t
   expect(await pendingOf(empty)).toEqual([...committedMigrations(), "the delivery queue's schema"]);
   expect(await pendingOf(halved)).toEqual(["the delivery queue's schema"]);
   expect(await pendingOf(astray)).toEqual(["none: search_path leads to no tables of ours"]);
+  expect(await pendingOf(foreign)).toEqual(committedMigrations());
 });
 
 test("pending migrations still refuse calls by a reason while the server leaves", async () => {
@@ -205,16 +223,23 @@ test("a Watch ends when the server stops", async () => {
   expect(await watch.ended).toBe(status.OK);
 });
 
-test("a ping that is answered once the server leaves makes nothing serve again, and is the last", async () => {
+/** Health whose pings are answered by `use`, on a clock that stands. */
+const healthOf = (use: () => Promise<readonly string[]>) => {
   vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
   onTestFinished(() => {
     vi.useRealTimers();
   });
+  const lines: unknown[] = [];
+  const log = createLog("info", { write: (line) => void lines.push(JSON.parse(line)) });
+  const onChange = vi.fn<(readiness: string) => void>();
+  const health = createHealth({ probe: { use } as never, services: [], log, onFailure: () => undefined, onChange });
+  return { health, lines, changes: () => onChange.mock.calls.map(([readiness]) => readiness) };
+};
+
+test("a ping that is answered once the server leaves makes nothing serve again, and is the last", async () => {
   const ping = Promise.withResolvers<readonly string[]>();
   const use = vi.fn(() => ping.promise);
-  const nothing = () => undefined;
-  const log = createLog("silent");
-  const health = createHealth({ probe: { use } as never, services: [], log, onFailure: nothing, onChange: nothing });
+  const { health } = healthOf(use);
   const started = health.start();
   health.leave();
   ping.resolve([]);
@@ -222,4 +247,29 @@ test("a ping that is answered once the server leaves makes nothing serve again, 
   await vi.advanceTimersByTimeAsync(5_000);
   expect(health.readiness()).toBe("shutting down");
   expect(use).toHaveBeenCalledOnce();
+});
+
+test("a server that leaves between two pings makes no other", async () => {
+  const use = vi.fn(() => Promise.resolve([]));
+  const { health } = healthOf(use);
+  await health.start();
+  health.leave();
+  await vi.advanceTimersByTimeAsync(5_000);
+  expect(use).toHaveBeenCalledOnce();
+});
+
+test("what pings find is told when it changes, and as a warning where it hinders", async () => {
+  let pending: readonly string[] = [];
+  const { health, lines, changes } = healthOf(() => Promise.resolve(pending));
+  await health.start();
+  await vi.advanceTimersByTimeAsync(3_000);
+  pending = ["000099-later.sql"];
+  await vi.advanceTimersByTimeAsync(3_000);
+  health.leave();
+  expect(changes()).toEqual(["ready", "migrations pending", "shutting down"]);
+  expect(lines).toMatchObject([
+    { level: "info", readiness: "ready", pending_migrations: [] },
+    { level: "warn", readiness: "migrations pending", pending_migrations: pending },
+    { level: "info", readiness: "shutting down" },
+  ]);
 });
