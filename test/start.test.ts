@@ -117,10 +117,14 @@ test.each(["health-check", "token"])("%s says where it looked for a server that 
 test("a start that finds a port taken says so, and leaves the other port closed", async () => {
   const taken = createServer().listen(0, "127.0.0.1");
   await once(taken, "listening");
-  const { port: httpPort } = taken.address() as AddressInfo;
-  const grpcPort = await freePort();
-  const env = { GRPC_PORT: String(grpcPort) };
-  await expect(launchService("grpc", { env, httpPort })).rejects.toThrow(/^HTTP_HOST, HTTP_PORT: .*EADDRINUSE/);
-  expect(await isOpen(grpcPort)).toBe(false);
-  taken.close();
+  onTestFinished(() => void taken.close());
+  const { port } = taken.address() as AddressInfo;
+  const other = await freePort();
+  // Nobody was told that it serves, so nobody is waited for.
+  const env = { SHUTDOWN_DELAY: "90s" };
+  const withGrpc = launchService("grpc", { env: { ...env, GRPC_PORT: String(port) }, httpPort: other });
+  await expect(withGrpc).rejects.toThrow(/^GRPC_HOST, GRPC_PORT: .*EADDRINUSE/);
+  const withHttp = launchService("grpc", { env: { ...env, GRPC_PORT: String(other) }, httpPort: port });
+  await expect(withHttp).rejects.toThrow(/^HTTP_HOST, HTTP_PORT: .*EADDRINUSE/);
+  expect(await isOpen(other)).toBe(false);
 });

@@ -131,8 +131,11 @@ test("a signal turns pollers away, answers all that began, and ends with 0", asy
   watch.cancel();
 });
 
-test("calls that are under way end as they would have, on either port", async () => {
-  const server = await startProcess(database.url, { SHUTDOWN_DELAY: "0ms" });
+/** From the last call's end on, answers have three seconds to be read. */
+const UNREAD_MS = 3_000;
+
+test("calls that are under way end as they would have, on either port, however long that takes", async () => {
+  const server = await startProcess(database.url, { SHUTDOWN_DELAY: "0ms", DATABASE_STATEMENT_TIMEOUT: "20s" });
   const { grpc, connect, headers } = await clientsOf(server, secret);
   const lock = await lockTenants();
   const held = [
@@ -140,6 +143,7 @@ test("calls that are under way end as they would have, on either port", async ()
     connect.createTenant({ label: "HTTP" }, { headers }),
   ];
   await expect.poll(lock.waiters).toBe(2n);
+  const signalled = performance.now();
   server.process.kill("SIGTERM");
   await expect
     .poll(() =>
@@ -149,6 +153,7 @@ test("calls that are under way end as they would have, on either port", async ()
       ),
     )
     .toBe("closed");
+  await expect.poll(() => performance.now() - signalled).toBeGreaterThan(UNREAD_MS + 500);
   await lock.release();
   expect((await Promise.all(held)).map(({ tenant }) => tenant?.label)).toEqual(["gRPC", "HTTP"]);
   expect(await server.exit).toBe(0);

@@ -10,9 +10,8 @@ import { freePort } from "./ports.ts";
 import { SECRET_PEPPERS } from "./root.ts";
 
 /** The process that people start and signal: `node src/main.ts`. */
-export interface ServerProcess {
+interface LaunchedProcess {
   readonly process: ChildProcess;
-  readonly grpcPort: number;
   readonly httpPort: number;
   /** Resolves with the exit code, or the signal that ended it. */
   readonly exit: Promise<number | string>;
@@ -20,10 +19,14 @@ export interface ServerProcess {
   readonly said: () => string;
 }
 
-export const startProcess = async (
-  databaseUrl: string,
-  env: Readonly<Record<string, string>>,
-): Promise<ServerProcess> => {
+/** One that serves. */
+export interface ServerProcess extends LaunchedProcess {
+  readonly grpcPort: number;
+}
+
+type Environment = Readonly<Record<string, string>>;
+
+export const launchProcess = async (databaseUrl: string, env: Environment): Promise<LaunchedProcess> => {
   const httpPort = await freePort();
   const child = spawn(process.execPath, ["src/main.ts"], {
     env: {
@@ -42,15 +45,21 @@ export const startProcess = async (
   });
   onTestFinished(() => void child.kill("SIGKILL"));
   const exit = once(child, "exit").then(([code, signal]) => (code ?? signal) as number | string);
-  const serving = Promise.withResolvers<number>();
   let output = "";
-  child.stdout.setEncoding("utf8").on("data", (text: string) => {
-    output += text;
-    const [, port] = /"grpc":"127\.0\.0\.1:(\d+)"[^\n]*"msg":"serving"/.exec(output) ?? [];
+  child.stdout.setEncoding("utf8").on("data", (text: string) => (output += text));
+  return { process: child, httpPort, exit, said: () => output };
+};
+
+export const startProcess = async (databaseUrl: string, env: Environment): Promise<ServerProcess> => {
+  const launched = await launchProcess(databaseUrl, env);
+  const { process: child, exit, said } = launched;
+  const serving = Promise.withResolvers<number>();
+  child.stdout?.on("data", () => {
+    const [, port] = /"grpc":"127\.0\.0\.1:(\d+)"[^\n]*"msg":"serving"/.exec(said()) ?? [];
     if (port) serving.resolve(Number(port));
   });
-  void exit.then((code) => serving.reject(new Error(`the server ended with ${code}: ${output}`)));
-  return { process: child, grpcPort: await serving.promise, httpPort, exit, said: () => output };
+  void exit.then((code) => serving.reject(new Error(`the server ended with ${code}: ${said()}`)));
+  return { ...launched, grpcPort: await serving.promise };
 };
 
 /** Clients of both ports, signed in as root. */
