@@ -1,13 +1,13 @@
 import { fork } from "node:child_process";
 import { once } from "node:events";
-import { chmod, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { sql } from "slonik";
 import { expect, onTestFinished, test } from "vitest";
 import { startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
-import { administer } from "../support/admin.ts";
+import { administer, withPool } from "../support/admin.ts";
 import { definitions } from "../support/catalog.ts";
 
 const HOLDER = fileURLToPath(new URL("../support/embedded-holder.ts", import.meta.url));
@@ -90,6 +90,30 @@ test("the pid file of a crash does not stand in the way, even where its process 
   await writeFile(pidFile(dataDir), left.replace(/^\d+/, String(process.pid)));
   const second = await start(dataDir, false);
   expect(await tables(second.url)).toEqual([]);
+});
+
+test("what a start left that was cut short does not stand in the way", async () => {
+  const dataDir = await closedFolder();
+  const home = join(dataDir, "postgres");
+  await mkdir(join(home, "cluster.draft"), { recursive: true });
+  await writeFile(join(home, "cluster.draft", "PG_VERSION"), "9.6\n");
+  await writeFile(join(home, "password"), "of no cluster\n");
+  const { url } = await start(dataDir, false);
+  expect(await tables(url)).toEqual([]);
+});
+
+test("it is reached on 127.0.0.1 by its password alone, and others pass through its folder and read nothing", async () => {
+  const dataDir = await closedFolder();
+  const { url } = await start(dataDir, false);
+  const wrong = new URL(url);
+  wrong.password = "wrong";
+  await expect(tables(wrong.toString())).rejects.toMatchObject({ cause: { code: "28P01" } });
+  const listening = await withPool(url, (pool) =>
+    pool.one(sql.unsafe`
+      SELECT current_setting('listen_addresses') AS addresses, current_setting('unix_socket_directories') AS sockets`),
+  );
+  expect(listening).toEqual({ addresses: "127.0.0.1", sockets: "" });
+  expect((await stat(join(dataDir, "postgres"))).mode & 0o777).toBe(0o711);
 });
 
 test("a PostgreSQL that cannot start says why", async () => {
