@@ -28,7 +28,7 @@ const reach = async ({ hostname, port }: URL): Promise<void> => {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     const why = code === "ABORT_ERR" ? `no answer within ${CONNECT_MS} ms` : code;
-    throw new Error(`the database at ${host}:${port || 5432} is out of reach: ${why}`, { cause: error });
+    throw new Error(`the database at ${hostname}:${port || 5432} is out of reach: ${why}`, { cause: error });
   } finally {
     socket.destroy();
   }
@@ -72,6 +72,13 @@ const queueLogger = new QueueLogger(() => (_level, message) => {
   if (overtaken) queueSteps.delete(overtaken);
 });
 
+const fail = ({ message }: Error): Promise<void> => {
+  const busy = message === "Failed to get exclusive lock";
+  return answer({ failure: running ? `${running}: ${message}` : message, busy });
+};
+// Nobody else hears of a connection that is lost while graphile-migrate uses it.
+process.on("uncaughtException", (error) => void fail(error).then(() => process.exit()));
+
 const [url] = (await once(process, "message")) as [string];
 try {
   await reach(new URL(url));
@@ -88,9 +95,7 @@ try {
   await runMigrations({ connectionString: url, logger: queueLogger });
   await answer({ applied, queueSteps: queueSteps.size });
 } catch (error) {
-  const { message } = error as Error;
-  const busy = message === "Failed to get exclusive lock";
-  await answer({ failure: running ? `${running}: ${message}` : message, busy });
+  await fail(error as Error);
 }
 // graphile-migrate keeps its pool for a while, in case that somebody migrates again.
 process.exit();

@@ -3,8 +3,9 @@ import { expect, inject, onTestFinished, test } from "vitest";
 import { migrate, migrationUrl } from "../../src/commands/migrate.ts";
 import { parseConfig } from "../../src/config.ts";
 import { QUEUE_STEP, committedMigrations } from "../../src/db/migrations.ts";
-import { administer, databaseUrl } from "../support/admin.ts";
+import { administer, databaseUrl, withPool } from "../support/admin.ts";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
+import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { NOBODY_LISTENS } from "../support/ports.ts";
 import { runCommand } from "../support/run-command.ts";
 
@@ -104,6 +105,44 @@ test("a host that does not answer is named without the password", async () => {
     stdout: "",
     stderr: `cannot migrate: the database at 127.0.0.1:${NOBODY_LISTENS} is out of reach: ECONNREFUSED\n`,
   });
+});
+
+test("a host that is named by its address is looked for at it, and told apart from its port", async () => {
+  const { code, stderr } = await runMigrate(`postgresql://somebody@[::1]:${NOBODY_LISTENS}/auth`);
+  expect(code).toBe(1);
+  // The latter two where a machine has no such addresses.
+  const reasons = "(ECONNREFUSED|EADDRNOTAVAIL|EAFNOSUPPORT)";
+  expect(stderr).toMatch(
+    new RegExp(`^cannot migrate: the database at \\[::1\\]:${NOBODY_LISTENS} is out of reach: ${reasons}\n$`),
+  );
+});
+
+test("a migration that fails is named", async () => {
+  const url = await emptyDatabase();
+  await administer(url, sql.unsafe`CREATE TABLE tenants ()`);
+  expect(await runMigrate(url)).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: `cannot migrate: ${committedMigrations()[0]}: relation "tenants" already exists\n`,
+  });
+});
+
+test("a connection that is lost during a migration is told of in one line", async () => {
+  const url = await emptyDatabase();
+  const { command } = await withPool(url, (pool) =>
+    pool.transaction(async (tx) => {
+      await tx.query(sql.unsafe`CREATE SCHEMA graphile_migrate`);
+      const waiting = runMigrate(url);
+      await untilSomebodyWaits(tx);
+      await tx.query(sql.unsafe`
+        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid()`);
+      return { command: waiting };
+    }),
+  );
+  const { code, stdout, stderr } = await command;
+  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+  expect(stderr).toMatch(/^cannot migrate: .*terminat.*\n$/);
 });
 
 test("without a database it says which variable is missing", async () => {
