@@ -211,6 +211,8 @@ test("a replica where the name led to the primary, until it is promoted", async 
 
 test("a postmaster that is killed, and started again elsewhere", async () => {
   process.kill(await postmaster(), "SIGKILL");
+  // Its processes answer until it is gone, and end when they are told that it is.
+  await expect.poll(() => backends().catch(() => "gone"), { timeout: DEADLINE_MS }).toBe("gone");
   await expectUnavailable();
   await postgres.stop();
   postgres = await startEmbeddedPostgres({ dataDir, durable: false });
