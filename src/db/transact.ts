@@ -64,7 +64,7 @@ const attempt = <T>(
     lastStatements.delete(tx);
     if (statement) await withCommit(() => tx.query(statement));
     return result;
-  }, 0);
+  });
 
 const nothing = () => undefined;
 
@@ -98,9 +98,8 @@ export const transact = async <T>(
     } catch (error) {
       if (!(error instanceof Refusal && isConflict(error.cause)) || tries === ATTEMPTS) throw error;
     }
-    await sleep(Math.random() * BACKOFF_MS * 2 ** tries, undefined, { signal: waiting.signal }).catch(() => {
-      waiting.throwIfOver();
-    });
+    // Of who gives up meanwhile the next use is refused.
+    await sleep(Math.random() * BACKOFF_MS * 2 ** tries, undefined, { signal: waiting.signal }).catch(nothing);
   }
 };
 

@@ -76,16 +76,16 @@ test("what is sent at the end comes after all else, in its order", async () => {
 });
 
 test.each([
-  ["the last statement", "bad"],
-  ["the commit itself", "twice"],
-])("where %s fails nothing stands, and the connection goes on", async (_what, last) => {
+  ["the last statement", "bad", "violates check constraint"],
+  ["the commit itself", "twice", "duplicate key"],
+])("where %s fails nothing stands, it says why, and the connection goes on", async (_what, last, why) => {
   const { db, notes, roundTripsOf } = await open();
   const work = () =>
     transact(db, detached(), async (tx) => {
       await tx.query(insert("twice"));
       await queryAtEnd(tx, insert(last));
     });
-  await expect(work()).rejects.toThrow();
+  await expect(work()).rejects.toThrow(why);
   expect(await notes()).toBe("");
   // On the same connection: a new one would say who it is first.
   expect(await roundTripsOf(notes)).toBe(1);
@@ -217,4 +217,12 @@ test("the last statement and the commit behind it may each take what one may", a
   });
   await transact(db, detached(), (tx) => queryAtEnd(tx, insert("slow")));
   expect(await notes()).toBe("slow");
+});
+
+test("a transaction's own time limit is also that of the statement which goes with its end", async () => {
+  const { db } = await open({ DATABASE_STATEMENT_TIMEOUT: "100ms" });
+  // Longer than a statement and a commit may otherwise leave their answers out.
+  const sleep = sql.unsafe`SELECT pg_sleep(1.5)`;
+  const work = transact(db, detached(), (tx) => queryAtEnd(tx, sleep), { statementTimeoutMs: 10_000 });
+  expect(await reasonOf(work)).toBe("answered");
 });

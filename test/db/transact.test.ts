@@ -59,46 +59,7 @@ test("a refusal that a body throws rolls back", async () => {
   expect(await countOf(db, "thrown")).toBeUndefined();
 });
 
-test("transactions that deadlock are run again until each has passed", async () => {
-  const db = openFor(database.url);
-  await transact(db, detached(), async (tx) => {
-    await tx.query(insert("left"));
-    await tx.query(insert("right"));
-  });
-  const bothHoldOne = Promise.withResolvers<undefined>();
-  let held = 0;
-  const runs = [0, 0];
-  const cross = (index: number, first: string, second: string) =>
-    transact(db, detached(), async (tx) => {
-      runs[index]!++;
-      await tx.query(increment(first));
-      if (++held === 2) bothHoldOne.resolve(undefined);
-      await bothHoldOne.promise;
-      await tx.query(increment(second));
-    });
-  await Promise.all([cross(0, "left", "right"), cross(1, "right", "left")]);
-  // PostgreSQL ends one of the two, which passes the second time.
-  expect(runs.toSorted()).toEqual([1, 2]);
-  expect([await countOf(db, "left"), await countOf(db, "right")]).toEqual([2, 2]);
-});
-
-test("a conflict that does not end is CONFLICT after five tries, with pauses between", async () => {
-  const db = openFor(database.url);
-  await transact(db, detached(), (tx) => tx.query(insert("conflict")));
-  const times: number[] = [];
-  const work = transact(db, detached(), async (tx) => {
-    times.push(performance.now());
-    await tx.query(sql.unsafe`SET TRANSACTION ISOLATION LEVEL SERIALIZABLE`);
-    await tx.one(selectCount("conflict"));
-    await transact(db, detached(), (other) => other.query(increment("conflict")));
-    await tx.query(increment("conflict"));
-  });
-  expect(await reasonOf(work)).toBe("CONFLICT");
-  expect(times).toHaveLength(5);
-  expect(await countOf(db, "conflict")).toBe(5);
-});
-
-test("transactions are READ COMMITTED, whatever the database's default is", async () => {
+test("transactions and single statements are READ COMMITTED, whatever the database's default is", async () => {
   const db = openFor(database.url);
   const name = databaseName(database.url);
   const setDefault = (level: string) => {
@@ -109,6 +70,7 @@ test("transactions are READ COMMITTED, whatever the database's default is", asyn
   await setDefault("serializable");
   const later = openFor(database.url);
   expect(await transact(later, detached(), (tx) => settingOf(tx, "transaction_isolation"))).toBe("read committed");
+  expect(await read(later, detached(), (c) => settingOf(c, "transaction_isolation"))).toBe("read committed");
   await setDefault("read committed");
 });
 
@@ -118,6 +80,11 @@ const faults: [string, (db: Database) => Promise<unknown>][] = [
   ["a check violation", (db) => read(db, detached(), (c) => c.query(insert("check", 100)))],
   ["a value that is none", (db) => read(db, detached(), (c) => c.query(sql.unsafe`SELECT ${"x"}::int`))],
   ["a row too few", (db) => read(db, detached(), (c) => c.one(selectCount("nobody")))],
+  [
+    "a row too many",
+    (db) =>
+      read(db, detached(), (c) => c.maybeOne(sql.type(z.object({ n: z.number() }))`SELECT unnest(ARRAY[1, 2]) AS n`)),
+  ],
   [
     "a row that breaks its schema",
     (db) => read(db, detached(), (c) => c.one(sql.type(z.object({ a: z.string() }))`SELECT 1 AS a`)),
@@ -191,6 +158,12 @@ test("a deadline that is nearer cuts the statement of a transaction off", async 
   expect(await pidOf(db)).toBe(before);
   expect(performance.now() - started).toBeLessThan(2_000);
   expect(await read(db, detached(), (c) => settingOf(c, "statement_timeout"))).toBe("5s");
+});
+
+test("a statement outlives its call by a little, so that the call ends by its deadline and not by a fault", async () => {
+  const db = openFor(database.url);
+  const waiting = { ...detached(), remainingMs: () => 1_000 };
+  expect(await transact(db, waiting, (tx) => settingOf(tx, "statement_timeout"))).toBe("1050ms");
 });
 
 test("a transaction may have a time limit of its own for its statements, shorter or longer", async () => {
