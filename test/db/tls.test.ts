@@ -1,0 +1,94 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { sql } from "slonik";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { z } from "zod";
+import { parseConfig } from "../../src/config.ts";
+import { read } from "../../src/db/transact.ts";
+import { endQueuePool, openQueuePool } from "../../src/delivery/queue-pool.ts";
+import { createLog } from "../../src/log.ts";
+import { detached } from "../../src/rpc/call.ts";
+import { type Identity, makeAuthority, makeIdentity } from "../support/certificates.ts";
+import { type TestDatabase, createDatabase } from "../support/database.ts";
+import { openFor, reasonOf } from "../support/open-database.ts";
+import { runCommand } from "../support/run-command.ts";
+import { startTlsDatabase } from "../support/tls-database.ts";
+
+let database: TestDatabase;
+let identity: Identity;
+let folder: string;
+const caFile = (name: "ours" | "other") => join(folder, `${name}.crt`);
+
+beforeAll(async () => {
+  database = await createDatabase();
+  folder = await mkdtemp(join(tmpdir(), "auth-service-tls-"));
+  const [ours, other] = [await makeAuthority("ours"), await makeAuthority("other")];
+  identity = await makeIdentity("localhost", ours);
+  await writeFile(caFile("ours"), ours.cert);
+  await writeFile(caFile("other"), other.cert);
+});
+afterAll(async () => {
+  await rm(folder, { recursive: true });
+  await database.drop();
+});
+
+interface Case {
+  readonly tls: "url" | "verify" | "off";
+  readonly ca?: "ours" | "other";
+  readonly sslmode?: string;
+  readonly host?: "127.0.0.1";
+  /** How it gets through; undefined where it does not. */
+  readonly goes?: "encrypted" | "plain";
+}
+
+const cases: [string, Case][] = [
+  ["verify takes a server that its authorities speak for", { tls: "verify", ca: "ours", goes: "encrypted" }],
+  ["verify counts, whatever the URL says", { tls: "verify", ca: "ours", sslmode: "disable", goes: "encrypted" }],
+  [
+    "verify takes it where the URL asks for the same",
+    { tls: "verify", ca: "ours", sslmode: "verify-full", goes: "encrypted" },
+  ],
+  ["verify refuses a server of another authority", { tls: "verify", ca: "other", sslmode: "no-verify" }],
+  ["verify refuses, without a file, a server for whom nobody speaks whom Node trusts", { tls: "verify" }],
+  ["verify refuses a server by another name than the certificate's", { tls: "verify", ca: "ours", host: "127.0.0.1" }],
+  ["no-verify takes any server", { tls: "url", sslmode: "no-verify", goes: "encrypted" }],
+  ["require refuses a server for whom nobody speaks whom Node trusts", { tls: "url", sslmode: "require" }],
+  ["disable never encrypts", { tls: "url", sslmode: "disable", goes: "plain" }],
+  ["off never encrypts, whatever the URL says", { tls: "off", sslmode: "require", goes: "plain" }],
+];
+
+const start = async ({ tls, ca, sslmode, host = "localhost" as never }: Case) => {
+  const server = await startTlsDatabase(database.url, identity);
+  const url = server.urlAt(host);
+  if (sslmode !== undefined) url.searchParams.set("sslmode", sslmode);
+  const variables = { DATABASE_TLS: tls, ...(ca && { DATABASE_TLS_CA_FILE: caFile(ca) }) };
+  return { url: url.toString(), variables, begun: server.begun };
+};
+
+test.each(cases)("calls' connections: %s", async (_name, { goes, ...how }) => {
+  const { url, variables, begun } = await start(how);
+  const selectOne = sql.type(z.object({ one: z.number() }))`SELECT 1 AS one`;
+  const reason = await reasonOf(read(openFor(url, variables), detached(), (c) => c.one(selectOne)));
+  expect({ reason, begun }).toEqual(
+    goes ? { reason: "answered", begun: [goes] } : { reason: "DATABASE_UNAVAILABLE", begun: [] },
+  );
+});
+
+test.each(cases)("the delivery's connections: %s", async (_name, { goes, ...how }) => {
+  const { url, variables, begun } = await start(how);
+  const log = createLog("silent");
+  const pool = openQueuePool({ databaseUrl: url, settings: parseConfig(variables).database, log, size: 1 });
+  const answered = await pool.query("SELECT 1").then(
+    () => true,
+    () => false,
+  );
+  await endQueuePool(pool, log);
+  expect({ answered, begun }).toEqual({ answered: goes !== undefined, begun: goes ? [goes] : [] });
+});
+
+test.each(cases)("a migration's connections: %s", async (_name, { goes, ...how }) => {
+  const { url, variables, begun } = await start(how);
+  const { code } = await runCommand("migrate", [], { ...variables, DATABASE_URL: url });
+  expect({ code, begun: [...new Set(begun)] }).toEqual({ code: goes ? 0 : 1, begun: goes ? [goes] : [] });
+});
