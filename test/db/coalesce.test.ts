@@ -37,7 +37,10 @@ test("who comes alone leaves with his turn of the event loop", async () => {
 test("those who come in one turn go as one", async () => {
   const { load, keys, answer } = heldLoad();
   const ask = createCoalescer(load);
-  const answers = [1, 2, 3].map((key) => ask(detached(), key));
+  const answers = [1, 2].map((key) => ask(detached(), key));
+  // Whoever was told of something in this turn comes after those who told it.
+  for (let told = 0; told < 10; told++) await Promise.resolve();
+  answers.push(ask(detached(), 3));
   await turn();
   expect(keys()).toEqual([[1, 2, 3]]);
   answer(0);
@@ -86,6 +89,22 @@ test("a load has no more keys than it may", async () => {
     await settled();
   }
   expect(keys()).toEqual([[1, 2], [3, 4], [5]]);
+  expect(await Promise.all(answers)).toHaveLength(5);
+});
+
+test("as many loads as may be under way are sent at once, where one would have too many keys", async () => {
+  const { load, keys, answer } = heldLoad();
+  const ask = createCoalescer(load, { underWayMax: 2, batchMax: 2 });
+  const answers = [1, 2, 3, 4, 5].map((key) => ask(detached(), key));
+  await turn();
+  expect(keys()).toEqual([
+    [1, 2],
+    [3, 4],
+  ]);
+  answer(0);
+  await settled();
+  answer(1);
+  answer(2);
   expect(await Promise.all(answers)).toHaveLength(5);
 });
 
@@ -139,6 +158,8 @@ test("who gives up ends his own wait alone, and is not asked for any more where 
     { value: "value 2" },
   ]);
   await expect(ask(calls[0]!, 9)).rejects.toMatchObject({ reason: "CANCELLED" });
+  await settled();
+  expect(keys()).toEqual([[0], [2]]);
   calls.forEach((call) => call.close());
 });
 

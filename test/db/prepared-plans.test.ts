@@ -1,8 +1,11 @@
 import { sql } from "slonik";
 import { expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
+import { read } from "../../src/db/transact.ts";
+import { detached } from "../../src/rpc/call.ts";
 import { administer, databaseName, plantUnchecked, withPool } from "../support/admin.ts";
 import { createDatabase } from "../support/database.ts";
+import { openFor } from "../support/open-database.ts";
 import { CHEAP_HASHES, PASSWORD } from "../support/passwords.ts";
 import { addCapabilities, addRole } from "../support/roles.ts";
 import { launchService } from "../support/service.ts";
@@ -13,6 +16,19 @@ const ROWS = 5_000;
 const RUNS = 3;
 
 const readRow = z.object({ relname: z.string(), seq_tup_read: z.bigint() });
+
+test.each([
+  ["what has a name is prepared once for a connection", {}, ["select-one"]],
+  ["behind PgBouncer nothing is", { DATABASE_PGBOUNCER: "on" }, []],
+])("%s", async (_name, env, prepared) => {
+  const database = await createDatabase();
+  onTestFinished(() => database.drop());
+  const db = openFor(database.url, { ...env, DATABASE_POOL_MAX: "1" });
+  const selectOne = sql.prepared("select-one", z.object({ one: z.number() }))`SELECT 1 AS one`;
+  const selectPrepared = sql.type(z.object({ name: z.string() }))`SELECT name FROM pg_prepared_statements`;
+  for (let time = 0; time < 2; time++) await read(db, detached(), (connection) => connection.one(selectOne));
+  expect(await read(db, detached(), (connection) => connection.anyFirst(selectPrepared))).toEqual(prepared);
+});
 
 test("among many rows no statement of these calls reads a table through by a plan that sees nothing of what is asked", async () => {
   const env = { ...CHEAP_HASHES, DATABASE_POOL_MAX: "1" };

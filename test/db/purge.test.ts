@@ -3,8 +3,11 @@ import { expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { parseConfig } from "../../src/config.ts";
 import { openDatabase } from "../../src/db/pool.ts";
-import { purge } from "../../src/db/purge.ts";
+import { purge, schedulePurge } from "../../src/db/purge.ts";
 import { createLog } from "../../src/log.ts";
+import { createEmptyDatabase } from "../support/database.ts";
+import { loggedLines } from "../support/logged-lines.ts";
+import { openFor } from "../support/open-database.ts";
 import { launchService, startService } from "../support/service.ts";
 import { plantUser } from "../support/sign-in.ts";
 
@@ -178,4 +181,15 @@ test("what somebody has locked is passed over, and goes the next time", async ()
     expect(await purgeTwice()).toBe(0);
   });
   expect(await purgeTwice()).toBe(6);
+});
+
+test("a purge that fails is told of, and the next one tries again", async () => {
+  // Which has nothing that could be purged.
+  const database = await createEmptyDatabase();
+  onTestFinished(() => database.drop());
+  const { log, all } = loggedLines();
+  onTestFinished(schedulePurge(openFor(database.url), { ...RETENTION, intervalMs: 10 }, log));
+  await expect.poll(() => all.length).toBeGreaterThanOrEqual(2);
+  const msg = "purge failed; the next one tries again";
+  expect(all.slice(0, 2)).toMatchObject([{ msg }, { msg }]);
 });

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { openDatabase } from "../../src/db/pool.ts";
 import { purge } from "../../src/db/purge.ts";
 import { createLog } from "../../src/log.ts";
-import { heldUp } from "../support/held-up.ts";
+import { despite, heldUp } from "../support/held-up.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
 
@@ -141,6 +141,32 @@ describe.each(transports)("%s: ending sessions", (transport) => {
     expect(sessions).toHaveLength(1);
     const all = await services.listServiceSessions({ serviceId, includeEnded: true });
     expect(all.sessions.filter(({ revokeTime }) => revokeTime === undefined)).toEqual(sessions);
+  });
+
+  test("a purge ends what began at the very moment of the end, writes nothing into what lives, and waits for nobody", async () => {
+    const service = await startService(transport);
+    const { services, addService, pool } = service;
+    const [ended, alive] = [await addService([]), await addService([])];
+    await services.disableService({ serviceId: ended.serviceId });
+    const revoked = await addService([]);
+    await services.revokeServiceSecret({ serviceId: revoked.serviceId, secretId: revoked.secretId });
+    await pool.query(sql.type(anyRow)`
+      INSERT INTO service_sessions (svc_session_id, svc_id, secret_id, token_hash_text, expiry_utc, created_utc)
+      SELECT gen_random_uuid(), y.svc_id, y.secret_id, 'x', now() + interval '1 day', coalesce(s.sessions_ended_utc, now())
+      FROM service_secrets y JOIN services s ON s.svc_id = y.svc_id
+      WHERE y.svc_id IN (${ended.serviceId}::uuid, ${revoked.serviceId}::uuid)`);
+    const versions = () =>
+      pool.any(sql.type(z.object({ version: z.string() }))`
+        SELECT ctid::text AS version FROM service_sessions WHERE svc_id = ${alive.serviceId}::uuid`);
+    const before = await versions();
+    const lock = sql.unsafe`SELECT FROM service_sessions WHERE token_hash_text = 'x' FOR UPDATE`;
+    await despite(service, lock, () => purgeNow(service));
+    expect(await notYetWritten(service, ended.serviceId)).toBe(1);
+    expect(await notYetWritten(service, revoked.serviceId)).toBe(1);
+    await purgeNow(service);
+    expect(await notYetWritten(service, ended.serviceId)).toBe(0);
+    expect(await notYetWritten(service, revoked.serviceId)).toBe(0);
+    expect(await versions()).toEqual(before);
   });
 
   test("a sign-in that began before a revocation and waited for it makes no session", async () => {
