@@ -166,6 +166,18 @@ describe.each(transports)("%s", (transport) => {
     await service.as(token, { "x-actor-token": own.accessToken }).org.listCapabilities({});
   });
 
+  test("where neither a request nor its caller names a tenant, a caller may act for a user of any", async () => {
+    const service = await startService(transport);
+    const { accessToken, userId } = await (await signInBy(service))();
+    const { org, services } = service.as(service.rootToken, { "x-actor-token": accessToken });
+    await org.listCapabilities({});
+    await services.listServices({});
+    const key = uniqueKey();
+    const { service: registered } = await services.registerService({ key, label: key });
+    const { events } = await service.org.listAuditEvents({ entityId: registered!.serviceId });
+    expect(events[0]?.actorUserId).toBe(userId);
+  });
+
   test("a tenant is the caller's and the actor's own in whichever case it is named", async () => {
     const service = await startService(transport);
     const { accessToken, tenantId } = await (await signInBy(service))();
