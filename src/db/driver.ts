@@ -70,7 +70,6 @@ const openConnection = (config: ClientConfig, options: DriverOptions, events: Dr
     const fault = breakOff(error);
     if (events.listenerCount("error") > 0) events.emit("error", fault);
   });
-  client.on("notice", ({ message = "" }) => events.emit("notice", { message }));
 
   const query = async (text: string, values: unknown[] = [], name?: string) => {
     // Also what a transaction's end is told: a ROLLBACK on a silent connection would be silence once more.

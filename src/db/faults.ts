@@ -4,7 +4,6 @@ import {
   BackendTerminatedUnexpectedlyError,
   ConnectionError,
   DataIntegrityError,
-  NotFoundError,
   SchemaValidationError,
   UnexpectedStateError,
 } from "slonik";
@@ -25,14 +24,13 @@ export class Abandoned extends Error {
 const OUT_OF_REACH = [
   // Of a file that was there at the start, and is read again for new connections.
   ConfigError,
-  DatabaseSilent,
   ConnectionError,
   BackendTerminatedError,
   BackendTerminatedUnexpectedlyError,
   UnexpectedStateError,
 ];
 /** After which no statement is under way. */
-const HARMLESS = [Refusal, Abandoned, DataIntegrityError, NotFoundError, SchemaValidationError];
+const HARMLESS = [Refusal, Abandoned, DataIntegrityError, SchemaValidationError];
 // Connection, resources, operator, system; 25006 as below, 25P03 is an ended idle transaction, 55P03 a lock that was waited
 // for as long as the database or the role has it in its `lock_timeout`.
 const OUT_OF_REACH_STATES = /^(08|53|57|58|25006|25P03|55P03)/;
