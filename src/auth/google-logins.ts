@@ -5,6 +5,7 @@ import { recordEvent } from "../audit/record.ts";
 import { changedMeanwhile, lookAgain } from "../db/looks.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import type { AuthService, LoginWithGoogleRequest } from "../gen/auth/v1/auth_pb.ts";
+import { oneLine } from "../one-line.ts";
 import { selectTenantState } from "../org/tenants.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
@@ -56,11 +57,7 @@ const isActive = (user: UserRow) => user.user_state_code === "active" && user.er
 
 /** As a display name may be: one line without control characters, at most 200 characters. */
 const displayName = (name = ""): string | null => {
-  const line = name
-    .toWellFormed()
-    .replace(/[\p{Cc}\s]+/gu, " ")
-    .trim();
-  return Array.from(line).slice(0, NAME_MAX_CHARACTERS).join("").trim() || null;
+  return Array.from(oneLine(name.toWellFormed())).slice(0, NAME_MAX_CHARACTERS).join("").trim() || null;
 };
 
 const findLinked = async (tx: Tx, tenantId: string, userId: string, subject: string) => {

@@ -4,6 +4,7 @@ import { fileURLToPath } from "node:url";
 import mustache from "mustache";
 import { type PurposeCode, otpPurpose } from "../auth/otp-codes.ts";
 import { type Config, ConfigError } from "../config.ts";
+import { oneLine } from "../one-line.ts";
 
 const OWN_DIR = fileURLToPath(new URL("templates/", import.meta.url));
 const PARTS = ["subject", "text", "html", "sms"] as const;
@@ -59,7 +60,6 @@ export const loadTemplates = ({ templatesDir, locale }: Config["delivery"]): Tem
   const plain = { escape: (text: string) => text };
   const renderPart = (purpose: PurposeCode, part: Part, variables: Variables) =>
     mustache.render(texts.get(`${purpose}.${part}`) ?? "", variables, {}, part === "html" ? {} : plain);
-  const oneLine = (text: string) => text.replaceAll(/[\p{Cc}\s]+/gu, " ").trim();
   return {
     render(purpose, given) {
       // With lines of its own a label would be more than a name: what it says would be read as what we say.
