@@ -1,10 +1,8 @@
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
-import { z } from "zod";
-import type { Database } from "../../src/db/pool.ts";
-import { read, transact } from "../../src/db/transact.ts";
+import { transact } from "../../src/db/transact.ts";
 import { detached } from "../../src/rpc/call.ts";
-import { administer } from "../support/admin.ts";
+import { countOf, createCounters, increment, insert, selectCount } from "../support/counters.ts";
 import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
 import { cancellable, openFor, reasonOf } from "../support/open-database.ts";
 
@@ -12,16 +10,9 @@ let database: TestDatabase;
 
 beforeAll(async () => {
   database = await createEmptyDatabase();
-  await administer(database.url, sql.unsafe`CREATE TABLE counters (id text PRIMARY KEY, count int NOT NULL)`);
+  await createCounters(database.url);
 });
 afterAll(() => database.drop());
-
-const insert = (id: string) => sql.unsafe`INSERT INTO counters (id, count) VALUES (${id}, 0)`;
-const increment = (id: string) => sql.unsafe`UPDATE counters SET count = count + 1 WHERE id = ${id}`;
-const selectCount = (id: string) => sql.type(z.object({ count: z.number() }))`
-  SELECT count FROM counters WHERE id = ${id}`;
-const countOf = (db: Database, id: string) =>
-  read(db, detached(), (connection) => connection.oneFirst(selectCount(id)));
 
 /** What of a pause is left to chance is this. */
 const decide = (chance: number) => {

@@ -1,12 +1,11 @@
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { z } from "zod";
 import type { Database } from "../../src/db/pool.ts";
 import { read } from "../../src/db/transact.ts";
 import { detached } from "../../src/rpc/call.ts";
 import { administer } from "../support/admin.ts";
 import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
-import { openFor, reasonOf } from "../support/open-database.ts";
+import { openFor, pidOf, reasonOf } from "../support/open-database.ts";
 
 let database: TestDatabase;
 
@@ -21,8 +20,6 @@ beforeAll(async () => {
 });
 afterAll(() => database.drop());
 
-const selectPid = sql.type(z.object({ pid: z.number() }))`SELECT pg_backend_pid() AS pid`;
-const pidOf = (db: Database) => read(db, detached(), (connection) => connection.oneFirst(selectPid));
 const fail = (db: Database, state: string) =>
   read(db, detached(), (connection) => connection.query(sql.unsafe`SELECT fail(${state})`));
 

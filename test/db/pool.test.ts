@@ -13,7 +13,8 @@ import { detached } from "../../src/rpc/call.ts";
 import { administer, databaseName, databaseUrl } from "../support/admin.ts";
 import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
-import { cancellable, openFor, reasonOf } from "../support/open-database.ts";
+import { cancellable, openFor, reasonOf, selectSetting, settingOf } from "../support/open-database.ts";
+import { countTimers } from "../support/timers.ts";
 
 let database: TestDatabase;
 
@@ -24,12 +25,9 @@ afterAll(() => database.drop());
 
 const selectSleep = (ms: number) => sql.type(z.object({ pg_sleep: z.string() }))`
   SELECT pg_sleep(${ms / 1_000})::text AS pg_sleep`;
-const selectSetting = (name: string) => sql.type(z.object({ value: z.string() }))`
-  SELECT current_setting(${name}) AS value`;
 const selectOne = sql.type(z.object({ one: z.number() }))`SELECT 1 AS one`;
 
 const pause = (db: Database, ms: number) => read(db, detached(), (c) => c.one(selectSleep(ms)));
-const settingOf = (db: Database, name: string) => read(db, detached(), (c) => c.oneFirst(selectSetting(name)));
 
 /** Takes the only connection until told to let it go. */
 const hold = (db: Database) => {
@@ -92,9 +90,8 @@ test("one who gives up leaves the queue, and those behind keep their order", asy
 
 test("who was served leaves no listener with his call, and no timer", async () => {
   const db = openFor(database.url, { DATABASE_POOL_MAX: "1" });
-  const timers = () => process.getActiveResourcesInfo().filter((resource) => resource === "Timeout").length;
   await pause(db, 0);
-  const before = timers();
+  const before = countTimers();
   const call = cancellable();
   const listeners = () => getEventListeners(call.signal, "abort").length;
   const release = hold(db);
@@ -103,7 +100,7 @@ test("who was served leaves no listener with his call, and no timer", async () =
   await release();
   await Promise.all(uses);
   expect(listeners()).toBe(0);
-  expect(timers()).toBeLessThanOrEqual(before);
+  expect(countTimers()).toBeLessThanOrEqual(before);
 });
 
 test("by default 1,000 at once wait and are served", async () => {

@@ -9,7 +9,7 @@ import { detached } from "../../src/rpc/call.ts";
 import { administer, databaseName, databaseUrl } from "../support/admin.ts";
 import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
-import { cancellable, openFor, reasonOf } from "../support/open-database.ts";
+import { cancellable, openFor, pidOf, reasonOf, settingOf } from "../support/open-database.ts";
 
 let database: TestDatabase;
 
@@ -19,8 +19,6 @@ beforeAll(async () => {
 afterAll(() => database.drop());
 
 const selectOne = sql.type(z.object({ one: z.number() }))`SELECT 1 AS one`;
-const selectPid = sql.type(z.object({ pid: z.number() }))`SELECT pg_backend_pid() AS pid`;
-const pidOf = (db: Database) => read(db, detached(), (connection) => connection.oneFirst(selectPid));
 const idle = (db: Database) => expect.poll(() => db.load().inside).toBe(0);
 
 /** Does something in a transaction, then waits until told to do the rest. */
@@ -39,11 +37,6 @@ const begin = async (db: Database, rest: (tx: Tx) => Promise<unknown>) => {
     return reason;
   };
 };
-
-const settingOf = (db: Database, name: string) =>
-  read(db, detached(), (c) =>
-    c.oneFirst(sql.type(z.object({ value: z.string() }))`SELECT current_setting(${name}) AS value`),
-  );
 
 test("statements are not compiled, unless the URL has options of its own", async () => {
   expect(await settingOf(openFor(database.url), "jit")).toBe("off");

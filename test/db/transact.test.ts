@@ -5,38 +5,26 @@ import type { Database } from "../../src/db/pool.ts";
 import { type Tx, read, transact } from "../../src/db/transact.ts";
 import { Call, detached } from "../../src/rpc/call.ts";
 import { Refusal, refusal } from "../../src/rpc/refusal.ts";
-import { administer, databaseName } from "../support/admin.ts";
+import { databaseName } from "../support/admin.ts";
+import { countOf, createCounters, increment, insert, selectCount } from "../support/counters.ts";
 import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
-import { cancellable, openFor, reasonOf } from "../support/open-database.ts";
+import { cancellable, openFor, pidOf, reasonOf, selectSetting } from "../support/open-database.ts";
 
 let database: TestDatabase;
 
 beforeAll(async () => {
   database = await createEmptyDatabase();
-  await administer(
-    database.url,
-    sql.unsafe`CREATE TABLE counters (id text PRIMARY KEY, count int NOT NULL CHECK (count < 100))`,
-  );
+  await createCounters(database.url);
 });
 afterAll(() => database.drop());
 
-const insert = (id: string, count = 0) => sql.unsafe`INSERT INTO counters (id, count) VALUES (${id}, ${count})`;
-const increment = (id: string) => sql.unsafe`UPDATE counters SET count = count + 1 WHERE id = ${id}`;
-const selectCount = (id: string) => sql.type(z.object({ count: z.number() }))`
-  SELECT count FROM counters WHERE id = ${id}`;
 const selectSleep = (ms: number) => sql.type(z.object({ pg_sleep: z.string() }))`
   SELECT pg_sleep(${ms / 1_000})::text AS pg_sleep`;
-const selectSetting = (name: string) => sql.type(z.object({ value: z.string() }))`
-  SELECT current_setting(${name}) AS value`;
-const selectPid = sql.type(z.object({ pid: z.number() }))`SELECT pg_backend_pid() AS pid`;
 
 const selectOpenTransactions = sql.type(z.object({ count: z.bigint() }))`
   SELECT count(*) FROM pg_stat_activity
   WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()`;
 
-const countOf = (db: Database, id: string) =>
-  read(db, detached(), (connection) => connection.maybeOne(selectCount(id))).then((row) => row?.count);
-const pidOf = (db: Database) => read(db, detached(), (connection) => connection.oneFirst(selectPid));
 const settingOf = (connection: CommonQueryMethods, name: string) => connection.oneFirst(selectSetting(name));
 
 test("a refusal that a body returns is thrown once what it wrote is committed", async () => {

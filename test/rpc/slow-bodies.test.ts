@@ -12,6 +12,7 @@ import { frame } from "../support/frames.ts";
 import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
 import { serveTls } from "../support/serve-tls.ts";
 import { serve } from "../support/serve.ts";
+import { countTimers } from "../support/timers.ts";
 
 const PATH = "/service_identity.v1.ServiceIdentityService/AuthenticateService";
 const TIMEOUT_MS = 300;
@@ -98,8 +99,6 @@ test("who reads on in a message that was given up is told why at once", async ()
   await expect(request[Symbol.asyncIterator]().next()).rejects.toBe(why);
 });
 
-const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
-
 test.each([
   ["was read", PATH, {}],
   ["was refused before it was read", "/org.v1.OrgService/ListTenants", { authorization: "Bearer x" }],
@@ -109,9 +108,9 @@ test.each([
   const request = { method: "POST", headers: { "content-type": "application/json", ...headers }, body: "{}" };
   const call = async () => (await fetch(`http://127.0.0.1:${server.httpPort}${path}`, request)).text();
   await call();
-  const before = timers();
+  const before = countTimers();
   for (let n = 0; n < 50; n++) await call();
-  await expect.poll(timers).toBeLessThan(before + 25);
+  await expect.poll(countTimers).toBeLessThan(before + 25);
 });
 
 test("so it is with HTTP/2, whose connection serves on", async () => {

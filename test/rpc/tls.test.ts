@@ -8,6 +8,7 @@ import { status } from "@grpc/grpc-js";
 import { afterEach, expect, onTestFinished, test, vi } from "vitest";
 import { watchCertificates } from "../../src/rpc/tls.ts";
 import { makeAuthority, makeIdentity, type Identity } from "../support/certificates.ts";
+import { countTimers } from "../support/timers.ts";
 import { grpcPort, handshake, httpPort, ports } from "../support/tls-ports.ts";
 
 const lines: { level: string; fields: object; message: string }[] = [];
@@ -218,12 +219,11 @@ test("a swap between the reading of two files is no mismatch", async () => {
 
 test("closing ends the poll, and an open one keeps no process alive", async () => {
   const { files } = await mounted(former);
-  const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
-  const before = timers();
+  const before = countTimers();
   const set = vi.spyOn(globalThis, "setTimeout");
   onTestFinished(() => set.mockRestore());
   const certificates = await watched(files);
-  expect(timers()).toBe(before);
+  expect(countTimers()).toBe(before);
 
   // Closed while a poll is under way, which would set the next one.
   set.mock.calls[0]![0]();
