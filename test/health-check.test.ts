@@ -1,14 +1,14 @@
-import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { type AddressInfo, type Socket, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { makeAuthority, makeIdentity } from "./support/certificates.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "./support/database.ts";
 import { NOBODY_LISTENS } from "./support/ports.ts";
+import { productionEnv } from "./support/production.ts";
 import { runCommand } from "./support/run-command.ts";
 import { serve } from "./support/serve.ts";
+import { startSilentServer } from "./support/silent-server.ts";
 
 type Environment = Readonly<Record<string, string>>;
 
@@ -41,17 +41,8 @@ test("it ends with 0 while the server is ready, or what is named is SERVING", as
 });
 
 test("a server that does not answer is not waited for", async () => {
-  const sockets: Socket[] = [];
-  const silent = createServer((socket) => void sockets.push(socket.on("error", () => undefined)));
-  silent.listen(0, "127.0.0.1");
-  await once(silent, "listening");
-  onTestFinished(() => {
-    for (const socket of sockets) socket.destroy();
-    silent.close();
-  });
-  expect(await check((silent.address() as AddressInfo).port)).toEqual(
-    failing(expect.stringContaining("deadline_exceeded")),
-  );
+  const { port } = await startSilentServer();
+  expect(await check(port)).toEqual(failing(expect.stringContaining("deadline_exceeded")));
 });
 
 test("over TLS it shows the server's own certificate where clients need one, and says what that takes", async () => {
@@ -83,12 +74,7 @@ test("over TLS it shows the server's own certificate where clients need one, and
 });
 
 test.each(["token", "demo"])("%s is of development alone", async (command) => {
-  const { code, stdout, stderr } = await runCommand(command, [], {
-    NODE_ENV: "production",
-    DATABASE_URL: "postgres://localhost/unused",
-    SECRET_PEPPERS: `1:${Buffer.alloc(32).toString("base64")}`,
-    JWT_KEYS_FILE: "not-read-by-commands.json",
-  });
+  const { code, stdout, stderr } = await runCommand(command, [], productionEnv());
   expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
   expect(stderr).toMatch(/^development only: /);
 });

@@ -1,26 +1,14 @@
 import { execFile } from "node:child_process";
-import { once } from "node:events";
 import { mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
-import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { CHILD_ENV } from "./support/child-env.ts";
-import { NOBODY_LISTENS, freePort } from "./support/ports.ts";
+import { NOBODY_LISTENS, freePort, isOpen, takenPort } from "./support/ports.ts";
 import { type ServerProcess, startProcess } from "./support/server-process.ts";
 import { clientsOf, launchService } from "./support/service.ts";
-
-const isOpen = (port: number): Promise<boolean> =>
-  new Promise((resolve) => {
-    const socket = connect(port, "127.0.0.1");
-    socket.once("connect", () => {
-      socket.destroy();
-      resolve(true);
-    });
-    socket.once("error", () => resolve(false));
-  });
 
 const execute = promisify(execFile);
 
@@ -92,10 +80,7 @@ try: grpcurl -plaintext -H "authorization: Bearer $(npm run --silent token)" loc
 });
 
 test("a start that fails leaves no database running", async () => {
-  const taken = createServer().listen(0, "127.0.0.1");
-  await once(taken, "listening");
-  onTestFinished(() => void taken.close());
-  const { port } = taken.address() as AddressInfo;
+  const port = await takenPort();
   const failed = startProcess("", { ...NOTHING, DATA_DIR: dataDir, GRPC_PORT: String(port) });
   await expect(failed).rejects.toThrow("the server ended with 1");
   const files = await clusterFiles();
@@ -115,10 +100,7 @@ test.each(["health-check", "token"])("%s says where it looked for a server that 
 });
 
 test("a start that finds a port taken says so, and leaves the other port closed", async () => {
-  const taken = createServer().listen(0, "127.0.0.1");
-  await once(taken, "listening");
-  onTestFinished(() => void taken.close());
-  const { port } = taken.address() as AddressInfo;
+  const port = await takenPort();
   const other = await freePort();
   // Nobody was told that it serves, so nobody is waited for.
   const env = { SHUTDOWN_DELAY: "90s" };

@@ -1,7 +1,5 @@
-import { once } from "node:events";
-import { type AddressInfo, type Socket, createServer } from "node:net";
 import { type DatabasePool, sql } from "slonik";
-import { expect, onTestFinished, test } from "vitest";
+import { expect, test } from "vitest";
 import { z } from "zod";
 import { freeLostJobs } from "../../src/delivery/workers.ts";
 import { detached } from "../../src/rpc/call.ts";
@@ -10,19 +8,7 @@ import { loggedLines } from "../support/logged-lines.ts";
 import { startMailServer } from "../support/mail-server.ts";
 import { openFor } from "../support/open-database.ts";
 import { startProcess } from "../support/server-process.ts";
-
-/** Takes connections and says nothing, so that whoever sends is in the middle of it. */
-const startSilentServer = async () => {
-  const sockets: Socket[] = [];
-  const server = createServer((socket) => void sockets.push(socket.on("error", () => undefined).resume()));
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  onTestFinished(() => {
-    for (const socket of sockets) socket.destroy();
-    server.close();
-  });
-  return { url: `smtp://127.0.0.1:${(server.address() as AddressInfo).port}`, sockets };
-};
+import { startSilentServer } from "../support/silent-server.ts";
 
 const workers = (pool: DatabasePool) =>
   pool.anyFirst(sql.type(z.object({ worker_id: z.string() }))`SELECT worker_id FROM delivery_workers`);
@@ -30,7 +16,12 @@ const workers = (pool: DatabasePool) =>
 test("what a killed replica was sending arrives from another, once", async () => {
   const [queue, silent, server] = await Promise.all([createQueue(), startSilentServer(), startMailServer()]);
   const { otpId } = await queue.add();
-  const env = { SMTP_URL: silent.url, MAIL_FROM, DELIVERY_TIMEOUT: "1m", DELIVERY_ATTEMPT_MAX: "1" };
+  const env = {
+    SMTP_URL: `smtp://127.0.0.1:${silent.port}`,
+    MAIL_FROM,
+    DELIVERY_TIMEOUT: "1m",
+    DELIVERY_ATTEMPT_MAX: "1",
+  };
   const killed = await startProcess(queue.url, env);
   await expect.poll(() => silent.sockets.length, ARRIVAL).toBe(1);
   killed.process.kill("SIGKILL");
@@ -110,7 +101,12 @@ test("a stop lets a message under way end, and leaves nothing behind", async () 
 
 test("what does not end within SHUTDOWN_GRACE is free for others at once, as if it had not been tried", async () => {
   const [queue, silent, server] = await Promise.all([createQueue(), startSilentServer(), startMailServer()]);
-  const env = { SMTP_URL: silent.url, DELIVERY_TIMEOUT: "1m", DELIVERY_ATTEMPT_MAX: "1", SHUTDOWN_GRACE: "300ms" };
+  const env = {
+    SMTP_URL: `smtp://127.0.0.1:${silent.port}`,
+    DELIVERY_TIMEOUT: "1m",
+    DELIVERY_ATTEMPT_MAX: "1",
+    SHUTDOWN_GRACE: "300ms",
+  };
   const logged = loggedLines();
   const service = await queue.launch(env, logged.log);
   await queue.add();

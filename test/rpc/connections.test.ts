@@ -6,6 +6,7 @@ import { connect as connectTls } from "node:tls";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
+import { isOpen } from "../support/ports.ts";
 import { PATHS, beginGrpc, openGrpc } from "../support/raw-grpc.ts";
 import { serveTls } from "../support/serve-tls.ts";
 import { serve } from "../support/serve.ts";
@@ -36,13 +37,6 @@ test("what has not ended GRPC_CONNECTION_AGE_GRACE after its connection's age is
   await new Promise((resolve) => stream.once("close", resolve));
   expect(performance.now() - began).toBeGreaterThan(1_800);
 });
-
-/** Whether new connections are taken. */
-const isOpen = (port: number) =>
-  new Promise<boolean>((resolve) => {
-    const socket = connectTcp(port, "127.0.0.1", () => resolve(true));
-    socket.on("error", () => resolve(false)).on("connect", () => socket.destroy());
-  });
 
 const secured = (socket: Socket, ca: string) =>
   connectTls({ socket, ca, servername: "localhost", ALPNProtocols: ["h2"] });

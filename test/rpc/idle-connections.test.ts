@@ -2,15 +2,15 @@ import { once } from "node:events";
 import { connect as connectHttp2 } from "node:http2";
 import { setImmediate } from "node:timers/promises";
 import { connect as connectTls } from "node:tls";
-import { afterAll, beforeAll, expect, inject, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { type TestDatabase, createRootedDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
+import { PATHS, freshToken } from "../support/raw-grpc.ts";
 import { serveTls } from "../support/serve-tls.ts";
 import { clientsOf } from "../support/service.ts";
 import { serve } from "../support/serve.ts";
 
-const WATCH = "/org.v1.OrgService/WatchAuditEvents";
 /** What a client of HTTP/2 says first: that it is one, and no settings. */
 const PREFACE = Buffer.concat([
   Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
@@ -39,11 +39,10 @@ const open = () => {
 };
 
 test("HTTP/2 on the HTTP port: a connection without requests ends after GRPC_CONNECTION_IDLE, with one it goes on", async () => {
-  const { services, org } = clientsOf("grpc", plain)({});
-  const { serviceToken } = await services.authenticateService({ key: "root", secret: inject("rootSecret") });
-  const headers = { authorization: `Bearer ${serviceToken}` };
+  const { org } = clientsOf("grpc", plain)({});
+  const headers = { authorization: await freshToken(plain) };
   const type = { "content-type": "application/connect+json" };
-  const watched = open().request({ ":method": "POST", ":path": WATCH, ...type, ...headers });
+  const watched = open().request({ ":method": "POST", ":path": PATHS.WATCH, ...type, ...headers });
   let heard = "";
   watched.setEncoding("utf8").on("data", (text: string) => (heard += text));
   watched.end(frame("{}"));

@@ -1,6 +1,7 @@
 import { randomInt } from "node:crypto";
 import { once } from "node:events";
-import { createServer } from "node:net";
+import { type AddressInfo, connect, createServer } from "node:net";
+import { onTestFinished } from "vitest";
 
 /** One at which nobody listens, and that no connection gets. */
 export const NOBODY_LISTENS = 1;
@@ -24,3 +25,22 @@ export const freePort = async (): Promise<number> => {
     if (await isFree(port)) return port;
   }
 };
+
+/** One at which somebody else listens for as long as the test lasts. */
+export const takenPort = async (): Promise<number> => {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => void server.close());
+  return (server.address() as AddressInfo).port;
+};
+
+/** Whether new connections are taken. */
+export const isOpen = (port: number): Promise<boolean> =>
+  new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1");
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", () => resolve(false));
+  });
