@@ -9,7 +9,6 @@ import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import { migrate } from "../../src/commands/migrate.ts";
 import { committedMigrations } from "../../src/db/migrations.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
-import { createLog } from "../../src/log.ts";
 import { createHealth } from "../../src/rpc/health.ts";
 import { createHealthWatches } from "../../src/rpc/health-watches.ts";
 import type { RunningServer } from "../../src/server.ts";
@@ -229,8 +228,7 @@ const healthOf = (use: () => Promise<readonly string[]>) => {
   onTestFinished(() => {
     vi.useRealTimers();
   });
-  const lines: unknown[] = [];
-  const log = createLog("info", { write: (line) => void lines.push(JSON.parse(line)) });
+  const { log, all: lines } = loggedLines();
   const onChange = vi.fn<(readiness: string) => void>();
   const health = createHealth({ probe: { use } as never, services: [], log, onFailure: () => undefined, onChange });
   return { health, lines, changes: () => onChange.mock.calls.map(([readiness]) => readiness) };

@@ -1,4 +1,4 @@
-import { sql } from "slonik";
+import { type QuerySqlToken, sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { openDatabase } from "../../src/db/pool.ts";
@@ -43,6 +43,19 @@ const purgeNow = async ({ databaseUrl, config }: TestService) => {
   await purge(db, config.purge);
   await db.end();
 };
+
+/** A sign-in that has begun, and waits for the row that sign-ins share, when something is written. */
+const signInBehind = (
+  server: TestService,
+  { serviceId, key, secret }: Awaited<ReturnType<TestService["addService"]>>,
+  write: QuerySqlToken,
+) =>
+  heldUp(
+    server,
+    sql.unsafe`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR UPDATE`,
+    () => server.services.authenticateService({ key, secret }),
+    (tx) => tx.query(write),
+  );
 
 describe.each(transports)("%s: ending sessions", (transport) => {
   test.each(["disableService", "revokeServiceSecret"] as const)(
@@ -171,30 +184,18 @@ describe.each(transports)("%s: ending sessions", (transport) => {
 
   test("a sign-in that began before a revocation and waited for it makes no session", async () => {
     const server = await startService(transport);
-    const { serviceId, secretId, key, secret } = await server.addService([]);
-    const signIn = heldUp(
-      server,
-      // The row that sign-ins share, so that this one has begun, and waits, when the secret ends.
-      sql.unsafe`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR UPDATE`,
-      () => server.services.authenticateService({ key, secret }),
-      (tx) =>
-        tx.query(sql.unsafe`
-          UPDATE service_secrets SET revoked_utc = clock_timestamp() WHERE secret_id = ${secretId}::uuid`),
-    );
-    await expectRefusal(signIn, "SERVICE_CREDENTIALS_INVALID");
+    const service = await server.addService([]);
+    const revoke = sql.unsafe`
+      UPDATE service_secrets SET revoked_utc = clock_timestamp() WHERE secret_id = ${service.secretId}::uuid`;
+    await expectRefusal(signInBehind(server, service, revoke), "SERVICE_CREDENTIALS_INVALID");
   });
 
   test("a sign-in that waited until its service was disabled and enabled again makes a session that counts", async () => {
     const server = await startService(transport);
-    const { serviceId, key, secret } = await server.addService([]);
-    const { serviceToken } = await heldUp(
-      server,
-      sql.unsafe`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR UPDATE`,
-      () => server.services.authenticateService({ key, secret }),
-      (tx) =>
-        tx.query(sql.unsafe`
-          UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid`),
-    );
+    const service = await server.addService([]);
+    const mark = sql.unsafe`
+      UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${service.serviceId}::uuid`;
+    const { serviceToken } = await signInBehind(server, service, mark);
     expect((await server.services.verifyServiceToken({ serviceToken })).active).toBe(true);
   });
 

@@ -1,6 +1,4 @@
-import { Writable } from "node:stream";
-import { pino } from "pino";
-import type { Log } from "../../src/log.ts";
+import { type Log, createLog } from "../../src/log.ts";
 
 /** A line of the log, as its readers parse it. */
 interface Line {
@@ -22,14 +20,8 @@ export interface LoggedLines {
 
 export const loggedLines = (): LoggedLines => {
   const lines: Line[] = [];
-  const kept = new Writable({
-    write(chunk: Buffer, _encoding, done) {
-      lines.push(JSON.parse(chunk.toString()) as Line);
-      done();
-    },
-  });
   return {
-    log: pino({ level: "info" }, kept),
+    log: createLog("info", { write: (line) => void lines.push(JSON.parse(line) as Line) }),
     all: lines,
     of: (requestId) => lines.filter(({ request_id: id }) => id === requestId),
   };
