@@ -8,7 +8,6 @@ import { status } from "@grpc/grpc-js";
 import { afterEach, expect, onTestFinished, test, vi } from "vitest";
 import { watchCertificates } from "../../src/rpc/tls.ts";
 import { makeAuthority, makeIdentity, type Identity } from "../support/certificates.ts";
-import { countTimers } from "../support/timers.ts";
 import { grpcPort, handshake, httpPort, ports } from "../support/tls-ports.ts";
 
 const lines: { level: string; fields: object; message: string }[] = [];
@@ -219,17 +218,20 @@ test("a swap between the reading of two files is no mismatch", async () => {
 
 test("closing ends the poll, and an open one keeps no process alive", async () => {
   const { files } = await mounted(former);
-  const before = countTimers();
-  const set = vi.spyOn(globalThis, "setTimeout");
-  onTestFinished(() => set.mockRestore());
-  const certificates = await watched(files);
-  expect(countTimers()).toBe(before);
+  // No other timer has this length.
+  const pollMs = 86_399_999;
+  const spy = vi.spyOn(globalThis, "setTimeout");
+  onTestFinished(() => spy.mockRestore());
+  const timerOf = (n: number) => spy.mock.results[n]!.value as NodeJS.Timeout;
+  const polls = () => spy.mock.calls.flatMap(([fire, ms], n) => (ms === pollMs ? { fire, timer: timerOf(n) } : []));
+  const certificates = await watched(files, pollMs);
+  expect(polls().map(({ timer }) => timer.hasRef())).toEqual([false]);
 
   // Closed while a poll is under way, which would set the next one.
-  set.mock.calls[0]![0]();
+  polls()[0]!.fire();
   certificates.close();
   await certificates.reload();
-  expect(set).toHaveBeenCalledOnce();
+  expect(polls()).toHaveLength(1);
 });
 
 test.each(broken)("a start with a %s names the variable", async (_what, pair, variable) => {
