@@ -2,7 +2,7 @@ import { mkdtemp, readFile, readdir, rm, stat, symlink, unlink, writeFile } from
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { decodeProtectedHeader } from "jose";
-import { afterAll, expect, test, vi } from "vitest";
+import { afterAll, expect, test } from "vitest";
 import { type SigningKeys, watchSigningKeys } from "../../src/auth/signing-keys.ts";
 import { parseConfig } from "../../src/config.ts";
 import { jwtKeysFileOf, makeJwk } from "../../src/dev-keys.ts";
@@ -11,6 +11,7 @@ import { createLog } from "../../src/log.ts";
 import { type KeysFile, type TestJwk, createKeysFile, publicOnly } from "../support/keys-file.ts";
 import { launchService } from "../support/service.ts";
 import { signInBy } from "../support/sign-in.ts";
+import { timersOf } from "../support/timers.ts";
 
 const NEVER_MS = 1_000_000;
 const watched: SigningKeys[] = [];
@@ -100,15 +101,15 @@ test("a file that is not there is a ConfigError at the start, and keeps the form
 });
 
 test("keys that are closed are polled no more", async () => {
-  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
-  try {
-    const { keys } = await watch(await createKeysFile(makeJwk()));
-    expect(vi.getTimerCount()).toBe(1);
-    keys.close();
-    expect(vi.getTimerCount()).toBe(0);
-  } finally {
-    vi.useRealTimers();
-  }
+  const pollMs = 86_399_999;
+  const polls = timersOf(pollMs);
+  const { keys } = await watch(await createKeysFile(makeJwk()), pollMs);
+  expect(polls()).toHaveLength(1);
+  // Closed while a poll is under way, which would set the next one.
+  polls()[0]!.fire();
+  keys.close();
+  await reread(keys);
+  expect(polls()).toHaveLength(1);
 });
 
 test("a mounted secret, a link that is swapped, is followed by its content", async () => {

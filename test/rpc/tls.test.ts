@@ -5,9 +5,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import tls from "node:tls";
 import { status } from "@grpc/grpc-js";
-import { afterEach, expect, onTestFinished, test, vi } from "vitest";
+import { afterEach, expect, onTestFinished, test } from "vitest";
 import { watchCertificates } from "../../src/rpc/tls.ts";
 import { makeAuthority, makeIdentity, type Identity } from "../support/certificates.ts";
+import { timersOf } from "../support/timers.ts";
 import { grpcPort, handshake, httpPort, ports } from "../support/tls-ports.ts";
 
 const lines: { level: string; fields: object; message: string }[] = [];
@@ -218,12 +219,8 @@ test("a swap between the reading of two files is no mismatch", async () => {
 
 test("closing ends the poll, and an open one keeps no process alive", async () => {
   const { files } = await mounted(former);
-  // No other timer has this length.
   const pollMs = 86_399_999;
-  const spy = vi.spyOn(globalThis, "setTimeout");
-  onTestFinished(() => spy.mockRestore());
-  const timerOf = (n: number) => spy.mock.results[n]!.value as NodeJS.Timeout;
-  const polls = () => spy.mock.calls.flatMap(([fire, ms], n) => (ms === pollMs ? { fire, timer: timerOf(n) } : []));
+  const polls = timersOf(pollMs);
   const certificates = await watched(files, pollMs);
   expect(polls().map(({ timer }) => timer.hasRef())).toEqual([false]);
 
