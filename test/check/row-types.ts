@@ -67,7 +67,7 @@ const kindsByOid = new Map<number, Kind>(
   ),
 );
 
-export const kindOf = (typeOid: number): Kind => kindsByOid.get(typeOid) ?? "string";
+const kindOf = (typeOid: number): Kind => kindsByOid.get(typeOid) ?? "string";
 
 /** Whether a schema that takes `accepted` can read what slonik makes of `kind`. */
 const takes = (accepted: Kind, kind: Kind): boolean =>

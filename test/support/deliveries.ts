@@ -28,9 +28,9 @@ const jobRow = z.object({
   delay_ms: z.number(),
   payload: z.string(),
 });
-export type JobRow = z.output<typeof jobRow>;
+type JobRow = z.output<typeof jobRow>;
 
-export interface Wanted extends Partial<Omit<NewCode, "otpId" | "hash">> {
+interface Wanted extends Partial<Omit<NewCode, "otpId" | "hash">> {
   readonly label?: string;
 }
 

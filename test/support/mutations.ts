@@ -14,7 +14,7 @@ export interface Stage {
 }
 
 /** What one event says, and nothing else. */
-export interface Recorded {
+interface Recorded {
   readonly action: string;
   readonly entityKind: string;
   readonly entityId: string | undefined;

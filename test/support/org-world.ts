@@ -39,7 +39,7 @@ export interface OrgWorld {
   })[];
 }
 
-export const emptyWorld: OrgWorld = {
+const emptyWorld: OrgWorld = {
   tenants: [],
   users: [],
   nodes: [],

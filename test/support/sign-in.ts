@@ -23,7 +23,7 @@ export interface SignedIn {
   readonly refreshToken: string;
 }
 
-export interface SignInOptions {
+interface SignInOptions {
   readonly tenantId?: string;
   /** One of this tenant that exists; else a new one signs in. */
   readonly userId?: string;

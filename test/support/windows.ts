@@ -17,7 +17,7 @@ export const plantPost = async (server: TestService, tenantId?: string): Promise
   return { ...place, roleId };
 };
 
-export interface NewWindow extends Post {
+interface NewWindow extends Post {
   readonly id?: string;
   /** Of a grant; to read where it is not set. */
   readonly scope?: AccessScope;
