@@ -36,16 +36,15 @@ const simpleWorld = () => {
 };
 
 describe.each(transports)("access over %s", (transport) => {
-  test("a check says the first reason that applies, and is never not found", async () => {
+  test("a check and its explanation say the first reason that applies, and are never not found", async () => {
     const { org, pool } = await startService(transport);
     const { world, check, root } = simpleWorld();
     await plantWorld(pool, world);
     const { tenantId, userId } = check;
     const answers = async (request: object, reason: DecisionReason) => {
-      expect(await org.checkAccess({ ...check, ...request })).toMatchObject({
-        allowed: reason === DecisionReason.GRANTED,
-        reason,
-      });
+      const decision = { allowed: reason === DecisionReason.GRANTED, reason };
+      expect(await org.checkAccess({ ...check, ...request })).toMatchObject(decision);
+      expect(await org.explainAccess({ ...check, ...request })).toMatchObject(decision);
     };
     const nothing = { userId: randomUUID(), nodeId: randomUUID(), capability: "none" };
     await answers({}, DecisionReason.GRANTED);
