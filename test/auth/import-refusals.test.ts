@@ -1,7 +1,9 @@
 import { randomUUID } from "node:crypto";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
+import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { UserState } from "../../src/gen/auth/v1/auth_pb.ts";
+import { heldUp } from "../support/held-up.ts";
 import { BCRYPT, FULL, type Row, importRows, importedIds, outcomesOf } from "../support/imports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { startService, transports } from "../support/service.ts";
@@ -117,6 +119,24 @@ describe.each(transports)("%s", (transport) => {
     const tenantId = await server.addTenant();
     await server.org.suspendTenant({ tenantId });
     expect(await outcomesOf(server, tenantId, [FULL])).toEqual(["CREATED"]);
+  });
+
+  test("who takes a contact meanwhile keeps back that row alone", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    const takesContact = sql.unsafe`
+      INSERT INTO users (user_id, tenant_id, email_addr, user_state_code)
+      VALUES (${randomUUID()}::uuid, ${tenantId}::uuid, 'ann@example.com', 'active')`;
+    const rows = [{ email: "no address" }, { email: "before@example.com" }, FULL, { email: "ANN@example.com" }];
+    const { outcomes } = await heldUp(
+      server,
+      takesContact,
+      () => importRows(server, tenantId, rows),
+      () => Promise.resolve(),
+    );
+    expect(outcomes).toEqual(["INVALID_REQUEST", "CREATED", "EMAIL_TAKEN", "UNCHANGED"]);
+    expect(await countUsers(server, tenantId)).toBe(2);
+    expect(await importedIds(server, tenantId)).toHaveLength(1);
   });
 
   test("of 20 people with one Google account, imported at once, one stands and nothing is left of the others", async () => {

@@ -1,4 +1,6 @@
+import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
+import { heldUp } from "../support/held-up.ts";
 import { NEW_PASSWORD, endReasons, plantCodes, someone } from "../support/password-changes.ts";
 import { CHEAP_PREFIX, PASSWORD, liveSessionIds, startCheapService, storedHash } from "../support/passwords.ts";
 import { expectRefusal } from "../support/refusals.ts";
@@ -67,6 +69,23 @@ describe.each(transports)("%s: SetPassword", (transport) => {
     await expectRefusal(set({}), "USER_ERASED");
     expect(await storedHash(server, userId)).toBeUndefined();
     expect(await actionsOf(server, userId)).toEqual(["auth.user.erase", "auth.user.create"]);
+  });
+
+  test("a user who is erased while the password is hashed gets none", async () => {
+    const server = await startCheapService(transport);
+    const { tenantId, userId } = await addUser(server);
+    const own = { tenantId, userId };
+    const locks = sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR NO KEY UPDATE`;
+    const erases = sql.unsafe`
+      UPDATE users SET email_addr = NULL, phone_e164 = NULL, display_label = NULL, user_state_code = 'inactive',
+        erased_utc = now()
+      WHERE user_id = ${userId}::uuid`;
+    const set = () => server.auth.setPassword({ ...own, newPassword: NEW_PASSWORD });
+    await expectRefusal(
+      heldUp(server, locks, set, (tx) => tx.query(erases)),
+      "USER_ERASED",
+    );
+    expect(await storedHash(server, userId)).toBeUndefined();
   });
 
   test("no contact and no name of the user becomes its password, neither by an operator nor by itself", async () => {
