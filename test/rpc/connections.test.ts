@@ -10,6 +10,7 @@ import { isOpen } from "../support/ports.ts";
 import { PATHS, beginGrpc, openGrpc } from "../support/raw-grpc.ts";
 import { serveTls } from "../support/serve-tls.ts";
 import { serve } from "../support/serve.ts";
+import { handshake } from "../support/tls-ports.ts";
 
 let database: TestDatabase;
 beforeAll(async () => {
@@ -56,4 +57,14 @@ test("over TLS, a connection whose handshake ends during a shutdown holds nothin
   connectHttp2(url, { ca, createConnection: () => secured(socket, ca) }).on("error", () => undefined);
   await stopped;
   expect(performance.now() - started).toBeLessThan(2_000);
+});
+
+test("both ports take renewed certificates without a restart", async () => {
+  const { server, certify } = await serveTls(database.url, { TLS_RELOAD_INTERVAL: "100ms" });
+  onTestFinished(() => server.stop());
+  const names = async () =>
+    [await handshake(server.grpcPort), await handshake(server.httpPort!)].map(({ name }) => name);
+  expect(await names()).toEqual(["CN=server", "CN=server"]);
+  await certify("renewed");
+  await expect.poll(names).toEqual(["CN=renewed", "CN=renewed"]);
 });

@@ -11,9 +11,12 @@ export const serveTls = async (databaseUrl: string, env: Readonly<Record<string,
   const folder = await mkdtemp(join(tmpdir(), "auth-service-tls-"));
   onFileFinished(() => rm(folder, { recursive: true }));
   const authority = await makeAuthority("authority");
-  const { cert, key } = await makeIdentity("server", authority);
   const files = { TLS_CERT_FILE: join(folder, "cert.pem"), TLS_KEY_FILE: join(folder, "key.pem") };
-  await writeFile(files.TLS_CERT_FILE, cert);
-  await writeFile(files.TLS_KEY_FILE, key);
-  return { server: await serve(databaseUrl, { ...files, ...env }, log), ca: authority.cert };
+  const certify = async (name: string) => {
+    const { cert, key } = await makeIdentity(name, authority);
+    await writeFile(files.TLS_CERT_FILE, cert);
+    await writeFile(files.TLS_KEY_FILE, key);
+  };
+  await certify("server");
+  return { server: await serve(databaseUrl, { ...files, ...env }, log), ca: authority.cert, certify };
 };
