@@ -128,7 +128,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
   const grpc = createGrpcServer(config, pipeline, methods);
   health.addTo(grpc);
   if (config.grpc.reflection) addReflection(grpc, services);
-  const sideRoutes = createSideRoutes({ metrics, isReady: ready, jwks: keys.jwks });
+  const sideRoutes = createSideRoutes({ metrics, isReady: ready, jwks: keys.jwks, log });
   const handler = createConnectHandler(pipeline, methods, config.messageMaxBytes, sideRoutes);
   const http = config.http.enabled ? createHttpServer({ config, handler, certificates }) : undefined;
 

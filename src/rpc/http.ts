@@ -5,6 +5,7 @@ import { cors as connectCors } from "@connectrpc/connect";
 import type { connectNodeAdapter } from "@connectrpc/connect-node";
 import cors from "cors";
 import type { Config } from "../config.ts";
+import type { Log } from "../log.ts";
 import { HTTP2_OPTIONS, HTTP2_SETTINGS } from "./http2-options.ts";
 import { endIdle, refuseLate } from "./idle-sessions.ts";
 import type { Metrics } from "./metrics.ts";
@@ -39,6 +40,7 @@ interface SideRoutesOptions {
   readonly isReady: () => boolean;
   /** The public keys of access tokens, a JWKS. */
   readonly jwks: () => string;
+  readonly log: Log;
 }
 
 // Whoever verifies tokens by it must know a new key before it signs: a rotation waits for longer than this.
@@ -46,7 +48,7 @@ const JWKS_CACHE = "public, max-age=60";
 
 /** What the HTTP port serves beside RPCs. */
 export const createSideRoutes =
-  ({ metrics, isReady, jwks }: SideRoutesOptions): HttpHandler =>
+  ({ metrics, isReady, jwks, log }: SideRoutesOptions): HttpHandler =>
   (request, response) => {
     const path = request.url?.split("?", 1)[0];
     if (request.method !== "GET" && request.method !== "HEAD") return end(response, 404, "not found\n");
@@ -55,7 +57,10 @@ export const createSideRoutes =
     if (path !== "/metrics") return end(response, 404, "not found\n");
     void metrics.registry.metrics().then(
       (text) => end(response, 200, text, metrics.registry.contentType),
-      () => end(response, 500, "metrics cannot be gathered\n"),
+      (error: unknown) => {
+        log.error({ err: error }, "metrics cannot be gathered");
+        end(response, 500, "metrics cannot be gathered\n");
+      },
     );
   };
 

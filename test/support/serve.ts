@@ -12,7 +12,7 @@ export const serve = (
 ): Promise<RunningServer> => {
   const parsed = parseConfig({ NODE_ENV: "test", GRPC_HOST: "127.0.0.1", GRPC_PORT: "0", ...env });
   return startServer({
-    config: { ...parsed, http: { ...parsed.http, enabled: true, host: "127.0.0.1", port: 0 } },
+    config: { ...parsed, http: { ...parsed.http, host: "127.0.0.1", port: 0 } },
     databaseUrl,
     peppers: PEPPERS,
     jwtKeysFile: inject("jwtKeysFile"),
