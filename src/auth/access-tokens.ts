@@ -123,9 +123,10 @@ const createSignatures = (keys: SigningKeys) => {
       () => true,
       () => false,
     );
+    if (!isGood) return false;
     if (signed.size >= SIGNED_MAX) signed.clear();
-    if (isGood) signedBy.set(key, signed.add(digest));
-    return isGood;
+    signedBy.set(key, signed.add(digest));
+    return true;
   };
 
   return async (token: string, { alg, kid }: z.output<typeof header>): Promise<boolean> => {
