@@ -267,6 +267,17 @@ test("a rotation's answer is the same again from a server that has a newer peppe
   await former.stop();
 });
 
+test("a rotation under a pepper that is gone again answers nobody, and leaves the session", async () => {
+  const former = await launchService("grpc", { peppers: peppers.slice(0, 1) });
+  const newer = await launchService("grpc", { peppers, databaseUrl: former.databaseUrl });
+  const { refreshToken } = await (await signInBy(former, peppers.slice(0, 1)))();
+  const rotated = await refreshed(newer.as(former.rootToken), refreshToken);
+  await expectRefusal(former.auth.refreshSession({ refreshToken }), "SESSION_INVALID");
+  await refreshed(newer.as(former.rootToken), rotated.refreshToken);
+  await newer.stop();
+  await former.stop();
+});
+
 test("sessions outlive a change of the pepper, and leave the former one as they are used", async () => {
   const service = await launchService("grpc", { peppers });
   const signIn = await signInBy(service, peppers.slice(0, 1));
