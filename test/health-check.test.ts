@@ -78,3 +78,9 @@ test.each(["token", "demo"])("%s is of development alone", async (command) => {
   expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
   expect(stderr).toMatch(/^development only: /);
 });
+
+test("token without root's secret says where it belongs", async () => {
+  const { code, stdout, stderr } = await runCommand("token", [], { DATA_DIR: "/none" });
+  expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+  expect(stderr).toMatch(/^\/none\/root\.secret cannot be read: run `npm start` /);
+});
