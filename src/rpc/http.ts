@@ -7,7 +7,7 @@ import cors from "cors";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
 import { HTTP2_OPTIONS, HTTP2_SETTINGS } from "./http2-options.ts";
-import { endIdle, refuseLate } from "./idle-sessions.ts";
+import { endIdle, isLate } from "./idle-sessions.ts";
 import type { Metrics } from "./metrics.ts";
 import { boundRequest } from "./request-bodies.ts";
 import type { Certificates } from "./tls.ts";
@@ -105,7 +105,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
   let draining = false;
 
   const listener = withCors(config.http.corsOrigins, (request, response) => {
-    if (refuseLate(request)) return;
+    if (isLate(request)) return;
     response.once("finish", () => {
       if (draining && "closeIdleConnections" in server) setImmediate(() => server.closeIdleConnections());
     });

@@ -1,4 +1,4 @@
-import { type Http2Session, type ServerHttp2Session, constants } from "node:http2";
+import type { Http2Session, ServerHttp2Session } from "node:http2";
 import type { HttpRequest } from "./http.ts";
 
 /** For the peer to close it himself, in milliseconds. */
@@ -7,15 +7,13 @@ const GOODBYE_MS = 1_000;
 const dismissed = new WeakSet<Http2Session>();
 
 /**
- * Refuses a request that comes behind the end of its connection, and says whether it did: Node takes what arrives in the
- * turn of the loop in which it is about to send GOAWAY, by which the caller learns to send it again elsewhere.
+ * Whether a request has come behind the end of its connection: Node takes what arrives in the turn of the loop in which it
+ * is about to send GOAWAY, by which the caller learns that it was not begun (RFC 9113, 6.8), and sends it again elsewhere.
  */
-export const refuseLate = (request: HttpRequest): boolean => {
+export const isLate = (request: HttpRequest): boolean => {
   if (!("stream" in request)) return false;
-  const { stream } = request;
-  const isLate = stream.session !== undefined && dismissed.has(stream.session);
-  if (isLate) stream.close(constants.NGHTTP2_REFUSED_STREAM);
-  return isLate;
+  const { session } = request.stream;
+  return session !== undefined && dismissed.has(session);
 };
 
 /**
