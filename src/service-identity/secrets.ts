@@ -113,9 +113,9 @@ export const secretHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
           if (target instanceof Refusal) return target;
           const named = await tx.maybeOne(selectSecret(serviceId, secretId));
           if (!named) return refusal("SERVICE_SECRET_NOT_FOUND", { secret_id: secretId });
-          const revoked = await tx.maybeOne(revokeSecret(serviceId, secretId));
-          const ended = await endSecretSessions(tx, serviceId, secretId);
-          if (!revoked && !ended) return undefined;
+          await tx.maybeOne(revokeSecret(serviceId, secretId));
+          // What has ended by itself, or by a rotation, may have sessions that go on.
+          if (!(await endSecretSessions(tx, serviceId, secretId))) return undefined;
           const payload = { secret_id: named.secret_id };
           await recordEvent(tx, call, { ...serviceEvent("service.secret.revoke", target), payload });
           return undefined;
