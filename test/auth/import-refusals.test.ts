@@ -16,6 +16,7 @@ describe.each(transports)("%s", (transport) => {
     ["INVALID_REQUEST", "no e-mail address", { email: "no address" }],
     ["INVALID_REQUEST", "an empty e-mail address", { email: "" }],
     ["INVALID_REQUEST", "no phone number", { phone: "5551234" }],
+    ["INVALID_REQUEST", "no e-mail address beside a phone number", { email: "none", phone: "+14155552679" }],
     ["INVALID_REQUEST", "no phone number beside an e-mail address", { email: "new@example.com", phone: "none" }],
     ["INVALID_REQUEST", "no phone that could be verified", { email: "new@example.com", phoneVerified: true }],
     ["INVALID_REQUEST", "no e-mail that could be verified", { phone: "+14155552679", emailVerified: true }],

@@ -110,7 +110,7 @@ describe.each(transports)("%s", (transport) => {
     const target = await addTarget(server, tenantId);
     const [invitationId, email] = [randomUUID(), uniqueEmail()];
     const request = { tenantId, invitationId, email, ...target, ttl: { seconds: 60n } };
-    const first = await server.org.createInvitation(request);
+    const first = await server.org.createInvitation({ ...request, invitationId: invitationId.toUpperCase() });
     const repeats = await Promise.all([
       server.org.createInvitation({ ...request, email: email.toUpperCase() }),
       server.org.createInvitation({
@@ -191,7 +191,9 @@ describe.each(transports)("%s", (transport) => {
       await expectRefusal(foreign.org.getInvitation(selector), "INVITATION_NOT_FOUND");
     }
     await expectRefusal(foreign.org.acceptInvitation({ inviteToken: token }), "INVITATION_NOT_FOUND");
-    await expectRefusal(server.org.getInvitation(byId(randomUUID())), "INVITATION_NOT_FOUND");
+    const unknown = randomUUID();
+    const { metadata } = await expectRefusal(server.org.getInvitation(byId(unknown)), "INVITATION_NOT_FOUND");
+    expect(metadata).toHaveProperty("invitation_id", unknown);
     const stranger = await actingFor(server, await addUser(server));
     await expectRefusal(stranger.org.getInvitation(byToken(token)), "ACTOR_TOKEN_INVALID");
   });

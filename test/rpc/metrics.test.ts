@@ -38,6 +38,7 @@ test("a server tells how its pool, its database and its event loop do, and what 
   expect(of("database_pool_wait_seconds_count")).toBeGreaterThan(0);
   expect(of("database_pool_connections_in_use")).toBeGreaterThanOrEqual(0);
   expect(of("database_pool_waiting")).toBe(0);
+  expect(of("password_hash_queue_length")).toBe(0);
   expect(of("database_healthy")).toBe(1);
   expect(of("nodejs_eventloop_lag_seconds")).toBeGreaterThanOrEqual(0);
   expect(of("process_resident_memory_bytes")).toBeGreaterThan(0);

@@ -36,6 +36,8 @@ describe.each(transports)("%s: services", (transport) => {
     await expectRefusal(services.registerService({ ...request, permissions: ["org.*"] }), "SERVICE_ID_TAKEN");
     const taken = services.registerService({ key: service?.key ?? "", label: "A", permissions: [] });
     await expectRefusal(taken, "SERVICE_KEY_TAKEN");
+    const newId = { serviceId: crypto.randomUUID(), permissions: [], label: "A" };
+    await expectRefusal(services.registerService({ ...newId, key: request.key }), "SERVICE_KEY_TAKEN");
     const { events } = await org.listAuditEvents({ entityId });
     expect(events.map(({ action }) => action)).toEqual(["service.register"]);
   });
