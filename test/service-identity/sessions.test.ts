@@ -14,6 +14,8 @@ describe.each(transports)("%s: service sessions", (transport) => {
       services.verifyServiceToken({ serviceToken: token, ...request });
     expect(await verify({})).toMatchObject({ active: true, allowed: true, serviceId, key, tenantId });
     expect(await verify({ permission: "org.node.read" })).toMatchObject({ active: true, allowed: true });
+    const there = { permission: "org.node.read", tenantId: tenantId.toUpperCase() };
+    expect(await verify(there)).toMatchObject({ active: true, allowed: true });
     expect(await verify({ permission: "org.node" })).toMatchObject({ active: true, allowed: false });
     expect(await verify({ permission: "org.role.read", tenantId })).toMatchObject({ active: true, allowed: false });
     expect(await verify({ tenantId: await addTenant() })).toMatchObject({ active: true, allowed: false });
