@@ -6,6 +6,7 @@ interface Line {
   readonly code?: string;
   readonly reason?: string;
   readonly readiness?: string;
+  readonly ms?: number;
   readonly pending_migrations?: readonly string[];
 }
 
