@@ -6,7 +6,7 @@ import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { ListSessionsRequestSchema } from "../../src/gen/auth/v1/auth_pb.ts";
 import { ListCapabilitiesRequestSchema, ListTenantsRequestSchema, TenantState } from "../../src/gen/org/v1/org_pb.ts";
-import { microseconds, readPage } from "../../src/rpc/page.ts";
+import { cutPage, microseconds, readPage } from "../../src/rpc/page.ts";
 import { oncePerFile } from "../support/per-file.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { bearer } from "../support/rpcs.ts";
@@ -239,6 +239,18 @@ test("a token carries its key to the next page, to the microsecond, and not to o
     const read = () => readPage(ListTenantsRequestSchema, request(other, token), key).after;
     if (state === other) expect(read()).toEqual(last);
     else expect(read).toThrow("INVALID_REQUEST");
+  });
+  fc.assert(property);
+});
+
+test("a page names a next one exactly where there is a row for it", () => {
+  const sizes = fc.integer({ min: 1, max: 20 });
+  const property = fc.property(sizes, fc.nat(21), (pageSize, count) => {
+    const page = readPage(ListTenantsRequestSchema, create(ListTenantsRequestSchema, { pageSize }), z.number());
+    const rows = Array.from({ length: Math.min(count, page.size + 1) }, (_, n) => n);
+    const { rows: kept, nextPageToken } = cutPage(page, rows, (n) => n);
+    expect(kept).toEqual(rows.slice(0, pageSize));
+    expect(nextPageToken).toBe(rows.length > pageSize ? page.tokenAfter(pageSize - 1) : "");
   });
   fc.assert(property);
 });
