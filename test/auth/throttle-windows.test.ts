@@ -63,6 +63,18 @@ test("who fills a bucket in every window waits longer each time, and as short as
   expect(waits).toEqual([10, 20, 40, 60, 60, 10]);
 });
 
+test("a window that is not full ends in its time, though those before it were full", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  for (let n = 0; n < 3; n++) {
+    expect(await countedOf(throttles, 3, () => attempt)).toBe(3);
+    await passTime((await count(throttles, attempt))!);
+  }
+  expect(await countedOf(throttles, 2, () => attempt)).toBe(2);
+  await passTime(10 * MINUTE_MS);
+  expect(await countedOf(throttles, 5, () => attempt)).toBe(3);
+});
+
 test.each([
   ["an identifier", 5, () => "ann@example.com"],
   ["a tenant", 9, (n: number) => `ann${n}@example.com`],
