@@ -161,10 +161,12 @@ describe.each(transports)("%s", (transport) => {
       plant({ ...former, acceptedBy: userId }),
     );
     const ended = [await plant({ email, expired: true }), ...(await Promise.all(accepted))];
+    const revoked = await plant({ email });
+    await server.org.revokeInvitation({ tenantId, invitationId: revoked });
     const elsewhere = { tenantId: await server.addTenant() };
     const theirs = [await plant({ ...elsewhere, email }), await plant({ ...elsewhere, phone })];
     await server.auth.eraseUser({ tenantId, userId });
-    for (const id of open) {
+    for (const id of [...open, revoked]) {
       expect(await invitation(server, id)).toEqual({ contact: null, revoked: true });
       expect(await actionsOf(server, id)).toEqual(["org.invitation.revoke"]);
     }
