@@ -3,14 +3,15 @@ import { sql } from "slonik";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { AuthService, OtpChannel, OtpPurpose, type User } from "../../src/gen/auth/v1/auth_pb.ts";
 import { codeOf, launchForCodes } from "../support/codes.ts";
+import { plantWindows } from "../support/erasures.ts";
 import { type GoogleIssuer, person, startGoogleIssuer } from "../support/google-issuer.ts";
 import { type Stage as AnyStage, mutationOf, testMutations } from "../support/mutations.ts";
 import { OTHER_PASSWORD, PASSWORD } from "../support/passwords.ts";
 import { oncePerFile } from "../support/per-file.ts";
 import { recorded } from "../support/recorded.ts";
 import { refused } from "../support/refusals.ts";
-import { type TransportName, transports } from "../support/service.ts";
-import { addUser, uniqueEmail, verifyContacts } from "../support/users.ts";
+import { type TestService, type TransportName, transports } from "../support/service.ts";
+import { addUser, plantCode, uniqueEmail, verifyContacts } from "../support/users.ts";
 
 interface Stage extends AnyStage {
   /** Has an e-mail address that is not verified, and `PASSWORD`. */
@@ -81,11 +82,23 @@ afterAll(() => issuer.close());
 
 const serverOf = oncePerFile((transport: TransportName) => launchForCodes(transport, issuer.env));
 
-const plant = async (transport: TransportName): Promise<Stage> => {
-  const server = await serverOf(transport);
-  const user = await addUser(server, { password: PASSWORD });
+const plantStage = async (server: TestService, within?: { readonly tenantId: string }): Promise<Stage> => {
+  const user = await addUser(server, { ...within, password: PASSWORD });
   const { tenantId, userId, email = "" } = user;
   return { server, tenantId, user, userId, email, idToken: await issuer.token({ claims: person() }) };
+};
+
+const plant = async (transport: TransportName, beside?: Stage): Promise<Stage> => {
+  const server = await serverOf(transport);
+  if (!beside) return plantStage(server);
+  const { tenantId } = beside;
+  const stage = await plantStage(server, { tenantId });
+  const { userId, email } = stage;
+  await logIn(stage);
+  await plantWindows(server, stage.user);
+  await plantCode(server, { tenantId, userId, destination: email });
+  await server.org.createInvitation({ tenantId, email });
+  return stage;
 };
 
 testMutations({

@@ -8,9 +8,9 @@ import { nodeMutations, tenantMutations } from "../support/tree-mutations.ts";
 testMutations({
   service: OrgService,
   silent: /^(Get|List|Watch|Check|BatchCheck|Explain)/,
-  async plant(transport) {
+  async plant(transport, beside) {
     const server = await startService(transport);
-    return { server, tenantId: await server.addTenant() };
+    return { server, tenantId: beside?.tenantId ?? (await server.addTenant()) };
   },
   mutations: [
     ...tenantMutations,

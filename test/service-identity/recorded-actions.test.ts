@@ -12,9 +12,9 @@ interface Stage extends AnyStage {
 
 const row = mutationOf<Stage>();
 
-const plant = async (transport: TransportName): Promise<Stage> => {
+const plant = async (transport: TransportName, beside?: Stage): Promise<Stage> => {
   const server = await startService(transport);
-  const tenantId = await server.addTenant();
+  const tenantId = beside?.tenantId ?? (await server.addTenant());
   return { server, tenantId, target: await server.addService(["a.read"], tenantId) };
 };
 
