@@ -122,16 +122,20 @@ describe.each(transports)("%s: service sessions", (transport) => {
   });
 
   test("sessions are listed without the ended ones, or with them", async () => {
-    const { services, addService } = await startService(transport);
+    const { services, addService, pool } = await startService(transport);
     const { serviceId, key, secret } = await addService([]);
     for (let n = 0; n < 4; n++) await services.authenticateService({ key, secret });
     const all = await services.listServiceSessions({ serviceId, includeEnded: true });
     const [newest] = all.sessions;
     await services.revokeServiceSession({ selector: { case: "sessionId", value: newest?.sessionId ?? "" } });
+    const expired = all.sessions[1]?.sessionId ?? "";
+    await pool.query(sql.unsafe`
+      UPDATE service_sessions SET expiry_utc = now() - interval '1 second' WHERE svc_session_id = ${expired}::uuid`);
     const live = await services.listServiceSessions({ serviceId });
     const ended = await services.listServiceSessions({ serviceId, includeEnded: true });
-    expect(live.sessions).toHaveLength(4);
-    expect(live.sessions.map(({ sessionId }) => sessionId)).not.toContain(newest?.sessionId);
+    expect(live.sessions).toHaveLength(3);
+    const liveIds = live.sessions.map(({ sessionId }) => sessionId);
+    for (const id of [newest?.sessionId, expired]) expect(liveIds).not.toContain(id);
     expect(ended.sessions).toHaveLength(5);
     expect(ended.sessions[0]?.revokeTime).toBeDefined();
   });
