@@ -6,6 +6,7 @@ import { OtpChannel, OtpPurpose, type User, UserState } from "../../src/gen/auth
 import { END_OF, plantWindows, sessionsOf, windowsOf } from "../support/erasures.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
+import { linkGoogle } from "../support/user-rows.ts";
 import { actionsOf, addUser, eventsOf, liveCodes, plantCode, uniqueEmail, uniquePhone } from "../support/users.ts";
 
 const PASSWORD = "correct horse battery";
@@ -80,9 +81,7 @@ describe.each(transports)("%s", (transport) => {
     const { tenantId, userId } = named;
     await logIn(server, named, client);
     const subject = `1${BigInt(`0x${mark}`)}`;
-    await server.pool.query(sql.unsafe`
-      INSERT INTO user_identities (ident_id, user_id, ident_provider_code, provider_subject_key)
-      VALUES (${randomUUID()}::uuid, ${userId}::uuid, 'google', ${`${tenantId}:${subject}`})`);
+    await server.pool.query(linkGoogle(named, tenantId, subject));
     await plantInvitation(server, { tenantId, email: former, acceptedBy: userId });
     await plantCode(server, { tenantId, userId, destination: former });
     await plantCode(server, { tenantId, destination: former });

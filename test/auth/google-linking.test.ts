@@ -1,10 +1,10 @@
 import { randomUUID } from "node:crypto";
-import { sql } from "slonik";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { IdentityProvider } from "../../src/gen/auth/v1/auth_pb.ts";
 import { type GoogleIssuer, person, startGoogleIssuer } from "../support/google-issuer.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, launchService, transports } from "../support/service.ts";
+import { linkGoogle } from "../support/user-rows.ts";
 import { actionsOf, addUser, uniqueEmail, uniquePhone } from "../support/users.ts";
 
 const RACERS = 20;
@@ -176,9 +176,7 @@ describe.each(transports)("%s: linking a Google account", (transport) => {
   test("an identity that a bulk load has under another tenant's key lets nobody in", async () => {
     const who = person();
     const other = await addUser(service);
-    await service.pool.query(sql.unsafe`
-      INSERT INTO user_identities (ident_id, user_id, ident_provider_code, provider_subject_key)
-      VALUES (${randomUUID()}::uuid, ${other.userId}::uuid, 'google', ${`${tenantId}:${who.sub}`})`);
+    await service.pool.query(linkGoogle(other, tenantId, who.sub));
     await expectRefusal(login(who), "INVALID_CREDENTIALS");
   });
 });

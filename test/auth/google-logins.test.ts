@@ -5,6 +5,7 @@ import { type GoogleLogins, launchForGoogle } from "../support/google-logins.ts"
 import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, transports } from "../support/service.ts";
+import { linkGoogle } from "../support/user-rows.ts";
 import { actionsOf, addUser, countUsers, uniqueEmail, verifyContacts } from "../support/users.ts";
 
 const RACERS = 20;
@@ -183,10 +184,7 @@ describe.each(transports)("%s: signing in with Google", (transport) => {
     const owner = await addUser(service, { tenantId, email: who.email });
     await verifyContacts(service, owner, { email: true });
     const { userId } = await addUser(service, { tenantId });
-    const link = sql.unsafe`
-      INSERT INTO user_identities (ident_id, user_id, ident_provider_code, provider_subject_key)
-      VALUES (gen_random_uuid(), ${userId}::uuid, 'google', ${`${tenantId}:${who.sub}`})`;
-    const { user } = await heldUp(owner.userId, link, () => create(who));
+    const { user } = await heldUp(owner.userId, linkGoogle({ userId }, tenantId, who.sub), () => create(who));
     expect(user!.userId).toBe(userId);
     expect(await identitiesOf(owner.userId)).toEqual([]);
   });

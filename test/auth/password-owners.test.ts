@@ -1,19 +1,15 @@
-import { randomUUID } from "node:crypto";
-import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { NEW_PASSWORD } from "../support/password-changes.ts";
 import { OTHER_PASSWORD, PASSWORD, startCheapService } from "../support/passwords.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, transports } from "../support/service.ts";
+import { linkGoogle } from "../support/user-rows.ts";
 import { type NewUser, actionsOf, addUser, uniqueEmail, uniquePhone } from "../support/users.ts";
 
 /** A user who signs in by a Google account too. */
 const addWithGoogle = async (server: TestService, user: NewUser) => {
   const added = await addUser(server, user);
-  const { tenantId, userId } = added;
-  await server.pool.query(sql.unsafe`
-    INSERT INTO user_identities (ident_id, user_id, ident_provider_code, provider_subject_key)
-    VALUES (${randomUUID()}::uuid, ${userId}::uuid, 'google', ${`${tenantId}:${userId}`})`);
+  await server.pool.query(linkGoogle(added, added.tenantId, added.userId));
   return added;
 };
 

@@ -5,6 +5,7 @@ import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { PASSWORD, liveSessionIds } from "../support/passwords.ts";
 import { refused } from "../support/refusals.ts";
 import type { TestService } from "../support/service.ts";
+import { lockUser } from "../support/user-rows.ts";
 import { addUser } from "../support/users.ts";
 
 /** A user with an e-mail, and a code to sign in by it. */
@@ -29,7 +30,7 @@ test("a newer code ends one that was right and not yet spent", async () => {
   const server = await startForCodes("grpc");
   const { userId, sent } = await someone(server);
   const { login } = await server.pool.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR NO KEY UPDATE`);
+    await tx.query(lockUser({ userId }));
     const using = refused(server.auth.loginWithOtp(sent));
     await untilSomebodyWaits(tx);
     await tx.query(sql.unsafe`

@@ -7,6 +7,7 @@ import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { OTHER_PASSWORD, PASSWORD, liveSessionIds, startCheapService, storedHash } from "../support/passwords.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import type { TestService } from "../support/service.ts";
+import { lockUser } from "../support/user-rows.ts";
 import { addUser, plantUsers, uniqueEmail } from "../support/users.ts";
 
 const ROUNDS = 100;
@@ -103,7 +104,7 @@ test("in a tenant that is suspended while a login is under way, no session opens
   const person = (await plantPeople(server, 1))[0]!;
   const { tenantId, userId } = person;
   const { answered } = await server.pool.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR NO KEY UPDATE`);
+    await tx.query(lockUser({ userId }));
     const answer = expectRefusal(logIn(server, person), "TENANT_SUSPENDED");
     await untilSomebodyWaits(tx);
     await server.org.suspendTenant({ tenantId });

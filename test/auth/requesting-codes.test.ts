@@ -26,6 +26,7 @@ import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { productionEnv } from "../support/production.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, transports } from "../support/service.ts";
+import { lockUser } from "../support/user-rows.ts";
 import { addUser, uniqueEmail, uniquePhone } from "../support/users.ts";
 
 const { EMAIL, SMS, WHATSAPP } = OtpChannel;
@@ -206,7 +207,7 @@ test.each([
   const user = await addUser(server);
   const destination = user.email!;
   const { asked } = await pool.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${user.userId}::uuid FOR NO KEY UPDATE`);
+    await tx.query(lockUser(user));
     const request = auth.requestOtp({ tenantId: user.tenantId, channel: EMAIL, destination, purpose: LOGIN });
     await untilSomebodyWaits(tx);
     await tx.query(sql.unsafe`
@@ -223,7 +224,7 @@ test("in a tenant that is suspended while a code is requested, none is made", as
   const server = await startForCodes("grpc");
   const { tenantId, userId, email = "" } = await addUser(server);
   const { asked } = await server.pool.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR NO KEY UPDATE`);
+    await tx.query(lockUser({ userId }));
     const request = server.auth.requestOtp({ tenantId, channel: EMAIL, destination: email, purpose: LOGIN });
     const answer = expectRefusal(request, "TENANT_SUSPENDED");
     await untilSomebodyWaits(tx);

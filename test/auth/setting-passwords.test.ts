@@ -1,10 +1,10 @@
-import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { heldUp } from "../support/held-up.ts";
 import { NEW_PASSWORD, endReasons, plantCodes, someone } from "../support/password-changes.ts";
 import { CHEAP_PREFIX, PASSWORD, liveSessionIds, startCheapService, storedHash } from "../support/passwords.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { transports } from "../support/service.ts";
+import { eraseUser, lockUser } from "../support/user-rows.ts";
 import { actionsOf, addUser, eventsOf, liveCodes, uniqueEmail, uniquePhone } from "../support/users.ts";
 
 describe.each(transports)("%s: SetPassword", (transport) => {
@@ -75,14 +75,9 @@ describe.each(transports)("%s: SetPassword", (transport) => {
     const server = await startCheapService(transport);
     const { tenantId, userId } = await addUser(server);
     const own = { tenantId, userId };
-    const locks = sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR NO KEY UPDATE`;
-    const erases = sql.unsafe`
-      UPDATE users SET email_addr = NULL, phone_e164 = NULL, display_label = NULL, user_state_code = 'inactive',
-        erased_utc = now()
-      WHERE user_id = ${userId}::uuid`;
     const set = () => server.auth.setPassword({ ...own, newPassword: NEW_PASSWORD });
     await expectRefusal(
-      heldUp(server, locks, set, (tx) => tx.query(erases)),
+      heldUp(server, lockUser(own), set, (tx) => tx.query(eraseUser(own))),
       "USER_ERASED",
     );
     expect(await storedHash(server, userId)).toBeUndefined();

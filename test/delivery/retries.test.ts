@@ -8,6 +8,7 @@ import { productionEnv } from "../support/production.ts";
 import { serve } from "../support/serve.ts";
 import type { TestService } from "../support/service.ts";
 import { startTwilio } from "../support/twilio-server.ts";
+import { eraseUser } from "../support/user-rows.ts";
 
 const faults: unknown[] = [];
 const onFault = (error: unknown) => faults.push(error);
@@ -84,10 +85,7 @@ test("what nobody is to have any more is not sent", async () => {
   await change(({ otpId }) => sql.unsafe`UPDATE otp_codes SET attempt_count = attempt_max WHERE otp_id = ${otpId}`);
   await change(({ otpId }) => sql.unsafe`UPDATE otp_codes SET user_id = NULL WHERE otp_id = ${otpId}`);
   await change(({ userId }) => sql.unsafe`UPDATE users SET user_state_code = 'inactive' WHERE user_id = ${userId}`);
-  await change(
-    ({ userId }) => sql.unsafe`
-      UPDATE users SET erased_utc = now(), user_state_code = 'inactive', email_addr = NULL WHERE user_id = ${userId}`,
-  );
+  await change(eraseUser);
   await change(({ otpId }) => sql.unsafe`DELETE FROM otp_codes WHERE otp_id = ${otpId}`);
   const service = await queue.launch({ SMTP_URL: server.url });
   await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);

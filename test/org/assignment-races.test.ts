@@ -7,6 +7,7 @@ import { heldUp } from "../support/held-up.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { plantRoles } from "../support/roles.ts";
 import { type TestService, startService } from "../support/service.ts";
+import { eraseUser } from "../support/user-rows.ts";
 import { actionsOf, outcomes, plantUsers } from "../support/users.ts";
 import { type Kind, type Post, assignments, at, databaseNow, grants, plantPost } from "../support/windows.ts";
 
@@ -82,14 +83,11 @@ describe.each([assignments, grants])("$name", (kind: Kind) => {
 
   test("one waits for its user's erasure, and is refused", async () => {
     const { server, post } = await plant();
-    const erase = sql.unsafe`
-      UPDATE users SET email_addr = NULL, user_state_code = 'inactive', erased_utc = now()
-      WHERE user_id = ${post.userId}::uuid`;
     const create = heldUp(
       server,
       lockUser(post),
       () => kind.create(server, post),
-      (tx) => tx.query(erase),
+      (tx) => tx.query(eraseUser(post)),
     );
     await expectRefusal(create, "USER_ERASED");
   });

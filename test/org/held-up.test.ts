@@ -9,6 +9,7 @@ import { PASSWORD, startCheapService } from "../support/passwords.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { uniqueCapability } from "../support/roles.ts";
 import type { TestService } from "../support/service.ts";
+import { lockUser } from "../support/user-rows.ts";
 import { actionsOf, addUser, uniqueEmail } from "../support/users.ts";
 
 const start = () => startCheapService("grpc");
@@ -26,8 +27,6 @@ const addPerson = async (server: TestService): Promise<Person> => {
   return { tenantId, userId, email };
 };
 
-const lockUser = ({ userId }: Person) =>
-  sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR NO KEY UPDATE`;
 const shareUser = ({ userId }: Person) => sql.unsafe`SELECT FROM users WHERE user_id = ${userId}::uuid FOR SHARE`;
 
 const logIn = ({ auth }: TestService, { tenantId, email }: Person) =>
@@ -199,12 +198,7 @@ describe("however many share a row, who changes it gets his turn", () => {
   test("who signs in does not share the user's row, and waits for his turn", async () => {
     const server = await start();
     const person = await addPerson(server);
-    const { tokens } = await heldUp(
-      server,
-      shareUser(person),
-      () => logIn(server, person),
-      () => Promise.resolve(),
-    );
+    const { tokens } = await heldUp(server, shareUser(person), () => logIn(server, person));
     expect(tokens?.accessToken).not.toBe("");
   });
 });

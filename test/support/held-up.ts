@@ -2,12 +2,12 @@ import type { DatabaseTransactionConnection, QuerySqlToken } from "slonik";
 import { untilSomebodyWaits } from "./lock-waiters.ts";
 import type { TestService } from "./service.ts";
 
-/** Locks rows, makes a call that must wait for them, does something meanwhile, and lets it go on. */
+/** Locks rows, or writes them, makes a call that must wait for that, may do something meanwhile, and lets it go on. */
 export const heldUp = async <T>(
   { pool }: Pick<TestService, "pool">,
   lock: QuerySqlToken,
   call: () => Promise<T>,
-  meanwhile: (tx: DatabaseTransactionConnection) => Promise<unknown>,
+  meanwhile?: (tx: DatabaseTransactionConnection) => Promise<unknown>,
 ): Promise<T> => {
   const { waited } = await pool.transaction(async (tx) => {
     await tx.query(lock);
@@ -15,7 +15,7 @@ export const heldUp = async <T>(
     // Awaited below; until then a refusal is nobody's.
     waiting.catch(() => undefined);
     await untilSomebodyWaits(tx);
-    await meanwhile(tx);
+    await meanwhile?.(tx);
     return { waited: waiting };
   });
   return waited;
