@@ -58,7 +58,7 @@ const rowsOf = async (db: CommonQueryMethods): Promise<ReadonlySet<string>> => {
     ({ name }) => sql.fragment`
       SELECT ${name} || ' ' || (to_jsonb(t) - 'attempt_count')::text AS content FROM ${sql.identifier([name])} t`,
   );
-  const rows = await db.any(sql.type(contentRow)`${sql.join(selects, sql.fragment` UNION ALL `)} ORDER BY content`);
+  const rows = await db.any(sql.type(contentRow)`${sql.join(selects, sql.fragment` UNION ALL `)}`);
   return new Set(rows.map(({ content }) => content));
 };
 
