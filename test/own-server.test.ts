@@ -1,7 +1,5 @@
-import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createSecureServer } from "node:http2";
-import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Code, type Transport, createClient } from "@connectrpc/connect";
@@ -10,6 +8,7 @@ import { callOwnServer } from "../src/commands/own-server.ts";
 import { parseConfig } from "../src/config.ts";
 import { OrgService } from "../src/gen/org/v1/org_pb.ts";
 import { type Identity, makeAuthority, makeIdentity } from "./support/certificates.ts";
+import { listenOn } from "./support/ports.ts";
 
 const authority = await makeAuthority("authority");
 const own = await makeIdentity("own", authority);
@@ -22,10 +21,8 @@ const listen = async ({ cert, key }: Identity) => {
     told.push(request.headers.authorization);
     response.writeHead(200, { "content-type": "application/grpc", "grpc-status": String(Code.Unauthenticated) }).end();
   });
-  server.listen(0, "127.0.0.1");
   onTestFinished(() => void server.close());
-  await once(server, "listening");
-  return { port: (server.address() as AddressInfo).port, told };
+  return { port: await listenOn(server), told };
 };
 
 /** What a command sends to the server whose certificate is `own`, with those above it. */

@@ -1,5 +1,4 @@
 import { execFile } from "node:child_process";
-import { once } from "node:events";
 import { createServer } from "node:http";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
@@ -23,6 +22,7 @@ import {
   startCollector,
   started,
 } from "./support/trace-collector.ts";
+import { listenOn } from "./support/ports.ts";
 
 afterEach(() => void vi.unstubAllEnvs());
 
@@ -117,12 +117,10 @@ test("a collector that is away is logged, and fails neither a call nor the shutd
 
 test("a collector that never answers holds the shutdown no longer than it may", async () => {
   const lines: object[] = [];
-  const server = createServer(() => {}).listen(0, "127.0.0.1");
-  await once(server, "listening");
+  const server = createServer(() => {});
   onTestFinished(() => server.closeAllConnections());
   onTestFinished(() => void server.close());
-  const address = server.address();
-  vi.stubEnv("OTEL_EXPORTER_OTLP_ENDPOINT", `http://127.0.0.1:${typeof address === "object" && address?.port}`);
+  vi.stubEnv("OTEL_EXPORTER_OTLP_ENDPOINT", `http://127.0.0.1:${await listenOn(server)}`);
   const tracing = await started({ warn: (fields) => void lines.push(fields) });
   await tracing.run(call(), async () => undefined, ok);
   await tracing.shutdown(20);

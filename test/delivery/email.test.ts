@@ -1,9 +1,9 @@
-import { once } from "node:events";
-import { type AddressInfo, createServer } from "node:net";
+import { createServer } from "node:net";
 import { expect, onTestFinished, test } from "vitest";
 import { makeAuthority, makeIdentity } from "../support/certificates.ts";
 import { ARRIVAL, createQueue } from "../support/deliveries.ts";
 import { startMailServer } from "../support/mail-server.ts";
+import { listenOn } from "../support/ports.ts";
 
 const address = (value: unknown) => (value as { readonly value: readonly object[] }).value;
 
@@ -89,10 +89,8 @@ test("a server that talks without an end is listened to no longer than DELIVERY_
     socket.on("error", () => undefined).on("close", () => clearInterval(talk));
     socket.resume().write("220 mail.example\r\n");
   });
-  talking.listen(0, "127.0.0.1");
-  await once(talking, "listening");
   onTestFinished(() => void talking.close());
-  const { port } = talking.address() as AddressInfo;
+  const port = await listenOn(talking);
   await queue.launch({ SMTP_URL: `smtp://127.0.0.1:${port}`, DELIVERY_TIMEOUT: "300ms" });
   await queue.add();
   await expect.poll(async () => (await queue.jobs())[0]?.last_error, ARRIVAL).toMatch(/^smtp /);

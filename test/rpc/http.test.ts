@@ -1,11 +1,10 @@
-import { once } from "node:events";
 import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { createSideRoutes } from "../../src/rpc/http.ts";
 import { addGauge, createMetrics } from "../../src/rpc/metrics.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { loggedLines } from "../support/logged-lines.ts";
+import { listenOn } from "../support/ports.ts";
 import { serve } from "../support/serve.ts";
 
 let database: TestDatabase;
@@ -36,10 +35,9 @@ test("a metric that cannot be read is told to the scrape, and its reason to the 
   });
   const { log, all } = loggedLines();
   const routes = createSideRoutes({ metrics, isReady: () => true, jwks: () => "{}", log });
-  const server = createServer((request, response) => routes(request, response)).listen(0, "127.0.0.1");
+  const server = createServer((request, response) => routes(request, response));
   onTestFinished(() => void server.close());
-  await once(server, "listening");
-  const response = await fetch(`http://127.0.0.1:${(server.address() as AddressInfo).port}/metrics`);
+  const response = await fetch(`http://127.0.0.1:${await listenOn(server)}/metrics`);
   expect([response.status, await response.text()]).toEqual([500, "metrics cannot be gathered\n"]);
   expect(all).toMatchObject([{ level: "error", err: { message: "no such gauge" } }]);
 });

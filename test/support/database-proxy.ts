@@ -1,5 +1,5 @@
-import { once } from "node:events";
-import { type AddressInfo, type Server, type Socket, connect, createServer } from "node:net";
+import { type Socket, connect, createServer } from "node:net";
+import { listenOn } from "./ports.ts";
 
 /** Stands between a server and its database, and fails as networks do. */
 export interface DatabaseProxy {
@@ -25,12 +25,6 @@ export interface DatabaseProxy {
   reset(): void;
   close(): Promise<void>;
 }
-
-const listen = async (server: Server, port: number) => {
-  server.listen(port, "127.0.0.1");
-  await once(server, "listening");
-  return (server.address() as AddressInfo).port;
-};
 
 /** How many connections of the service's own pool were begun: those of the delivery queue come and go beside them. */
 export const poolStartups = ({ startups }: DatabaseProxy): number =>
@@ -67,7 +61,7 @@ export const startDatabaseProxy = async (databaseUrl: string): Promise<DatabaseP
     upstream?.on("error", () => undefined);
     client.on("close", () => links.delete(link));
   });
-  const port = await listen(server, 0);
+  const port = await listenOn(server);
   const url = new URL(databaseUrl);
   url.host = `127.0.0.1:${port}`;
 
@@ -81,7 +75,7 @@ export const startDatabaseProxy = async (databaseUrl: string): Promise<DatabaseP
     },
     async pass() {
       swallowing = false;
-      if (!server.listening) await listen(server, port);
+      if (!server.listening) await listenOn(server, port);
     },
     async refuse() {
       if (server.listening) server.close();

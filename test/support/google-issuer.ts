@@ -1,7 +1,6 @@
-import { once } from "node:events";
 import { type IncomingMessage, type ServerResponse, createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { type GenerateKeyPairResult, type JWK, SignJWT, exportJWK, generateKeyPair } from "jose";
+import { listenOn } from "./ports.ts";
 
 export const CLIENT_ID = "web.apps.googleusercontent.com";
 export const OTHER_CLIENT_ID = "android.apps.googleusercontent.com";
@@ -81,17 +80,12 @@ export const startGoogleIssuer = async (): Promise<GoogleIssuer> => {
     asked++;
     respond(response, request);
   });
-  const listen = async (port: number) => {
-    server.listen(port, "127.0.0.1");
-    await once(server, "listening");
-    return (server.address() as AddressInfo).port;
-  };
   const close = async () => {
     if (!server.listening) return;
     server.closeAllConnections();
     await new Promise((resolve) => server.close(resolve));
   };
-  const port = await listen(0);
+  const port = await listenOn(server);
   const url = `http://127.0.0.1:${port}/oauth2/v3/certs`;
 
   return {
@@ -115,7 +109,7 @@ export const startGoogleIssuer = async (): Promise<GoogleIssuer> => {
     },
     down: close,
     async up() {
-      await listen(port);
+      await listenOn(server, port);
     },
     close,
   };

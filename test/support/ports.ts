@@ -1,6 +1,6 @@
 import { randomInt } from "node:crypto";
 import { once } from "node:events";
-import { type AddressInfo, connect, createServer } from "node:net";
+import { type AddressInfo, type Server, connect, createServer } from "node:net";
 import { onTestFinished } from "vitest";
 
 /** One at which nobody listens, and that no connection gets. */
@@ -26,12 +26,18 @@ export const freePort = async (): Promise<number> => {
   }
 };
 
-/** One at which somebody else listens for as long as the test lasts. */
-export const takenPort = async (): Promise<number> => {
-  const server = createServer().listen(0, "127.0.0.1");
+/** Has a server listen on this machine, on a port that is free where none is named. @returns the port. */
+export const listenOn = async (server: Server, port = 0): Promise<number> => {
+  server.listen(port, "127.0.0.1");
   await once(server, "listening");
-  onTestFinished(() => void server.close());
   return (server.address() as AddressInfo).port;
+};
+
+/** One at which somebody else listens for as long as the test lasts. */
+export const takenPort = (): Promise<number> => {
+  const server = createServer();
+  onTestFinished(() => void server.close());
+  return listenOn(server);
 };
 
 /** Whether new connections are taken. */

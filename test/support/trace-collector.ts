@@ -1,9 +1,9 @@
-import { once } from "node:events";
 import { createServer } from "node:http";
 import { buffer } from "node:stream/consumers";
 import { status } from "@grpc/grpc-js";
 import { onTestFinished, vi } from "vitest";
 import { startTracing, type TracedCall } from "../../src/tracing.ts";
+import { listenOn } from "./ports.ts";
 
 export const CALL = "org.v1.OrgService/CheckAccess";
 /** What a caller hands on. */
@@ -40,12 +40,8 @@ export async function startCollector() {
       response.end("{}");
     });
   });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
   onTestFinished(() => void server.close());
-  const address = server.address();
-  const port = typeof address === "object" && address ? address.port : 0;
-  vi.stubEnv("OTEL_EXPORTER_OTLP_ENDPOINT", `http://127.0.0.1:${port}`);
+  vi.stubEnv("OTEL_EXPORTER_OTLP_ENDPOINT", `http://127.0.0.1:${await listenOn(server)}`);
   vi.stubEnv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json");
   const exported = () => received.flatMap(({ body }) => (JSON.parse(String(body)) as Export).resourceSpans);
   return {

@@ -1,8 +1,7 @@
-import { once } from "node:events";
 import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
 import { text } from "node:stream/consumers";
 import { onTestFinished } from "vitest";
+import { listenOn } from "./ports.ts";
 
 interface TwilioRequest {
   readonly method: string | undefined;
@@ -41,14 +40,12 @@ export const startTwilio = async (): Promise<TwilioServer> => {
         .end(JSON.stringify({ code, status, message: body }));
     });
   });
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
   onTestFinished(() => {
     server.closeAllConnections();
     server.close();
   });
   return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    url: `http://127.0.0.1:${await listenOn(server)}`,
     requests,
     answer(...next) {
       statuses = next;
