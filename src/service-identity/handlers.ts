@@ -2,8 +2,10 @@ import type { ServiceIdentityService } from "../gen/service_identity/v1/service_
 import type { Handlers } from "../rpc/methods.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
 import { permissionHandlers } from "./permissions.ts";
+import { registrationHandlers } from "./registrations.ts";
 import { secretHandlers } from "./secrets.ts";
 import { serviceSessionHandlers } from "./service-sessions.ts";
+import { serviceStateHandlers } from "./service-states.ts";
 import { serviceHandlers } from "./services.ts";
 import { signInHandlers } from "./sign-in.ts";
 
@@ -11,6 +13,8 @@ import { signInHandlers } from "./sign-in.ts";
 export const serviceIdentityHandlers = (parts: ServiceIdentityParts, tokenTtlMs: number) =>
   ({
     ...serviceHandlers(parts),
+    ...registrationHandlers(parts),
+    ...serviceStateHandlers(parts),
     ...secretHandlers(parts),
     ...permissionHandlers(parts),
     ...signInHandlers(parts, tokenTtlMs),

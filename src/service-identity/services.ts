@@ -1,32 +1,24 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { type CommonQueryMethods, sql } from "slonik";
-import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import {
   ListServicesRequestSchema,
-  type RegisterServiceRequest,
   type ServiceIdentityService,
   type ServiceSchema,
   ServiceState,
 } from "../gen/service_identity/v1/service_identity_pb.ts";
-import { missingTenant } from "../org/tenants.ts";
 import type { Call } from "../rpc/call.ts";
+import { checkTenant, ownTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Weight, cutPage, readPage } from "../rpc/page.ts";
-import { checkTenant, ownTenant } from "../rpc/caller.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
 import { escalation } from "./escalation.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
-import { sameSet } from "./permission-sets.ts";
-import { insertPermissions } from "./permissions.ts";
-import { isLastRoot, lockRoots } from "./roots.ts";
 import { svcIdRow } from "./rows.ts";
-import { createSecret, selectFirstSecret } from "./secrets.ts";
-import { endServiceSessions } from "./service-sessions.ts";
 
 const serviceRow = z.object({
   svc_id: z.string(),
@@ -37,11 +29,11 @@ const serviceRow = z.object({
   created_utc: z.number(),
   perm_keys: z.array(z.string()),
 });
-type ServiceRow = z.output<typeof serviceRow>;
+export type ServiceRow = z.output<typeof serviceRow>;
 type StateCode = ServiceRow["svc_state_code"];
 
 /** @param own the tenant beyond which the caller sees nothing. */
-const selectService = (serviceId: string, own: string | null) => sql.type(serviceRow)`
+export const selectService = (serviceId: string, own: string | null) => sql.type(serviceRow)`
   SELECT s.svc_id, s.tenant_id, s.svc_key, s.svc_label, s.svc_state_code, s.created_utc,
     ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key COLLATE "C") AS perm_keys
   FROM services s
@@ -134,68 +126,8 @@ export const lockTarget = async (
   return escalation(call.caller.permissions, granted, target.perm_keys) ?? target;
 };
 
-/** Whether a repeated registration says nothing else than the first: what it leaves out is not compared. */
-const isSameContent = (row: ServiceRow, request: RegisterServiceRequest) =>
-  row.svc_key === request.key &&
-  row.svc_label === request.label &&
-  (request.tenantId === undefined || row.tenant_id === request.tenantId.toLowerCase()) &&
-  (request.permissions.length === 0 || sameSet(row.perm_keys, request.permissions));
-
-export const serviceHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) => {
-  /** The answer to a registration whose id or key is there already. */
-  const registered = async (tx: Tx, call: Call, request: RegisterServiceRequest) => {
-    const { serviceId = null, key } = request;
-    const present = serviceId ? await tx.maybeOne(selectService(serviceId, ownTenant(call))) : null;
-    const beyond = present && escalation(call.caller.permissions, [], heldTo(call, present).perm_keys);
-    if (beyond) return beyond;
-    if (present && isSameContent(present, request)) {
-      // A service that was loaded in bulk may have none.
-      const first = await tx.maybeOne(selectFirstSecret(present.svc_id));
-      return { service: present, secretId: first?.secret_id ?? "", secret: "" };
-    }
-    const idTaken = serviceId && (await tx.maybeOne(selectService(serviceId, null)));
-    return idTaken ? refusal("SERVICE_ID_TAKEN", { service_id: serviceId }) : refusal("SERVICE_KEY_TAKEN", { key });
-  };
-
-  const setState = async (serviceId: string, state: StateCode, call: Call) => {
-    const service = await transact(
-      db,
-      call,
-      async (tx) => {
-        if (state === "disabled") await lockRoots(tx);
-        const target = await lockTarget(tx, call, serviceId);
-        if (target instanceof Refusal || target.svc_state_code === state) return target;
-        if (state === "disabled" && (await isLastRoot(tx, serviceId))) return refusal("LAST_ROOT_SERVICE");
-        await tx.one(updateServiceState(serviceId, state));
-        if (state === "disabled") await endServiceSessions(tx, serviceId);
-        await recordEvent(tx, call, serviceEvent(state === "disabled" ? "service.disable" : "service.enable", target));
-        return { ...target, svc_state_code: state };
-      },
-      { settled: tokens.forget },
-    );
-    return { service: serviceMessage(service) };
-  };
-
-  return {
-    async registerService(request, call) {
-      const { serviceId = uuidv7(), tenantId = null, key, label, permissions } = request;
-      const beyond = escalation(call.caller.permissions, permissions);
-      if (beyond) throw beyond;
-      const { service, secretId, secret } = await transact(db, call, async (tx) => {
-        const missing = tenantId && (await missingTenant(tx, tenantId));
-        if (missing) return missing;
-        const created = await tx.maybeOne(insertService(serviceId, tenantId, key, label));
-        if (!created) return registered(tx, call, request);
-        await tx.any(insertPermissions(serviceId, permissions));
-        const made = await createSecret(tx, hasher, serviceId);
-        const row = await tx.one(selectService(serviceId, ownTenant(call)));
-        const payload = { key, permissions: row.perm_keys, secret_id: made.secretId };
-        await recordEvent(tx, call, { ...serviceEvent("service.register", row), payload });
-        return { service: row, ...made };
-      });
-      return { service: serviceMessage(service), secretId, secret };
-    },
-
+export const serviceHandlers = ({ db }: ServiceIdentityParts) =>
+  ({
     async getService({ selector }, call) {
       const { value = "" } = selector;
       const byKey = selector.case === "key";
@@ -229,8 +161,4 @@ export const serviceHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
       });
       return { service: serviceMessage(service) };
     },
-
-    disableService: ({ serviceId }, call) => setState(serviceId, "disabled", call),
-    enableService: ({ serviceId }, call) => setState(serviceId, "active", call),
-  } satisfies Partial<Handlers<typeof ServiceIdentityService>>;
-};
+  }) satisfies Partial<Handlers<typeof ServiceIdentityService>>;
