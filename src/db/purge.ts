@@ -7,17 +7,14 @@ import { detached } from "../rpc/call.ts";
 import type { Database } from "./pool.ts";
 import { transact } from "./transact.ts";
 
-const svcSessionIdRow = z.object({ svc_session_id: z.string() });
-const otpIdRow = z.object({ otp_id: z.string() });
-const throttleKeyHashRow = z.object({ throttle_key_hash: z.string() });
-const userIdRow = z.object({ user_id: z.string() });
-const idRow = z.object({ id: z.bigint().nullable() });
+/** How many rows a statement changes is all that is asked of it. */
+const noRow = z.object({});
 
 const BATCH = 1_000;
 /** How long somebody can look at what was not sent. */
 const DEAD_LETTER_LIFE = "7 days";
 
-const deleteExpiredServiceSessions = (retentionMs: number) => sql.type(svcSessionIdRow)`
+const deleteExpiredServiceSessions = (retentionMs: number) => sql.type(noRow)`
   DELETE FROM service_sessions x
   WHERE x.svc_session_id = ANY (ARRAY(
     SELECT y.svc_session_id FROM service_sessions y
@@ -25,11 +22,10 @@ const deleteExpiredServiceSessions = (retentionMs: number) => sql.type(svcSessio
     ORDER BY y.expiry_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  ))
-  RETURNING x.svc_session_id`;
+  ))`;
 
 /** Writes into the sessions that a mark on their service has ended when that was: by their secret's mark, if it was sooner. */
-const revokeMarkedByService = () => sql.type(svcSessionIdRow)`
+const revokeMarkedByService = () => sql.type(noRow)`
   UPDATE service_sessions x SET revoked_utc = least(m.sessions_ended_utc,
     (SELECT z.sessions_ended_utc FROM service_secrets z WHERE z.secret_id = x.secret_id))
   FROM services m
@@ -39,11 +35,10 @@ const revokeMarkedByService = () => sql.type(svcSessionIdRow)`
     WHERE s.sessions_ended_utc IS NOT NULL AND y.revoked_utc IS NULL AND y.expiry_utc > now()
     LIMIT ${BATCH}
     FOR UPDATE OF y SKIP LOCKED
-  ))
-  RETURNING x.svc_session_id`;
+  ))`;
 
 /** Likewise for those that a mark on their secret has ended. */
-const revokeMarkedBySecret = () => sql.type(svcSessionIdRow)`
+const revokeMarkedBySecret = () => sql.type(noRow)`
   UPDATE service_sessions x SET revoked_utc = m.sessions_ended_utc
   FROM service_secrets m
   WHERE m.secret_id = x.secret_id AND x.svc_session_id = ANY (ARRAY(
@@ -52,12 +47,9 @@ const revokeMarkedBySecret = () => sql.type(svcSessionIdRow)`
     WHERE s.sessions_ended_utc IS NOT NULL AND y.revoked_utc IS NULL AND y.expiry_utc > now()
     LIMIT ${BATCH}
     FOR UPDATE OF y SKIP LOCKED
-  ))
-  RETURNING x.svc_session_id`;
+  ))`;
 
-const sessionIdRow = z.object({ session_id: z.string() });
-
-const deleteExpiredSessions = (retentionMs: number) => sql.type(sessionIdRow)`
+const deleteExpiredSessions = (retentionMs: number) => sql.type(noRow)`
   DELETE FROM refresh_sessions x
   WHERE x.session_id = ANY (ARRAY(
     SELECT y.session_id FROM refresh_sessions y
@@ -65,10 +57,9 @@ const deleteExpiredSessions = (retentionMs: number) => sql.type(sessionIdRow)`
     ORDER BY y.expiry_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  ))
-  RETURNING x.session_id`;
+  ))`;
 
-const deleteRevokedSessions = (retentionMs: number) => sql.type(sessionIdRow)`
+const deleteRevokedSessions = (retentionMs: number) => sql.type(noRow)`
   DELETE FROM refresh_sessions x
   WHERE x.session_id = ANY (ARRAY(
     SELECT y.session_id FROM refresh_sessions y
@@ -76,10 +67,9 @@ const deleteRevokedSessions = (retentionMs: number) => sql.type(sessionIdRow)`
     ORDER BY y.revoked_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  ))
-  RETURNING x.session_id`;
+  ))`;
 
-const deleteCodes = () => sql.type(otpIdRow)`
+const deleteCodes = () => sql.type(noRow)`
   DELETE FROM otp_codes x
   WHERE x.otp_id = ANY (ARRAY(
     SELECT y.otp_id FROM otp_codes y
@@ -87,10 +77,9 @@ const deleteCodes = () => sql.type(otpIdRow)`
     ORDER BY y.expiry_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  ))
-  RETURNING x.otp_id`;
+  ))`;
 
-const deleteThrottles = (lifeMs: number) => sql.type(throttleKeyHashRow)`
+const deleteThrottles = (lifeMs: number) => sql.type(noRow)`
   DELETE FROM throttles x
   WHERE x.throttle_key_hash = ANY (ARRAY(
     SELECT y.throttle_key_hash FROM throttles y
@@ -98,10 +87,9 @@ const deleteThrottles = (lifeMs: number) => sql.type(throttleKeyHashRow)`
     ORDER BY y.window_end_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  ))
-  RETURNING x.throttle_key_hash`;
+  ))`;
 
-const deleteLoginNetworks = (lifeMs: number) => sql.type(userIdRow)`
+const deleteLoginNetworks = (lifeMs: number) => sql.type(noRow)`
   DELETE FROM login_networks x
   WHERE x.ctid = ANY (ARRAY(
     SELECT y.ctid FROM login_networks y
@@ -109,25 +97,24 @@ const deleteLoginNetworks = (lifeMs: number) => sql.type(userIdRow)`
     ORDER BY y.last_login_utc
     LIMIT ${BATCH}
     FOR UPDATE SKIP LOCKED
-  ))
-  RETURNING x.user_id`;
+  ))`;
 
 // Ids in order, so that two replicas do not wait for each other in a circle.
-const deleteDeadLetters = () => sql.type(idRow)`
-  SELECT d.id FROM graphile_worker.complete_jobs(ARRAY(
+const deleteDeadLetters = () => sql.type(noRow)`
+  SELECT FROM graphile_worker.complete_jobs(ARRAY(
     SELECT j.id FROM graphile_worker.jobs j
     WHERE j.attempts >= j.max_attempts AND j.locked_at IS NULL
       AND j.updated_at < now() - ${DEAD_LETTER_LIFE}::interval
     ORDER BY j.id
     LIMIT ${BATCH}
-  )) d`;
+  ))`;
 
 const inTransactions = async (db: Database, statement: () => QuerySqlToken): Promise<number> => {
   let total = 0;
   for (;;) {
-    const rows = await transact(db, detached(), (tx) => tx.any(statement()));
-    total += rows.length;
-    if (rows.length < BATCH) return total;
+    const { rowCount } = await transact(db, detached(), (tx) => tx.query(statement()));
+    total += rowCount;
+    if (rowCount < BATCH) return total;
   }
 };
 
