@@ -24,33 +24,30 @@ export interface Gate {
 }
 
 export const createGate = ({ size, queueMax, waitMs }: GateOptions): Gate => {
-  // A Map keeps the order of arrival and lets one who gives up leave from the middle.
-  const queue = new Map<symbol, () => void>();
+  // A Set keeps the order of arrival and lets one who gives up leave from the middle. Nobody waits while there is room.
+  const queue = new Set<(value: undefined) => void>();
   let inside = 0;
 
-  const admitNext = () => {
-    const next = queue.entries().next().value;
-    if (!next || inside >= size) return;
-    queue.delete(next[0]);
-    next[1]();
+  const handOn = () => {
+    const [next] = queue;
+    if (next) {
+      queue.delete(next);
+      next(undefined);
+    } else inside--;
   };
 
   const room = async (waiting: Waiting) => {
-    if (inside < size && queue.size === 0) {
+    if (inside < size) {
       inside++;
       return;
     }
     if (queue.size >= queueMax) throw refusal("OVERLOADED");
     const { promise, resolve, reject } = Promise.withResolvers<undefined>();
-    const place = Symbol();
+    queue.add(resolve);
     const leave = (reason: unknown) => {
-      if (queue.delete(place)) reject(reason);
+      if (queue.delete(resolve)) reject(reason);
     };
     const timer = setTimeout(() => leave(refusal("OVERLOADED")), waitMs);
-    queue.set(place, () => {
-      inside++;
-      resolve(undefined);
-    });
     const stay = waiting.whenOver(leave);
     try {
       await promise;
@@ -68,8 +65,7 @@ export const createGate = ({ size, queueMax, waitMs }: GateOptions): Gate => {
         onEnter?.((performance.now() - arrived) / 1_000);
         return await work();
       } finally {
-        inside--;
-        admitNext();
+        handOn();
       }
     },
     load: () => ({ inside, waiting: queue.size }),
