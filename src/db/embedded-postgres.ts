@@ -3,13 +3,6 @@ import { once } from "node:events";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
-/** What the child process is told, once. */
-export interface EmbeddedPostgresOrder {
-  readonly dataDir: string;
-  readonly durable: boolean;
-  readonly removeAtEnd: boolean;
-}
-
 /** What the child process answers, once. */
 export type EmbeddedPostgresAnswer = { readonly url: string } | { readonly failure: string };
 
@@ -29,6 +22,9 @@ interface EmbeddedPostgresOptions {
   readonly removeAtEnd?: boolean;
 }
 
+/** What the child process is told, once. */
+export type EmbeddedPostgresOrder = Required<EmbeddedPostgresOptions>;
+
 const CHILD = fileURLToPath(new URL("./embedded-postgres-process.ts", import.meta.url));
 
 /**
@@ -39,15 +35,14 @@ const CHILD = fileURLToPath(new URL("./embedded-postgres-process.ts", import.met
  * we end.
  * @throws Error whose message says what stands in the way, e.g. that another process uses the folder.
  */
-export const startEmbeddedPostgres = async (options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> => {
+export const startEmbeddedPostgres = async ({
+  dataDir,
+  durable = true,
+  removeAtEnd = false,
+}: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> => {
   const child = spawn(process.execPath, [CHILD], { detached: true, stdio: ["ignore", "ignore", "inherit", "ipc"] });
   const ended = once(child, "exit");
-  const order: EmbeddedPostgresOrder = {
-    dataDir: resolve(options.dataDir),
-    durable: options.durable ?? true,
-    removeAtEnd: options.removeAtEnd ?? false,
-  };
-  child.send(order);
+  child.send({ dataDir: resolve(dataDir), durable, removeAtEnd } satisfies EmbeddedPostgresOrder);
   const [answer] = (await Promise.race([
     once(child, "message"),
     ended.then(() => [{ failure: "the embedded PostgreSQL's process ended before it was ready" }]),
