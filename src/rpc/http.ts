@@ -100,7 +100,6 @@ const listening = (server: Server | Http2SecureServer, host: string, port: numbe
 
 /** HTTP/1.1, and HTTP/2 beside it where TLS negotiates it. */
 export const createHttpServer = ({ config, handler, certificates }: HttpOptions): HttpServer => {
-  const sessions = new Set<ServerHttp2Session>();
   const sockets = new Set<Socket>();
   let draining = false;
 
@@ -131,8 +130,6 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
     socket.once("close", () => sockets.delete(socket));
   });
   server.on("session", (session: ServerHttp2Session) => {
-    sessions.add(session);
-    session.once("close", () => sessions.delete(session));
     endIdle(session, config.grpc.connectionIdleMs);
     // Its handshake was under way when the drain began: nobody else would close it.
     if (draining) session.close();
@@ -142,13 +139,10 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
     listen: () => listening(server, config.http.host, config.http.port),
     drain() {
       draining = true;
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      for (const session of sessions) session.close();
-      return closed;
+      return new Promise<void>((resolve) => server.close(() => resolve()));
     },
     force() {
-      for (const session of sessions) session.destroy();
-      // Http2SecureServer has no closeAllConnections for those of HTTP/1.1.
+      // Http2SecureServer has no closeAllConnections.
       for (const socket of sockets) socket.destroy();
     },
   };
