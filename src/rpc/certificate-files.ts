@@ -9,7 +9,7 @@ export interface CertificateFiles {
 }
 
 /** What the files held at one moment: not yet known to fit together. */
-interface CertificateBytes {
+export interface CertificateBytes {
   readonly cert: Buffer;
   readonly key: Buffer;
   readonly ca?: Buffer;

@@ -1,4 +1,4 @@
-import { createHash } from "node:crypto";
+import { hash } from "node:crypto";
 import type { SecureServerOptions } from "node:http2";
 import type { SecureContextOptions } from "node:tls";
 import { ServerCredentials } from "@grpc/grpc-js";
@@ -10,6 +10,7 @@ import {
   readCertificates,
   readSettled,
   sameBytes,
+  type CertificateBytes,
   type CertificateFiles,
 } from "./certificate-files.ts";
 
@@ -70,36 +71,25 @@ export const watchCertificates = async (
   };
   let told: string | undefined;
 
-  // Once for each distinct content: a pair that stays broken for a week is one line, not one every poll.
-  const refuse = (content: string, error: unknown) => {
-    if (told !== content) log.warn({ reason: String(error) }, "certificates not renewed: the former stay in use");
-    told = content;
-  };
-
   const poll = async () => {
-    let found;
+    let found: CertificateBytes | undefined;
     try {
       found = await readSettled(files, bytes);
-    } catch (error) {
-      refuse(String(error), error);
-      return;
-    }
-    if (sameBytes(found, bytes)) {
+      if (!sameBytes(found, bytes)) {
+        const { context: renewed, leaf } = checkCertificates(found);
+        for (const listener of listeners) listener(renewed);
+        context = renewed;
+        bytes = found;
+        const { subject, validTo, fingerprint256 } = leaf;
+        log.info({ subject, validTo, fingerprint256 }, "certificates renewed");
+      }
       told = undefined;
-      return;
-    }
-    try {
-      const checked = checkCertificates(found);
-      for (const listener of listeners) listener(checked.context);
-      ({ context } = checked);
-      bytes = found;
-      told = undefined;
-      const { subject, validTo, fingerprint256 } = checked.leaf;
-      log.info({ subject, validTo, fingerprint256 }, "certificates renewed");
     } catch (error) {
-      const digest = createHash("sha256");
-      for (const part of [found.cert, found.key, found.ca]) digest.update(`${part?.length} `).update(part ?? "");
-      refuse(digest.digest("base64"), error);
+      const reason = String(error);
+      // Once for each distinct content: a pair that stays broken for a week is one line, not one every poll.
+      const content = found ? hash("sha256", JSON.stringify(found)) : reason;
+      if (told !== content) log.warn({ reason }, "certificates not renewed: the former stay in use");
+      told = content;
     }
   };
 
