@@ -1,6 +1,7 @@
 import { createPrivateKey, X509Certificate, type KeyObject } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createSecureContext, type SecureContextOptions } from "node:tls";
+import { ConfigError } from "../config.ts";
 
 export interface CertificateFiles {
   readonly certFile: string;
@@ -24,38 +25,25 @@ interface CheckedCertificates {
 // A message names the variable alone: of the file it says nothing, and a key may stand where its file should be named.
 const VARIABLES = { certFile: "TLS_CERT_FILE", keyFile: "TLS_KEY_FILE", clientCaFile: "TLS_CLIENT_CA_FILE" } as const;
 
-/** What is wrong with the files, each named by its variable. */
-export class CertificateFault extends Error {
-  readonly faults: readonly string[];
-  constructor(faults: readonly string[], cause?: unknown) {
-    super(faults.join("; "), { cause });
-    this.faults = faults;
-  }
-}
+const fault = (file: keyof CertificateFiles, what: string) => new ConfigError([`${VARIABLES[file]} ${what}`]);
 
-const fault = (file: keyof CertificateFiles, what: string, cause?: unknown) =>
-  new CertificateFault([`${VARIABLES[file]} ${what}`], cause);
-
-const read = async (file: keyof CertificateFiles, path: string): Promise<Buffer | CertificateFault> => {
+const read = async (file: keyof CertificateFiles, path: string): Promise<Buffer | ConfigError> => {
   try {
     return await readFile(path);
   } catch (error) {
-    const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
-    return fault(file, `cannot be read: ${code}`, error);
+    return fault(file, `cannot be read: ${(error as NodeJS.ErrnoException).code ?? "unknown error"}`);
   }
 };
 
-/** @throws CertificateFault that names all that cannot be read. */
+/** @throws ConfigError that names all that cannot be read. */
 export const readCertificates = async (files: CertificateFiles): Promise<CertificateBytes> => {
   const [cert, key, ca] = await Promise.all([
     read("certFile", files.certFile),
     read("keyFile", files.keyFile),
     files.clientCaFile === undefined ? undefined : read("clientCaFile", files.clientCaFile),
   ]);
-  if (cert instanceof CertificateFault || key instanceof CertificateFault || ca instanceof CertificateFault) {
-    throw new CertificateFault(
-      [cert, key, ca].flatMap((found) => (found instanceof CertificateFault ? found.faults : [])),
-    );
+  if (cert instanceof ConfigError || key instanceof ConfigError || ca instanceof ConfigError) {
+    throw new ConfigError([cert, key, ca].flatMap((found) => (found instanceof ConfigError ? found.faults : [])));
   }
   return ca === undefined ? { cert, key } : { cert, key, ca };
 };
@@ -103,14 +91,14 @@ const CIPHERS = [
 
 /**
  * Looks whether the pair could serve at once: the former stays in use until a new one passes here.
- * @throws CertificateFault that names the variable at fault.
+ * @throws ConfigError that names the variable at fault.
  */
 export const checkCertificates = ({ cert, key, ca }: CertificateBytes): CheckedCertificates => {
   const parsed = (file: keyof CertificateFiles, pem: Buffer) => {
     try {
       return parseCertificates(pem);
-    } catch (error) {
-      throw fault(file, "holds no complete PEM certificate", error);
+    } catch {
+      throw fault(file, "holds no complete PEM certificate");
     }
   };
   const [leaf] = parsed("certFile", cert);
@@ -119,8 +107,8 @@ export const checkCertificates = ({ cert, key, ca }: CertificateBytes): CheckedC
   let privateKey: KeyObject;
   try {
     privateKey = createPrivateKey(key);
-  } catch (error) {
-    throw fault("keyFile", "holds no unencrypted PEM private key", error);
+  } catch {
+    throw fault("keyFile", "holds no unencrypted PEM private key");
   }
   if (!leaf?.checkPrivateKey(privateKey)) {
     throw fault("keyFile", "does not belong to the certificate in TLS_CERT_FILE");
@@ -130,8 +118,8 @@ export const checkCertificates = ({ cert, key, ca }: CertificateBytes): CheckedC
   const context: SecureContextOptions = { cert, key, minVersion: "TLSv1.2", ciphers: CIPHERS, ...(ca && { ca }) };
   try {
     createSecureContext(context);
-  } catch (error) {
-    throw fault("certFile", "is refused by OpenSSL", error);
+  } catch {
+    throw fault("certFile", "is refused by OpenSSL");
   }
   return { context, leaf };
 };

@@ -5,7 +5,6 @@ import { ServerCredentials } from "@grpc/grpc-js";
 import { ConfigError } from "../config.ts";
 import { startPolling } from "../polling.ts";
 import {
-  CertificateFault,
   checkCertificates,
   readCertificates,
   readSettled,
@@ -46,15 +45,6 @@ class RenewableCredentials extends ServerCredentials {
   }
 }
 
-const readAtStart = async (files: CertificateFiles) => {
-  try {
-    const bytes = await readCertificates(files);
-    return { bytes, context: checkCertificates(bytes).context };
-  } catch (error) {
-    throw error instanceof CertificateFault ? new ConfigError(error.faults) : error;
-  }
-};
-
 /**
  * Reads the certificates, and again every `pollMs`.
  * @throws ConfigError if they cannot serve at the start.
@@ -63,7 +53,8 @@ export const watchCertificates = async (
   files: CertificateFiles,
   { pollMs, log }: { readonly pollMs: number; readonly log: CertificateLog },
 ): Promise<Certificates> => {
-  let { bytes, context } = await readAtStart(files);
+  let bytes = await readCertificates(files);
+  let { context } = checkCertificates(bytes);
   const listeners = new Set<(context: SecureContextOptions) => void>();
   const handshake = {
     handshakeTimeout: HANDSHAKE_MS,
@@ -85,7 +76,7 @@ export const watchCertificates = async (
       }
       told = undefined;
     } catch (error) {
-      const reason = String(error);
+      const reason = error instanceof ConfigError ? error.faults.join("; ") : String(error);
       // Once for each distinct content: a pair that stays broken for a week is one line, not one every poll.
       const content = found ? hash("sha256", JSON.stringify(found)) : reason;
       if (told !== content) log.warn({ reason }, "certificates not renewed: the former stay in use");
