@@ -1,4 +1,4 @@
-import { type DescMessage, type MessageInitShape, create, toBinary } from "@bufbuild/protobuf";
+import { type DescMessage, type Message, type MessageInitShape, create, toBinary } from "@bufbuild/protobuf";
 import { anyPack, durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
@@ -17,7 +17,7 @@ const NAMED_MAX = 5;
 /** A detail of an error, in the form that connect takes. */
 interface Detail {
   readonly desc: DescMessage;
-  readonly value: MessageInitShape<DescMessage>;
+  readonly value: Message;
 }
 
 /** An answer that says no, ready for either transport (AIP-193). */
@@ -61,12 +61,7 @@ export const failureOf = (error: unknown, requestId: string): Failure => {
 };
 
 /** The failure as the trailer `grpc-status-details-bin` carries it. */
-export const statusBinary = ({ code, message, details }: Failure): Uint8Array =>
-  toBinary(
-    StatusSchema,
-    create(StatusSchema, {
-      code,
-      message,
-      details: details.map(({ desc, value }) => anyPack(desc, create(desc, value))),
-    }),
-  );
+export const statusBinary = ({ code, message, details }: Failure): Uint8Array => {
+  const packed = details.map(({ desc, value }) => anyPack(desc, value));
+  return toBinary(StatusSchema, create(StatusSchema, { code, message, details: packed }));
+};
