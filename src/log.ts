@@ -1,6 +1,6 @@
 import { write, writeSync } from "node:fs";
 import { sqlStateOf } from "./db/sql-state.ts";
-import { type DestinationStream, pino, stdSerializers, type Logger } from "pino";
+import { type DestinationStream, pino, type Logger } from "pino";
 
 export type Log = Logger;
 
@@ -148,7 +148,7 @@ export const createLog = (level: string, destination?: DestinationStream): Log =
     base: null,
     timestamp: millisecondClock(),
     formatters: { level: (label: string) => ({ level: label }) },
-    serializers: { ...stdSerializers, err: errorSerializer },
+    serializers: { err: errorSerializer },
   };
   if (destination) return pino(options, destination);
   if (process.stdout.isTTY) {
