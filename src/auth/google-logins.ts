@@ -2,8 +2,8 @@ import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
-import { changedMeanwhile, lookAgain } from "../db/looks.ts";
-import { type Tx, read, transact } from "../db/transact.ts";
+import { changedMeanwhile, transactAgain } from "../db/looks.ts";
+import { type Tx, read } from "../db/transact.ts";
 import type { AuthService, LoginWithGoogleRequest } from "../gen/auth/v1/auth_pb.ts";
 import { oneLine } from "../one-line.ts";
 import { selectTenantState } from "../org/tenants.ts";
@@ -46,12 +46,6 @@ const selectNetworkIsKnown = (tenantId: string, subject: string, { tags, lifeMs 
       AND n.network_hash = ANY(${sql.array(tags, "text")})
       AND n.last_login_utc > now() - ${lifeMs}::float8 * interval '1 millisecond'
   ) AS network_is_known`;
-
-/** Who an account turned out to be, locked. */
-interface Found {
-  readonly user: UserRow;
-  readonly created: boolean;
-}
 
 const isActive = (user: UserRow) => user.user_state_code === "active" && user.erased_utc === null;
 
@@ -96,7 +90,7 @@ const create = async (tx: Tx, call: Call, tenantId: string, email: string, accou
   }
 };
 
-/** Who the account is in the tenant: LoginWithGoogle's rules in auth.proto, in their order. */
+/** Who the account is in the tenant, locked: LoginWithGoogle's rules in auth.proto, in their order. */
 const look = async (tx: Tx, call: Call, tenantId: string, account: GoogleAccount, mayCreate: boolean) => {
   const known = await tx.maybeOne(selectGoogleIdentity(tenantId, account.subject));
   if (known) return findLinked(tx, tenantId, known.user_id, account.subject);
@@ -106,8 +100,6 @@ const look = async (tx: Tx, call: Call, tenantId: string, account: GoogleAccount
   if (user) return link(tx, call, user, account);
   return mayCreate ? create(tx, call, tenantId, email, account) : refusal("INVALID_CREDENTIALS");
 };
-
-const find = (...args: Parameters<typeof look>): Promise<Found | Refusal> => lookAgain(() => look(...args));
 
 /** What a try fails by that was wrong with the account it showed: all else is no fault of who tried. */
 const FAILURES: ReadonlySet<Reason> = new Set(["INVALID_CREDENTIALS", "LINK_REQUIRED"]);
@@ -137,9 +129,9 @@ export const googleLoginHandlers = (parts: AuthParts) => {
   };
 
   const signIn = (request: LoginWithGoogleRequest, account: GoogleAccount, client: Client, call: Call) =>
-    transact(db, call, async (tx) => {
-      const found = await find(tx, call, request.tenantId, account, request.createUser ?? false);
-      if (found instanceof Refusal) return found;
+    transactAgain(db, call, async (tx) => {
+      const found = await look(tx, call, request.tenantId, account, request.createUser ?? false);
+      if (found === changedMeanwhile || found instanceof Refusal) return found;
       const { tenant_id, user_id } = found.user;
       const session = await sessions.open(tx, call, { tenantId: tenant_id, userId: user_id, client, method: "google" });
       return { ...found, session };
