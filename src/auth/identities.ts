@@ -43,24 +43,12 @@ const selectOtherWayIn = (userId: string, identityId: string) => sql.type(identi
     AND (i.password_hash_text IS NOT NULL OR i.provider_subject_key IS NOT NULL)
   LIMIT 1`;
 
-/** No row where the user has one already: `writePasswordHash` is for those. */
-export const insertPasswordIdentity = (userId: string, hash: string) => sql.type(identityIdRow)`
+/** Of a user whom the transaction has made or locked, whether or not it has a password. */
+export const upsertPasswordHash = (userId: string, hash: string) => sql.type(identityIdRow)`
   INSERT INTO user_identities (ident_id, user_id, ident_provider_code, password_hash_text)
   VALUES (${uuidv7()}::uuid, ${userId}::uuid, 'password', ${hash})
-  ON CONFLICT (user_id, ident_provider_code) DO NOTHING
+  ON CONFLICT (user_id, ident_provider_code) DO UPDATE SET password_hash_text = EXCLUDED.password_hash_text
   RETURNING ident_id`;
-
-/** No row where the user has no password identity. */
-export const updatePasswordHash = (userId: string, hash: string) => sql.type(identityIdRow)`
-  UPDATE user_identities SET password_hash_text = ${hash}
-  WHERE user_id = ${userId}::uuid AND ident_provider_code = 'password'
-  RETURNING ident_id`;
-
-/** Of a locked user, whether or not it has a password identity. */
-export const writePasswordHash = async (tx: Tx, userId: string, hash: string): Promise<void> => {
-  const updated = await tx.maybeOne(updatePasswordHash(userId, hash));
-  if (!updated) await tx.one(insertPasswordIdentity(userId, hash));
-};
 
 const deleteIdentity = (userId: string, identityId: string) => sql.type(identityIdRow)`
   DELETE FROM user_identities WHERE user_id = ${userId}::uuid AND ident_id = ${identityId}::uuid RETURNING ident_id`;

@@ -4,7 +4,7 @@ import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { readClient } from "./clients.ts";
-import { deletePasswordIdentity, unlinkProviders, writePasswordHash } from "./identities.ts";
+import { deletePasswordIdentity, unlinkProviders, upsertPasswordHash } from "./identities.ts";
 import { endResetCodes } from "./otp-codes.ts";
 import { type Proof, proveCode } from "./otp-proofs.ts";
 import type { AuthParts } from "./parts.ts";
@@ -32,7 +32,7 @@ const takeOver = async (tx: Tx, call: Call, { user, isNewlyVerified, isFirst }: 
 const setPassword = async (tx: Tx, call: Call, { user, isFirst }: Proof, hash: string): Promise<void> => {
   const { tenant_id: tenantId, user_id: userId } = user;
   if (isFirst) await unlinkProviders(tx, call, user);
-  await writePasswordHash(tx, userId, hash);
+  await tx.one(upsertPasswordHash(userId, hash));
   await tx.any(endResetCodes(tenantId, userId));
   await endSessions(tx, { tenantId, userId, reason: "password" });
   await recordEvent(tx, call, userEvent("auth.password.reset", tenantId, userId));

@@ -5,7 +5,7 @@ import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal } from "../rpc/refusal.ts";
 import { readClient } from "./clients.ts";
-import { writePasswordHash } from "./identities.ts";
+import { upsertPasswordHash } from "./identities.ts";
 import { originOf } from "./login-networks.ts";
 import { endResetCodes } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
@@ -52,7 +52,7 @@ export const passwordChangeHandlers = (parts: AuthParts) => {
       await transact(db, call, async (tx) => {
         const user = changeableUser(await tx.maybeOne(lockUser(tenantId, userId)), userId);
         if (user instanceof Refusal) return user;
-        await writePasswordHash(tx, user.user_id, hash);
+        await tx.one(upsertPasswordHash(user.user_id, hash));
         await passwordChanged(tx, call, user, { action: "auth.password.set" });
         return undefined;
       });

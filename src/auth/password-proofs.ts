@@ -5,7 +5,7 @@ import type { Call } from "../rpc/call.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { Client } from "./clients.ts";
 import type { Contact } from "./contacts.ts";
-import { updatePasswordHash } from "./identities.ts";
+import { upsertPasswordHash } from "./identities.ts";
 import type { Origin } from "./login-networks.ts";
 import type { AuthParts } from "./parts.ts";
 import type { Verdict } from "./passwords.ts";
@@ -116,7 +116,7 @@ const prove = async <T>(
   if (user?.user_state_code !== "active") return refusal("INVALID_CREDENTIALS");
   const present = await tx.maybeOne(selectHash(userId));
   if (present?.password_hash_text !== verified.password_hash_text) return CHANGED;
-  if (replacement !== undefined) await tx.one(updatePasswordHash(userId, replacement));
+  if (replacement !== undefined) await tx.one(upsertPasswordHash(userId, replacement));
   return claim.proven(tx, user);
 };
 

@@ -12,7 +12,7 @@ import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, invalid, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
 import { type ContactKind, readContact } from "./contacts.ts";
-import { insertPasswordIdentity } from "./identities.ts";
+import { upsertPasswordHash } from "./identities.ts";
 import { deleteNobodysCodes, endCodesTo } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
 import { checkNewPassword } from "./password-rules.ts";
@@ -138,7 +138,7 @@ export const makeUser = async (tx: Tx, call: Call, user: NewUser): Promise<UserR
   const { tenantId, userId, profile, hash, method } = user;
   const inserted = await tx.maybeOne(insertUser(tenantId, userId, profile));
   if (!inserted) return undefined;
-  if (hash !== undefined) await tx.one(insertPasswordIdentity(userId, hash));
+  if (hash !== undefined) await tx.one(upsertPasswordHash(userId, hash));
   const said = namesOf(profile).filter((name) => profile[name] !== null);
   const payload = { fields: hash === undefined ? said : [...said, "password"], ...(method && { method }) };
   await recordEvent(tx, call, { ...userEvent("auth.user.create", tenantId, userId), payload });
