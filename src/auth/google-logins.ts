@@ -1,7 +1,6 @@
 import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
-import { recordEvent } from "../audit/record.ts";
 import { changedMeanwhile, transactAgain } from "../db/looks.ts";
 import { type Tx, read } from "../db/transact.ts";
 import type { AuthService, LoginWithGoogleRequest } from "../gen/auth/v1/auth_pb.ts";
@@ -18,7 +17,8 @@ import { type Origin, originOf } from "./login-networks.ts";
 import type { AuthParts } from "./parts.ts";
 import { activeTenant } from "./tenants.ts";
 import type { Try } from "./throttles.ts";
-import { type UserRow, lockUser, userEvent, userMessage, userRow } from "./users.ts";
+import { makeUser } from "./user-profiles.ts";
+import { type UserRow, lockUser, userMessage, userRow } from "./users.ts";
 
 const NAME_MAX_CHARACTERS = 200;
 
@@ -28,13 +28,6 @@ const lockUserByEmail = (tenantId: string, email: string) => sql.type(userRow)`
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
   FROM users u WHERE u.tenant_id = ${tenantId}::uuid AND u.email_addr = ${email}
   FOR NO KEY UPDATE`;
-
-const insertVerifiedUser = (tenantId: string, email: string, name: string | null) => sql.type(userRow)`
-  INSERT INTO users (user_id, tenant_id, email_addr, display_label, user_state_code, email_verified_utc)
-  VALUES (${uuidv7()}::uuid, ${tenantId}::uuid, ${email}, ${name}, 'active', now())
-  ON CONFLICT DO NOTHING
-  RETURNING user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code, email_verified_utc,
-    phone_verified_utc, erased_utc, created_utc, updated_utc`;
 
 const knownRow = z.object({ network_is_known: z.boolean() });
 
@@ -75,11 +68,10 @@ const link = async (tx: Tx, call: Call, user: UserRow, account: GoogleAccount) =
 const create = async (tx: Tx, call: Call, tenantId: string, email: string, account: GoogleAccount) => {
   try {
     return await tx.transaction(async (savepoint) => {
-      const user = await savepoint.maybeOne(insertVerifiedUser(tenantId, email, displayName(account.name)));
+      const profile = { email, phone: null, display_name: displayName(account.name) };
+      const made = { tenantId, userId: uuidv7(), profile, isEmailVerified: true, hash: undefined, method: "google" };
+      const user = await makeUser(savepoint, call, made);
       if (!user) return changedMeanwhile;
-      const fields = user.display_label === null ? ["email"] : ["email", "display_name"];
-      const event = userEvent("auth.user.create", user.tenant_id, user.user_id);
-      await recordEvent(savepoint, call, { ...event, payload: { fields, method: "google" } });
       const linked = await linkGoogle(savepoint, call, user, account);
       if (linked instanceof Refusal) throw linked;
       return { user, created: true };

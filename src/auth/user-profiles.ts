@@ -27,6 +27,18 @@ interface Profile {
   readonly display_name: string | null;
 }
 
+interface NewUser {
+  readonly tenantId: string;
+  readonly userId: string;
+  readonly profile: Profile;
+  /** Of its password, where it has one. */
+  readonly hash: string | undefined;
+  /** Contacts are unverified but for this. */
+  readonly isEmailVerified?: boolean;
+  /** What made it, where that was no CreateUser. */
+  readonly method?: string;
+}
+
 const profileOf = (row: UserRow): Profile => ({
   email: row.email_addr,
   phone: row.phone_e164,
@@ -39,9 +51,10 @@ const selectUserAnywhere = (userId: string) => sql.type(userRow)`
     u.phone_verified_utc, u.erased_utc, u.created_utc, u.updated_utc
   FROM users u WHERE u.user_id = ${userId}::uuid`;
 
-const insertUser = (tenantId: string, userId: string, profile: Profile) => sql.type(userRow)`
-  INSERT INTO users (user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code)
-  VALUES (${userId}::uuid, ${tenantId}::uuid, ${profile.email}, ${profile.phone}, ${profile.display_name}, 'active')
+const insertUser = ({ tenantId, userId, profile, isEmailVerified = false }: NewUser) => sql.type(userRow)`
+  INSERT INTO users (user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code, email_verified_utc)
+  VALUES (${userId}::uuid, ${tenantId}::uuid, ${profile.email}, ${profile.phone}, ${profile.display_name}, 'active',
+    CASE WHEN ${isEmailVerified}::boolean THEN now() END)
   ON CONFLICT DO NOTHING
   RETURNING user_id, tenant_id, email_addr, phone_e164, display_label, user_state_code, email_verified_utc,
     phone_verified_utc, erased_utc, created_utc, updated_utc`;
@@ -120,23 +133,13 @@ const readChanges = ({ email, phone, displayName, updateMask }: UpdateUserReques
 
 const namesOf = (profile: Partial<Profile>) => Object.keys(profile) as (keyof Profile)[];
 
-interface NewUser {
-  readonly tenantId: string;
-  readonly userId: string;
-  readonly profile: Profile;
-  /** Of its password, where it has one. */
-  readonly hash: string | undefined;
-  /** What made it, where that was no CreateUser. */
-  readonly method?: string;
-}
-
 /**
- * Makes an active user, whose contacts are unverified, in the transaction of a mutation, and records it.
+ * Makes an active user in the transaction of a mutation, and records it.
  * @returns undefined, with nothing written, where the id or a contact is there already.
  */
 export const makeUser = async (tx: Tx, call: Call, user: NewUser): Promise<UserRow | undefined> => {
   const { tenantId, userId, profile, hash, method } = user;
-  const inserted = await tx.maybeOne(insertUser(tenantId, userId, profile));
+  const inserted = await tx.maybeOne(insertUser(user));
   if (!inserted) return undefined;
   if (hash !== undefined) await tx.one(upsertPasswordHash(userId, hash));
   const said = namesOf(profile).filter((name) => profile[name] !== null);
