@@ -5,9 +5,9 @@ import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { readClient } from "./clients.ts";
 import { deletePasswordIdentity, unlinkProviders, upsertPasswordHash } from "./identities.ts";
-import { endResetCodes } from "./otp-codes.ts";
 import { type Proof, proveCode } from "./otp-proofs.ts";
 import type { AuthParts } from "./parts.ts";
+import { passwordChanged } from "./password-changes.ts";
 import { checkNewPassword } from "./password-rules.ts";
 import { endSessions } from "./sessions.ts";
 import { selectUser, userEvent, userMessage } from "./users.ts";
@@ -30,12 +30,9 @@ const takeOver = async (tx: Tx, call: Call, { user, isNewlyVerified, isFirst }: 
 };
 
 const setPassword = async (tx: Tx, call: Call, { user, isFirst }: Proof, hash: string): Promise<void> => {
-  const { tenant_id: tenantId, user_id: userId } = user;
   if (isFirst) await unlinkProviders(tx, call, user);
-  await tx.one(upsertPasswordHash(userId, hash));
-  await tx.any(endResetCodes(tenantId, userId));
-  await endSessions(tx, { tenantId, userId, reason: "password" });
-  await recordEvent(tx, call, userEvent("auth.password.reset", tenantId, userId));
+  await tx.one(upsertPasswordHash(user.user_id, hash));
+  await passwordChanged(tx, call, user, { action: "auth.password.reset" });
 };
 
 const nothing = () => Promise.resolve(undefined);

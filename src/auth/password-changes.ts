@@ -21,12 +21,12 @@ type Owner = Pick<UserRow, "email_addr" | "phone_e164" | "display_label">;
 const ownOf = (user: Owner) => [user.email_addr, user.phone_e164, user.display_label];
 
 interface Change {
-  readonly action: "auth.password.set" | "auth.password.change";
+  readonly action: "auth.password.set" | "auth.password.change" | "auth.password.reset";
   readonly keepSessionId?: string | undefined;
 }
 
 /** What follows from a new password, whoever set it: what was opened or could be opened without it ends. */
-const passwordChanged = async (tx: Tx, call: Call, user: UserRow, { action, keepSessionId }: Change) => {
+export const passwordChanged = async (tx: Tx, call: Call, user: UserRow, { action, keepSessionId }: Change) => {
   const { tenant_id: tenantId, user_id: userId } = user;
   await tx.any(endResetCodes(tenantId, userId));
   await endSessions(tx, { tenantId, userId, exceptSessionId: keepSessionId, reason: "password" });
