@@ -72,17 +72,12 @@ export const consumeCode = (tenantId: string, otpId: string) => sql.type(otpIdRo
     )
   RETURNING o.otp_id`;
 
-/** What a new password ends: whoever asked for another one has one now, or did not ask. */
-export const endResetCodes = (tenantId: string, userId: string) => sql.type(otpIdRow)`
+/** Ends a user's live codes, of all purposes or of these. */
+export const endCodes = (tenantId: string, userId: string, purposes: readonly PurposeCode[] = otpPurpose.options) =>
+  sql.type(otpIdRow)`
   UPDATE otp_codes SET consumed_utc = now()
-  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND purpose_code = 'reset_password'
-    AND consumed_utc IS NULL AND expiry_utc > now()
-  RETURNING otp_id`;
-
-/** Ends a user's live codes. */
-export const endCodes = (tenantId: string, userId: string) => sql.type(otpIdRow)`
-  UPDATE otp_codes SET consumed_utc = now()
-  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid AND consumed_utc IS NULL AND expiry_utc > now()
+  WHERE tenant_id = ${tenantId}::uuid AND user_id = ${userId}::uuid
+    AND purpose_code = ANY(${sql.array(purposes, "text")}) AND consumed_utc IS NULL AND expiry_utc > now()
   RETURNING otp_id`;
 
 /** Ends a user's live one-time codes to these destinations. */

@@ -7,7 +7,7 @@ import { Refusal } from "../rpc/refusal.ts";
 import { readClient } from "./clients.ts";
 import { upsertPasswordHash } from "./identities.ts";
 import { originOf } from "./login-networks.ts";
-import { endResetCodes } from "./otp-codes.ts";
+import { endCodes } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
 import { type NamedRow, provePassword, selectById } from "./password-proofs.ts";
 import { checkNewPassword } from "./password-rules.ts";
@@ -28,7 +28,8 @@ interface Change {
 /** What follows from a new password, whoever set it: what was opened or could be opened without it ends. */
 export const passwordChanged = async (tx: Tx, call: Call, user: UserRow, { action, keepSessionId }: Change) => {
   const { tenant_id: tenantId, user_id: userId } = user;
-  await tx.any(endResetCodes(tenantId, userId));
+  // Whoever asked for another password has one now, or did not ask.
+  await tx.any(endCodes(tenantId, userId, ["reset_password"]));
   await endSessions(tx, { tenantId, userId, exceptSessionId: keepSessionId, reason: "password" });
   await recordEvent(tx, call, userEvent(action, tenantId, userId));
 };
