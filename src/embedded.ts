@@ -7,7 +7,6 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from "./db/embedded-post
 import { openDatabase } from "./db/pool.ts";
 import type { Log } from "./log.ts";
 import { bootstrapRoot } from "./service-identity/bootstrap.ts";
-import { createCredentialHasher } from "./service-identity/credentials.ts";
 import { createMacs } from "./macs.ts";
 
 /** Where the root service's secret stands in development, mode 0600. */
@@ -27,7 +26,7 @@ const keepRootSecret = async (file: string, secret: string) => {
 const bootstrap = async (config: Config, url: string, peppers: readonly Pepper[], log: Log) => {
   const db = openDatabase({ url, settings: config.database, log });
   try {
-    const secret = await bootstrapRoot(db, createCredentialHasher(createMacs(peppers)));
+    const secret = await bootstrapRoot(db, createMacs(peppers));
     if (secret) await keepRootSecret(rootSecretFile(config), secret);
     return secret;
   } finally {

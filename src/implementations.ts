@@ -19,7 +19,6 @@ import { orgHandlers } from "./org/handlers.ts";
 import type { ActorVerifier } from "./rpc/caller.ts";
 import { implementation } from "./rpc/methods.ts";
 import type { Metrics } from "./rpc/metrics.ts";
-import { createCredentialHasher } from "./service-identity/credentials.ts";
 import { serviceIdentityHandlers } from "./service-identity/handlers.ts";
 import { createServiceTokens } from "./service-identity/service-tokens.ts";
 
@@ -38,8 +37,7 @@ interface ImplementationsOptions {
 /** The three services, and what the pipeline shares with them. */
 export const createImplementations = (options: ImplementationsOptions) => {
   const { config, db, probe, macs, keys, auditHead, metrics, log } = options;
-  const hasher = createCredentialHasher(macs);
-  const tokens = createServiceTokens(db, hasher);
+  const tokens = createServiceTokens(db, macs);
   const accessTokens = createAccessTokens({ db, keys, config: config.accessTokens });
   const passwords = createPasswords(config.passwords);
   metrics.watchPasswordQueue(passwords.queueLength);
@@ -59,7 +57,7 @@ export const createImplementations = (options: ImplementationsOptions) => {
   const implementations = [
     implementation(AuthService, authHandlers(auth)),
     implementation(OrgService, orgHandlers({ db, probe, config, macs, passwords, auditHead, forgetTokens })),
-    implementation(ServiceIdentityService, serviceIdentityHandlers({ db, hasher, tokens }, config.serviceTokenTtlMs)),
+    implementation(ServiceIdentityService, serviceIdentityHandlers({ db, macs, tokens }, config.serviceTokenTtlMs)),
   ];
   const verifyActor: ActorVerifier = async (token, call) => {
     const verified = await accessTokens.verify(call, token);

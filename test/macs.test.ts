@@ -22,3 +22,13 @@ test("a tag of a pepper that is not configured matches nothing, whatever its MAC
   const { tag, matches } = createMacs([NEW]);
   expect(matches("network", "text", tag("network", "text").replace("2:", "1:"))).toBe(false);
 });
+
+test("a tag under an older pepper still matches, and under a dropped one does not", () => {
+  const tag = createMacs([OLD]).tag("credential", "secret");
+  expect(createMacs([OLD, NEW]).matches("credential", "secret", tag)).toBe(true);
+  expect(createMacs([NEW]).matches("credential", "secret", tag)).toBe(false);
+  expect(createMacs([{ ...NEW, version: 1 }]).matches("credential", "secret", tag)).toBe(false);
+  for (const broken of ["", "1:", ":", "1", "1:AAAA", "x:y:z"]) {
+    expect(createMacs([OLD]).matches("credential", "secret", broken)).toBe(false);
+  }
+});

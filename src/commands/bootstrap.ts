@@ -3,7 +3,6 @@ import { createLog } from "../log.ts";
 import { openDatabase } from "../db/pool.ts";
 import { peppersOf } from "../dev-keys.ts";
 import { bootstrapRoot, recoverRoot } from "../service-identity/bootstrap.ts";
-import { createCredentialHasher } from "../service-identity/credentials.ts";
 import { createMacs } from "../macs.ts";
 import { runCommand } from "./run.ts";
 
@@ -12,10 +11,10 @@ const run = async (config: Config, recover: boolean) => {
   if (!url)
     throw new Error("DATABASE_URL is not set; on the embedded database `npm start` makes the root service itself");
   const log = createLog(config.logLevel, process.stderr);
-  const hasher = createCredentialHasher(createMacs(await peppersOf(config, log)));
+  const macs = createMacs(await peppersOf(config, log));
   const db = openDatabase({ url, settings: config.database, log });
   try {
-    const secret = await (recover ? recoverRoot(db, hasher) : bootstrapRoot(db, hasher));
+    const secret = await (recover ? recoverRoot(db, macs) : bootstrapRoot(db, macs));
     if (!secret) {
       throw new Error(
         recover

@@ -4,8 +4,8 @@ import { z } from "zod";
 import { type Actors, recordEvent } from "../audit/record.ts";
 import type { Database } from "../db/pool.ts";
 import { transact } from "../db/transact.ts";
+import type { Macs } from "../macs.ts";
 import { detached } from "../rpc/call.ts";
-import type { CredentialHasher } from "./credentials.ts";
 import { insertPermissions } from "./permissions.ts";
 import { createSecret } from "./secrets.ts";
 import { insertService, serviceEvent, updateServiceState } from "./services.ts";
@@ -26,13 +26,13 @@ const nobody = (): Actors => ({ requestId: uuidv7(), actor: undefined, callerIfA
  * Makes the first service, `root`, which may do everything. Of many at once exactly one makes it.
  * @returns its secret, or undefined where `root` is there already.
  */
-export const bootstrapRoot = (db: Database, hasher: CredentialHasher): Promise<string | undefined> =>
+export const bootstrapRoot = (db: Database, macs: Macs): Promise<string | undefined> =>
   transact(db, detached(), async (tx) => {
     const serviceId = uuidv7();
     const created = await tx.maybeOne(insertService(serviceId, null, ROOT_KEY, "Root"));
     if (!created) return undefined;
     await tx.any(insertPermissions(serviceId, ROOT_PERMISSIONS));
-    const { secretId, secret } = await createSecret(tx, hasher, serviceId);
+    const { secretId, secret } = await createSecret(tx, macs, serviceId);
     const root = { svc_id: serviceId, tenant_id: null };
     const payload = { key: ROOT_KEY, permissions: ROOT_PERMISSIONS, secret_id: secretId };
     await recordEvent(tx, nobody(), { ...serviceEvent("service.register", root), payload });
@@ -44,7 +44,7 @@ export const bootstrapRoot = (db: Database, hasher: CredentialHasher): Promise<s
  * gone. Its other secrets stay as they are.
  * @returns the secret, or undefined where there is no `root`.
  */
-export const recoverRoot = (db: Database, hasher: CredentialHasher): Promise<string | undefined> =>
+export const recoverRoot = (db: Database, macs: Macs): Promise<string | undefined> =>
   transact(db, detached(), async (tx) => {
     const found = await tx.maybeOne(selectRootForUpdate());
     if (!found) return undefined;
@@ -58,7 +58,7 @@ export const recoverRoot = (db: Database, hasher: CredentialHasher): Promise<str
       const payload = { permissions: ROOT_PERMISSIONS };
       await recordEvent(tx, nobody(), { ...serviceEvent("service.permissions.grant", root), payload });
     }
-    const { secretId, secret } = await createSecret(tx, hasher, found.svc_id);
+    const { secretId, secret } = await createSecret(tx, macs, found.svc_id);
     const payload = { secret_id: secretId };
     await recordEvent(tx, nobody(), { ...serviceEvent("service.secret.create", root), payload });
     return secret;

@@ -1,6 +1,5 @@
 import { randomInt } from "node:crypto";
 import { crc32 } from "node:zlib";
-import type { Macs } from "../macs.ts";
 
 /** What a credential is: a service's long-lived secret, or the token of one of its sessions. */
 type CredentialKind = "sks" | "skt";
@@ -28,16 +27,3 @@ export const credentialId = (kind: CredentialKind, credential: string): string |
   if (foundKind !== kind || crc !== checksum(credential.slice(0, -9))) return undefined;
   return id;
 };
-
-/** Hashes credentials under the peppers. The entropy is in the credential, so a slow hash would only help a flood. */
-export interface CredentialHasher {
-  /** `<pepper version>:<HMAC-SHA-256>` under the last pepper. */
-  hash(credential: string): string;
-  /** Constant in time. False also where the hash's pepper is no longer configured. */
-  matches(credential: string, hash: string): boolean;
-}
-
-export const createCredentialHasher = (macs: Macs): CredentialHasher => ({
-  hash: (credential) => macs.tag("credential", credential),
-  matches: (credential, hash) => macs.matches("credential", credential, hash),
-});

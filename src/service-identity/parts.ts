@@ -1,10 +1,10 @@
 import type { Database } from "../db/pool.ts";
-import type { CredentialHasher } from "./credentials.ts";
+import type { Macs } from "../macs.ts";
 import type { ServiceTokens } from "./service-tokens.ts";
 
 /** What Service Identity's handlers are made of; `implementations.ts` puts it together. */
 export interface ServiceIdentityParts {
   readonly db: Database;
-  readonly hasher: CredentialHasher;
+  readonly macs: Macs;
   readonly tokens: ServiceTokens;
 }

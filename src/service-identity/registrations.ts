@@ -21,7 +21,7 @@ const isSameContent = (row: ServiceRow, request: RegisterServiceRequest) =>
   (request.tenantId === undefined || row.tenant_id === request.tenantId.toLowerCase()) &&
   (request.permissions.length === 0 || sameSet(row.perm_keys, request.permissions));
 
-export const registrationHandlers = ({ db, hasher }: ServiceIdentityParts) => {
+export const registrationHandlers = ({ db, macs }: ServiceIdentityParts) => {
   /** The answer to a registration whose id or key is there already. */
   const registered = async (tx: Tx, call: Call, request: RegisterServiceRequest) => {
     const { serviceId = null, key } = request;
@@ -48,7 +48,7 @@ export const registrationHandlers = ({ db, hasher }: ServiceIdentityParts) => {
         const created = await tx.maybeOne(insertService(serviceId, tenantId, key, label));
         if (!created) return registered(tx, call, request);
         await tx.any(insertPermissions(serviceId, permissions));
-        const made = await createSecret(tx, hasher, serviceId);
+        const made = await createSecret(tx, macs, serviceId);
         const row = await tx.one(selectService(serviceId, ownTenant(call)));
         const payload = { key, permissions: row.perm_keys, secret_id: made.secretId };
         await recordEvent(tx, call, { ...serviceEvent("service.register", row), payload });

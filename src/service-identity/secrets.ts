@@ -5,9 +5,10 @@ import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
 import type { ServiceIdentityService } from "../gen/service_identity/v1/service_identity_pb.ts";
+import type { Macs } from "../macs.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
-import { type CredentialHasher, makeCredential } from "./credentials.ts";
+import { makeCredential } from "./credentials.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
 import { secretIdRow } from "./rows.ts";
 import { endSecretSessions } from "./service-sessions.ts";
@@ -53,11 +54,14 @@ const revokeSecret = (serviceId: string, secretId: string) => sql.type(secretIdR
   WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND (revoked_utc IS NULL OR revoked_utc > now())
   RETURNING secret_id`;
 
-/** Makes a secret and stores its hash; the secret itself is in the answer alone. */
-export const createSecret = async (tx: Tx, hasher: CredentialHasher, serviceId: string) => {
+/**
+ * Makes a secret, which is in the answer alone, and stores its MAC: the entropy is in the secret, so a slow hash would only
+ * help a flood.
+ */
+export const createSecret = async (tx: Tx, macs: Macs, serviceId: string) => {
   const secretId = uuidv7();
   const secret = makeCredential("sks", secretId);
-  await tx.one(insertSecret(secretId, serviceId, hasher.hash(secret)));
+  await tx.one(insertSecret(secretId, serviceId, macs.tag("credential", secret)));
   return { secretId, secret };
 };
 
@@ -75,13 +79,13 @@ const secretMessage = (row: z.output<typeof secretRow>) => {
   };
 };
 
-export const secretHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
+export const secretHandlers = ({ db, macs, tokens }: ServiceIdentityParts) =>
   ({
     createServiceSecret: ({ serviceId }, call) =>
       transact(db, call, async (tx) => {
         const target = await lockTarget(tx, call, serviceId);
         if (target instanceof Refusal) return target;
-        const made = await createSecret(tx, hasher, serviceId);
+        const made = await createSecret(tx, macs, serviceId);
         const payload = { secret_id: made.secretId };
         await recordEvent(tx, call, { ...serviceEvent("service.secret.create", target), payload });
         return made;
@@ -91,7 +95,7 @@ export const secretHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
       transact(db, call, async (tx) => {
         const target = await lockTarget(tx, call, serviceId);
         if (target instanceof Refusal) return target;
-        const made = await createSecret(tx, hasher, serviceId);
+        const made = await createSecret(tx, macs, serviceId);
         const overlapMs = overlap ? durationMs(overlap) : 0;
         const ended = await tx.any(updateOtherSecretsEnd(serviceId, made.secretId, overlapMs));
         const payload = {

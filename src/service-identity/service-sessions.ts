@@ -9,12 +9,13 @@ import {
   type RevokeServiceSessionRequest,
   type ServiceIdentityService,
 } from "../gen/service_identity/v1/service_identity_pb.ts";
+import type { Macs } from "../macs.ts";
 import type { Call } from "../rpc/call.ts";
 import { checkTenant, ownTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { cutPage, microseconds, readPage } from "../rpc/page.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
-import { type CredentialHasher, credentialId } from "./credentials.ts";
+import { credentialId } from "./credentials.ts";
 import { covers } from "./permission-sets.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
 import { secretIdRow, svcIdRow } from "./rows.ts";
@@ -134,16 +135,11 @@ const sessionMessage = (row: SessionRow) => ({
 });
 
 /** The session that a request names: by its id, or by a token that must be the session's own. */
-const namedSession = async (
-  tx: Tx,
-  call: Call,
-  hasher: CredentialHasher,
-  selector: RevokeServiceSessionRequest["selector"],
-) => {
+const namedSession = async (tx: Tx, call: Call, macs: Macs, selector: RevokeServiceSessionRequest["selector"]) => {
   const token = selector.case === "serviceToken" ? selector.value : undefined;
   const sessionId = token === undefined ? selector.value : credentialId("skt", token);
   const session = sessionId ? await tx.maybeOne(selectOwnedSession(sessionId, ownTenant(call))) : null;
-  const proven = session && (token === undefined || hasher.matches(token, session.token_hash_text));
+  const proven = session && (token === undefined || macs.matches("credential", token, session.token_hash_text));
   return proven ? heldTo(call, session) : refusal("SERVICE_SESSION_NOT_FOUND");
 };
 
@@ -164,14 +160,14 @@ const allSessions = (request: ListServiceSessionsRequest) => {
   };
 };
 
-export const serviceSessionHandlers = ({ db, hasher, tokens }: ServiceIdentityParts) =>
+export const serviceSessionHandlers = ({ db, macs, tokens }: ServiceIdentityParts) =>
   ({
     async revokeServiceSession({ selector }, call) {
       await transact(
         db,
         call,
         async (tx) => {
-          const session = await namedSession(tx, call, hasher, selector);
+          const session = await namedSession(tx, call, macs, selector);
           if (session instanceof Refusal) return session;
           const isOwn = session.svc_id === call.caller.serviceId;
           if (!isOwn && !covers(call.caller.permissions, "service.write")) {

@@ -3,8 +3,9 @@ import { sql } from "slonik";
 import { z } from "zod";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
+import type { Macs } from "../macs.ts";
 import { detached } from "../rpc/call.ts";
-import { type CredentialHasher, credentialId } from "./credentials.ts";
+import { credentialId } from "./credentials.ts";
 import { intersection } from "./permission-sets.ts";
 
 // What another replica revokes takes hold here within this time.
@@ -110,7 +111,7 @@ const isSame = ({ bytes, other }: Proven, token: string) => {
  * Calls of the same session share a query under way. A revocation here swaps the whole memory, so that what was read
  * before it, answered or not, serves nobody who asks later.
  */
-export const createServiceTokens = (db: Database, hasher: CredentialHasher): ServiceTokens => {
+export const createServiceTokens = (db: Database, macs: Macs): ServiceTokens => {
   // By session: a digest of each call's token, to find it by, took longer than comparing it.
   let memory = new Map<string, Remembered>();
 
@@ -155,7 +156,7 @@ export const createServiceTokens = (db: Database, hasher: CredentialHasher): Ser
     const known = memory.get(sessionId);
     const entry = known && known.goodUntil > now ? known : ask(sessionId, now);
     const row = await entry.row;
-    if (!row || !hasher.matches(token, row.token_hash_text)) return undefined;
+    if (!row || !macs.matches("credential", token, row.token_hash_text)) return undefined;
     entry.proven ??= provenBy(token, row);
     return entry.proven.token;
   };

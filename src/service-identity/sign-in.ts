@@ -62,7 +62,7 @@ const insertSession = (session: NewSession) => sql.prepared("insert-service-sess
   RETURNING expiry_utc`;
 
 /** @param defaultTtlMs the life of a token whose caller names none. */
-export const signInHandlers = ({ db, hasher }: ServiceIdentityParts, defaultTtlMs: number) =>
+export const signInHandlers = ({ db, macs }: ServiceIdentityParts, defaultTtlMs: number) =>
   ({
     async authenticateService({ key, secret, ttl, permissions }, call) {
       const secretId = credentialId("sks", secret);
@@ -70,7 +70,7 @@ export const signInHandlers = ({ db, hasher }: ServiceIdentityParts, defaultTtlM
       // One answer for all of these: a difference would tell which services exist.
       const proven =
         found &&
-        hasher.matches(secret, found.secret_hash_text) &&
+        macs.matches("credential", secret, found.secret_hash_text) &&
         found.svc_key === key &&
         found.svc_state_code === "active";
       if (!proven) throw refusal("SERVICE_CREDENTIALS_INVALID");
@@ -88,7 +88,7 @@ export const signInHandlers = ({ db, hasher }: ServiceIdentityParts, defaultTtlM
         const session = {
           sessionId,
           secretId,
-          tokenHash: hasher.hash(serviceToken),
+          tokenHash: macs.tag("credential", serviceToken),
           permissions: own,
           ttlMs: ttl ? Math.max(1, durationMs(ttl)) : defaultTtlMs,
         };

@@ -7,8 +7,6 @@ import { text } from "node:stream/consumers";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
-import { createMacs } from "../../src/macs.ts";
-import { createCredentialHasher, makeCredential } from "../../src/service-identity/credentials.ts";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { type TestService, launchService } from "../support/service.ts";
 import { SECRET_PEPPERS } from "../support/root.ts";
@@ -116,20 +114,4 @@ test("bootstrap makes root once, prints its secret alone on stdout, and --recove
     )
     UPDATE services SET tenant_id = tenant.tenant_id FROM tenant`);
   expect((await bootstrap("--recover")).stderr).toContain("no root service yet");
-});
-
-test("a credential hashed under an older pepper still verifies, and under a dropped one does not", () => {
-  const [old, newer] = [
-    { version: 1, key: Buffer.alloc(32, 1) },
-    { version: 2, key: Buffer.alloc(32, 2) },
-  ];
-  const secret = makeCredential("sks", crypto.randomUUID());
-  const hash = createCredentialHasher(createMacs([old])).hash(secret);
-  expect(createCredentialHasher(createMacs([old, newer])).matches(secret, hash)).toBe(true);
-  expect(createCredentialHasher(createMacs([old, newer])).hash(secret)).toMatch(/^2:/);
-  expect(createCredentialHasher(createMacs([newer])).matches(secret, hash)).toBe(false);
-  expect(createCredentialHasher(createMacs([{ ...newer, version: 1 }])).matches(secret, hash)).toBe(false);
-  for (const broken of ["", "1:", ":", "1", "1:AAAA", "x:y:z"]) {
-    expect(createCredentialHasher(createMacs([old])).matches(secret, broken)).toBe(false);
-  }
 });

@@ -4,7 +4,6 @@ import { openDatabase } from "../../src/db/pool.ts";
 import { createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
 import { bootstrapRoot } from "../../src/service-identity/bootstrap.ts";
-import { createCredentialHasher } from "../../src/service-identity/credentials.ts";
 
 const KEY = Buffer.alloc(32, 7);
 
@@ -18,7 +17,7 @@ export const SECRET_PEPPERS = `1:${KEY.toString("base64")}`;
 export const makeRoot = async (url: string, peppers = PEPPERS): Promise<string | undefined> => {
   const db = openDatabase({ url, settings: parseConfig({ NODE_ENV: "test" }).database, log: createLog("silent") });
   try {
-    return await bootstrapRoot(db, createCredentialHasher(createMacs(peppers)));
+    return await bootstrapRoot(db, createMacs(peppers));
   } finally {
     await db.end();
   }
