@@ -7,10 +7,10 @@ type MacPurpose =
 
 /** HMAC-SHA-256 under the peppers: the last makes, all verify. */
 export interface Macs {
-  /** The version of the pepper that makes. */
-  readonly newest: number;
-  /** Under the pepper of this version, or undefined where it is no longer configured. */
-  under(version: number, purpose: MacPurpose, text: string): Buffer | undefined;
+  /** Under the newest pepper. */
+  newest(purpose: MacPurpose, text: string): Buffer;
+  /** Under the pepper that this tag was made under, or undefined where it is no longer configured. */
+  underPepperOf(tag: string, purpose: MacPurpose, text: string): Buffer | undefined;
   /** `<pepper version>:<MAC in base64url>` under the newest. */
   tag(purpose: MacPurpose, text: string): string;
   /** Under every pepper, as `tag` writes them: what is looked up may have been made under any. */
@@ -18,9 +18,6 @@ export interface Macs {
   /** Constant in time. False also where the tag's pepper is no longer configured. */
   matches(purpose: MacPurpose, text: string, tag: string): boolean;
 }
-
-/** A tag's pepper version, for what was derived together with it. */
-export const versionOf = (tag: string): number => Number.parseInt(tag, 10);
 
 /** A pepper, ready for use. */
 interface Key {
@@ -40,18 +37,18 @@ export const createMacs = (configured: readonly Pepper[]): Macs => {
     createHmac("sha256", key).update(bytes(purpose, text)).digest();
   const tagUnder = (pepper: Key, purpose: MacPurpose, text: string) =>
     `${pepper.version}:${mac(pepper, purpose, text).toString("base64url")}`;
-  const pepperOf = (version: number) => peppers.find((pepper) => pepper.version === version);
+  const pepperOf = (tag: string) => peppers.find(({ version }) => version === Number.parseInt(tag, 10));
 
   return {
-    newest: newest.version,
-    under(version, purpose, text) {
-      const pepper = pepperOf(version);
+    newest: (purpose, text) => mac(newest, purpose, text),
+    underPepperOf(tag, purpose, text) {
+      const pepper = pepperOf(tag);
       return pepper && mac(pepper, purpose, text);
     },
     tag: (purpose, text) => tagUnder(newest, purpose, text),
     tags: (purpose, text) => peppers.map((pepper) => tagUnder(pepper, purpose, text)),
     matches(purpose, text, tag) {
-      const pepper = pepperOf(versionOf(tag));
+      const pepper = pepperOf(tag);
       const expected = Buffer.from(tag.slice(tag.indexOf(":") + 1), "base64url");
       const actual = mac(pepper ?? newest, purpose, text);
       return expected.length === actual.length && timingSafeEqual(expected, actual) && pepper !== undefined;

@@ -1,6 +1,6 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { type Macs, versionOf } from "../macs.ts";
+import type { Macs } from "../macs.ts";
 
 const newCodeRow = z.object({ created_utc: z.number(), expiry_utc: z.number() });
 const otpIdRow = z.object({ otp_id: z.string() });
@@ -98,24 +98,20 @@ export const deleteNobodysCodes = (tenantId: string, destinations: readonly stri
     AND destination_text = ANY(${sql.array(destinations, "text")})
   RETURNING otp_id`;
 
-const codeUnder = (macs: Macs, version: number, otpId: string) => {
-  const mac = macs.under(version, "code", otpId);
-  // 64 bits over a million codes: the first ones are likelier by less than one in 10^13.
-  return mac && (mac.readBigUInt64BE() % CODES).toString().padStart(6, "0");
-};
+// 64 bits over a million codes: the first ones are likelier by less than one in 10^13.
+const codeOf = (mac: Buffer) => (mac.readBigUInt64BE() % CODES).toString().padStart(6, "0");
 
 const hashedText = (otpId: string, code: string) => `${otpId}:${code}`;
 
 /** The 6 digits that belong to a code's id, or undefined where their pepper is no longer configured. */
-export const deriveCode = (macs: Macs, otpId: string, codeHashText: string): string | undefined =>
-  codeUnder(macs, versionOf(codeHashText), otpId);
+export const deriveCode = (macs: Macs, otpId: string, codeHashText: string): string | undefined => {
+  const mac = macs.underPepperOf(codeHashText, "code", otpId);
+  return mac && codeOf(mac);
+};
 
 /** What is stored of a new code: under which pepper it was derived, and a keyed hash. */
-export const hashNewCode = (macs: Macs, otpId: string): string => {
-  const code = codeUnder(macs, macs.newest, otpId);
-  if (code === undefined) throw new Error("the newest pepper is configured");
-  return macs.tag("code-hash", hashedText(otpId, code));
-};
+export const hashNewCode = (macs: Macs, otpId: string): string =>
+  macs.tag("code-hash", hashedText(otpId, codeOf(macs.newest("code", otpId))));
 
 /** Constant in time. */
 export const isRightCode = (macs: Macs, row: AttemptRow, code: string): boolean =>

@@ -27,24 +27,22 @@ export const parseRefreshToken = (token: string): RefreshToken | undefined => {
 const derived = ({ sessionId, seed }: RefreshSubject, generation: number) =>
   `${sessionId}\0${generation}\0${seed.toString("base64url")}`;
 
-const tokenText = ({ sessionId }: RefreshSubject, generation: number, mac: string) =>
-  `rt_${sessionId}_${generation}_${mac}`;
-
-const macOf = (tag: string) => tag.slice(tag.indexOf(":") + 1);
+const tokenText = ({ sessionId }: RefreshSubject, generation: number, mac: Buffer) =>
+  `rt_${sessionId}_${generation}_${mac.toString("base64url")}`;
 
 /** The token of a session's generation, `rt_<session id>_<generation>_<MAC>`, under the newest pepper. */
 export const newestRefreshToken = (macs: Macs, subject: RefreshSubject, generation: number): string =>
-  tokenText(subject, generation, macOf(macs.tag("refresh-token", derived(subject, generation))));
+  tokenText(subject, generation, macs.newest("refresh-token", derived(subject, generation)));
 
-/** A token that was made before, again; undefined where the pepper of this version is no longer configured. */
+/** The token that `tokenHash` was stored of, again; undefined where its pepper is no longer configured. */
 export const sameRefreshToken = (
   macs: Macs,
-  version: number,
+  tokenHash: string,
   subject: RefreshSubject,
   generation: number,
 ): string | undefined => {
-  const mac = macs.under(version, "refresh-token", derived(subject, generation));
-  return mac && tokenText(subject, generation, mac.toString("base64url"));
+  const mac = macs.underPepperOf(tokenHash, "refresh-token", derived(subject, generation));
+  return mac && tokenText(subject, generation, mac);
 };
 
 /** Whether a token is genuine, under any pepper: the former generation's may be older than the row's. Constant in time. */
@@ -53,7 +51,7 @@ export const isGenuine = (macs: Macs, subject: RefreshSubject, { generation, mac
   const shown = Buffer.from(mac);
   let genuine = false;
   for (const tag of macs.tags("refresh-token", derived(subject, generation))) {
-    if (timingSafeEqual(shown, Buffer.from(macOf(tag)))) genuine = true;
+    if (timingSafeEqual(shown, Buffer.from(tag.slice(tag.indexOf(":") + 1)))) genuine = true;
   }
   return genuine;
 };

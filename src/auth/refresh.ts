@@ -2,7 +2,6 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { type Tx, transact } from "../db/transact.ts";
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
-import { versionOf } from "../macs.ts";
 import type { Call } from "../rpc/call.ts";
 import { checkTenant, ownTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
@@ -132,7 +131,7 @@ const rotate = async ({ macs, config }: AuthParts, tx: Tx, proven: ProvenSession
 /** The answer of the last rotation again: the row's hash says by its version which pepper made that token. */
 const repeat = ({ macs }: AuthParts, proven: ProvenSession) => {
   const { row, subject } = proven;
-  const refreshToken = sameRefreshToken(macs, versionOf(row.refresh_token_hash_text), subject, row.generation);
+  const refreshToken = sameRefreshToken(macs, row.refresh_token_hash_text, subject, row.generation);
   return refreshToken === undefined ? refusal("SESSION_INVALID") : opened(proven, refreshToken, row.expiry_utc);
 };
 
