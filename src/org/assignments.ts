@@ -24,9 +24,6 @@ import {
   windowPayload,
 } from "./windows.ts";
 
-const userIdRow = z.object({ user_id: z.string() });
-const roleIdRow = z.object({ role_id: z.string() });
-
 export const assignmentRow = z.object({
   assignment_id: z.string(),
   tenant_id: z.string(),
@@ -84,20 +81,15 @@ const insertAssignment = (assignment: NewAssignment) => sql.prepared("insert-ass
     (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
     (extract(epoch FROM cancelled_utc) * 1000000)::bigint AS cancelled_us`;
 
-const shareUserOf = (tenantId: string, assignmentId: string) => sql.type(userIdRow)`
-  SELECT u.user_id FROM org_assignments a JOIN users u ON u.user_id = a.user_id
+/**
+ * Locks an assignment, and shares its user and role before it, in the order of all locks: an end that moves to later must
+ * not escape whoever ends all of a user, or deletes a role that nothing uses.
+ */
+const lockAssignment = (tenantId: string, assignmentId: string) => sql.type(assignmentIdRow)`
+  SELECT a.assignment_id
+  FROM org_assignments a JOIN users u ON u.user_id = a.user_id JOIN roles r ON r.role_id = a.role_id
   WHERE a.tenant_id = ${tenantId}::uuid AND a.assignment_id = ${assignmentId}::uuid
-  FOR KEY SHARE OF u`;
-
-const shareRoleOf = (tenantId: string, assignmentId: string) => sql.type(roleIdRow)`
-  SELECT r.role_id FROM org_assignments a JOIN roles r ON r.role_id = a.role_id
-  WHERE a.tenant_id = ${tenantId}::uuid AND a.assignment_id = ${assignmentId}::uuid
-  FOR KEY SHARE OF r`;
-
-const selectAssignmentForUpdate = (tenantId: string, assignmentId: string) => sql.type(assignmentIdRow)`
-  SELECT a.assignment_id FROM org_assignments a
-  WHERE a.tenant_id = ${tenantId}::uuid AND a.assignment_id = ${assignmentId}::uuid
-  FOR NO KEY UPDATE`;
+  FOR KEY SHARE OF u, r FOR NO KEY UPDATE OF a`;
 
 const updateAssignmentWindow = ({ tenant_id, assignment_id }: AssignmentRow, { end_us, cancelled_us }: WindowRow) =>
   sql.type(assignmentRow)`
@@ -176,10 +168,7 @@ export const assignmentHandlers = ({ db }: OrgParts) =>
 
     async endAssignment({ tenantId, assignmentId, endTime }, call) {
       const row = await transact(db, call, async (tx) => {
-        // An end that moves to later must not escape whoever ends all of a user, or deletes a role that nothing uses.
-        if (!(await tx.maybeOne(shareUserOf(tenantId, assignmentId)))) return notFound(assignmentId);
-        await tx.one(shareRoleOf(tenantId, assignmentId));
-        await tx.one(selectAssignmentForUpdate(tenantId, assignmentId));
+        if (!(await tx.maybeOne(lockAssignment(tenantId, assignmentId)))) return notFound(assignmentId);
         const before = await tx.one(selectAssignment(tenantId, assignmentId));
         const window = endWindow(before, endTime ? microsecondsOf(endTime) : null, before.now_us);
         if (window === undefined) return before;

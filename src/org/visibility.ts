@@ -25,8 +25,6 @@ import {
   windowPayload,
 } from "./windows.ts";
 
-const userIdRow = z.object({ user_id: z.string() });
-
 export const grantRow = z.object({
   grant_id: z.string(),
   tenant_id: z.string(),
@@ -81,15 +79,11 @@ const insertGrant = (grant: NewGrant) => sql.type(grantRow)`
     (extract(epoch FROM end_utc) * 1000000)::bigint AS end_us,
     (extract(epoch FROM cancelled_utc) * 1000000)::bigint AS cancelled_us`;
 
-const shareUserOf = (tenantId: string, grantId: string) => sql.type(userIdRow)`
-  SELECT u.user_id FROM visibility_grants g JOIN users u ON u.user_id = g.user_id
+/** Locks a grant, and shares its user before it: an end that moves to later must not escape whoever ends all of a user. */
+const lockGrant = (tenantId: string, grantId: string) => sql.type(grantIdRow)`
+  SELECT g.grant_id FROM visibility_grants g JOIN users u ON u.user_id = g.user_id
   WHERE g.tenant_id = ${tenantId}::uuid AND g.grant_id = ${grantId}::uuid
-  FOR KEY SHARE OF u`;
-
-const selectGrantForUpdate = (tenantId: string, grantId: string) => sql.type(grantIdRow)`
-  SELECT g.grant_id FROM visibility_grants g
-  WHERE g.tenant_id = ${tenantId}::uuid AND g.grant_id = ${grantId}::uuid
-  FOR NO KEY UPDATE`;
+  FOR KEY SHARE OF u FOR NO KEY UPDATE OF g`;
 
 const updateGrantWindow = ({ tenant_id, grant_id }: GrantRow, { end_us, cancelled_us }: WindowRow) =>
   sql.type(grantRow)`
@@ -163,9 +157,7 @@ export const visibilityHandlers = ({ db }: OrgParts) =>
 
     async revokeVisibility({ tenantId, grantId, endTime }, call) {
       const row = await transact(db, call, async (tx) => {
-        // An end that moves to later must not escape whoever ends all of a user.
-        if (!(await tx.maybeOne(shareUserOf(tenantId, grantId)))) return notFound(grantId);
-        await tx.one(selectGrantForUpdate(tenantId, grantId));
+        if (!(await tx.maybeOne(lockGrant(tenantId, grantId)))) return notFound(grantId);
         const before = await tx.one(selectGrant(tenantId, grantId));
         const window = endWindow(before, endTime ? microsecondsOf(endTime) : null, before.now_us);
         if (window === undefined) return before;
