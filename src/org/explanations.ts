@@ -30,21 +30,13 @@ const standingRow = z.object({
   capability_known: z.boolean(),
 });
 
-// Numbers of 64 bits and times of JSON are text, so that none is rounded.
+// Text in JSON, so that none is rounded.
+const bigintText = z.string().transform(BigInt);
+
 const explanationRow = standingRow.extend({
   nodes: z.array(nodeRow),
   held: z.array(
-    heldRow.extend({
-      start_us: z.string().transform(BigInt),
-      end_us: z
-        .string()
-        .nullable()
-        .transform((us) => (us === null ? null : BigInt(us))),
-      cancelled_us: z
-        .string()
-        .nullable()
-        .transform((us) => (us === null ? null : BigInt(us))),
-    }),
+    heldRow.extend({ start_us: bigintText, end_us: bigintText.nullable(), cancelled_us: bigintText.nullable() }),
   ),
 });
 type ExplanationRow = z.output<typeof explanationRow>;
