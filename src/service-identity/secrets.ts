@@ -65,19 +65,13 @@ export const createSecret = async (tx: Tx, macs: Macs, serviceId: string) => {
   return { secretId, secret };
 };
 
-const optionalTime = (ms: number | null) => (ms === null ? undefined : timestampFromMs(ms));
-
-const secretMessage = (row: z.output<typeof secretRow>) => {
-  const revokeTime = optionalTime(row.revoked_utc);
-  const lastUsedTime = optionalTime(row.last_used_utc);
-  return {
-    secretId: row.secret_id,
-    serviceId: row.svc_id,
-    createTime: timestampFromMs(row.created_utc),
-    ...(revokeTime && { revokeTime }),
-    ...(lastUsedTime && { lastUsedTime }),
-  };
-};
+const secretMessage = (row: z.output<typeof secretRow>) => ({
+  secretId: row.secret_id,
+  serviceId: row.svc_id,
+  createTime: timestampFromMs(row.created_utc),
+  ...(row.revoked_utc !== null && { revokeTime: timestampFromMs(row.revoked_utc) }),
+  ...(row.last_used_utc !== null && { lastUsedTime: timestampFromMs(row.last_used_utc) }),
+});
 
 export const secretHandlers = ({ db, macs, tokens }: ServiceIdentityParts) =>
   ({
