@@ -72,6 +72,10 @@ const tenantMessage = (row: TenantRow): MessageInitShape<typeof TenantSchema> =>
   createTime: timestampFromMs(row.created_utc),
 });
 
+/** The event of a change to a tenant. */
+const tenantEvent = (action: string, tenantId: string) =>
+  ({ action, tenantId, entityKind: "tenant", entityId: tenantId }) as const;
+
 export const tenantNotFound = (tenantId: string) => refusal("TENANT_NOT_FOUND", { tenant_id: tenantId });
 
 /** Answers with TENANT_NOT_FOUND where there is none. */
@@ -86,7 +90,7 @@ export const tenantHandlers = ({ db, forgetTokens }: OrgParts) => {
       if (!before) return tenantNotFound(tenantId);
       if (before.tenant_state_code === state) return before;
       const row = await tx.one(updateTenantState(tenantId, state));
-      await recordEvent(tx, call, { action, tenantId, entityKind: "tenant", entityId: tenantId });
+      await recordEvent(tx, call, tenantEvent(action, tenantId));
       return row;
     };
     const row = await transact(db, call, change, { settled: forgetTokens });
@@ -104,8 +108,7 @@ export const tenantHandlers = ({ db, forgetTokens }: OrgParts) => {
           const present = await tx.one(selectTenant(tenantId));
           return present.tenant_label === label ? present : refusal("TENANT_ID_TAKEN", { tenant_id: tenantId });
         }
-        const id = created.tenant_id;
-        await recordEvent(tx, call, { action: "org.tenant.create", tenantId: id, entityKind: "tenant", entityId: id });
+        await recordEvent(tx, call, tenantEvent("org.tenant.create", tenantId));
         return created;
       });
       return { tenant: tenantMessage(row) };
@@ -132,13 +135,7 @@ export const tenantHandlers = ({ db, forgetTokens }: OrgParts) => {
         if (!before) return tenantNotFound(tenantId);
         if (!fields.has("label") || before.tenant_label === label) return before;
         const updated = await tx.one(updateTenantLabel(tenantId, label));
-        await recordEvent(tx, call, {
-          action: "org.tenant.update",
-          tenantId,
-          entityKind: "tenant",
-          entityId: tenantId,
-          payload: { fields: ["label"] },
-        });
+        await recordEvent(tx, call, { ...tenantEvent("org.tenant.update", tenantId), payload: { fields: ["label"] } });
         return updated;
       });
       return { tenant: tenantMessage(row) };
