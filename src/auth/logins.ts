@@ -1,11 +1,11 @@
 import type { AuthService, LoginWithPasswordRequest } from "../gen/auth/v1/auth_pb.ts";
+import { activeTenant } from "../org/tenants.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { readClient } from "./clients.ts";
 import { readContact } from "./contacts.ts";
 import { originOf } from "./login-networks.ts";
 import type { AuthParts } from "./parts.ts";
 import { provePassword, selectByContact } from "./password-proofs.ts";
-import { activeTenant } from "./tenants.ts";
 import { userMessage } from "./users.ts";
 
 const contactOf = ({ identifier }: LoginWithPasswordRequest) =>

@@ -4,6 +4,7 @@ import { read, transact } from "../db/transact.ts";
 import type { Channel } from "../delivery/channels.ts";
 import { enqueueCode } from "../delivery/queue.ts";
 import { type AuthService, OtpChannel, OtpPurpose } from "../gen/auth/v1/auth_pb.ts";
+import { activeTenant } from "../org/tenants.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { invalid, refusal } from "../rpc/refusal.ts";
 import { readClient } from "./clients.ts";
@@ -12,7 +13,6 @@ import { originOf } from "./login-networks.ts";
 import { type PurposeCode, hashNewCode, insertCode } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
 import { selectByContact } from "./password-proofs.ts";
-import { activeTenant } from "./tenants.ts";
 import type { Limit } from "./throttles.ts";
 import { type UserRow, lockUser } from "./users.ts";
 

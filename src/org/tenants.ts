@@ -33,7 +33,7 @@ const selectTenant = (tenantId: string) => sql.type(tenantRow)`
   FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
 const tenantStateRow = tenantRow.pick({ tenant_state_code: true });
-export type TenantStateRow = z.output<typeof tenantStateRow>;
+type TenantStateRow = z.output<typeof tenantStateRow>;
 
 export const selectTenantState = (tenantId: string) => sql.prepared("select-tenant-state", tenantStateRow)`
   SELECT t.tenant_state_code FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
@@ -81,6 +81,17 @@ export const tenantNotFound = (tenantId: string) => refusal("TENANT_NOT_FOUND", 
 /** Answers with TENANT_NOT_FOUND where there is none. */
 export const missingTenant = async (tx: Tx, tenantId: string): Promise<Refusal | undefined> =>
   (await tx.maybeOne(selectTenant(tenantId))) ? undefined : tenantNotFound(tenantId);
+
+/**
+ * The tenant that somebody signs in to or asks a code of.
+ * @param row what was found of it, perhaps with more than its state
+ * @throws TENANT_NOT_FOUND, TENANT_SUSPENDED
+ */
+export const activeTenant = <T extends TenantStateRow>(tenantId: string, row: T | null | undefined): T => {
+  if (!row) throw tenantNotFound(tenantId);
+  if (row.tenant_state_code === "suspended") throw refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
+  return row;
+};
 
 export const tenantHandlers = ({ db, forgetTokens }: OrgParts) => {
   const setState = async (tenantId: string, state: StateCode, action: string, call: Call) => {
