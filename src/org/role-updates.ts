@@ -42,14 +42,12 @@ const deleteRoleCapabilities = (roleId: string, keys: readonly string[]) => sql.
   WHERE rc.role_id = ${roleId}::uuid AND c.cap_id = rc.cap_id AND c.cap_key = ANY(${sql.array(keys, "text")})
   RETURNING rc.cap_id`;
 
-const without = (keys: readonly string[], others: ReadonlySet<string>) => keys.filter((key) => !others.has(key)).sort();
-
 /** Brings a locked role to its new content; what changes nothing writes nothing. */
 const changeRole = async (tx: Tx, call: Call, before: RoleRow, { label, keys }: Content) => {
   const { tenant_id: tenantId, role_id: roleId } = before;
-  const wanted = new Set(keys);
-  const added = without([...wanted], new Set(before.cap_keys));
-  const removed = without(before.cap_keys, wanted);
+  const [had, wanted] = [new Set(before.cap_keys), new Set(keys)];
+  const added = [...wanted.difference(had)].sort();
+  const removed = [...had.difference(wanted)].sort();
   const isRenamed = label !== before.role_label;
   const isSameSet = added.length === 0 && removed.length === 0;
   if (!isRenamed && isSameSet) return before;
@@ -105,7 +103,7 @@ export const roleUpdateHandlers = ({ db }: OrgParts) => {
 
     async removeRoleCapabilities(request, call) {
       const removed = new Set(request.capabilityKeys);
-      return change(request, call, ({ label, keys }) => ({ label, keys: without(keys, removed) }));
+      return change(request, call, ({ label, keys }) => ({ label, keys: keys.filter((key) => !removed.has(key)) }));
     },
   } satisfies Partial<Handlers<typeof OrgService>>;
 };

@@ -166,13 +166,9 @@ export const updatedUnlessTaken = async (tx: Tx, update: QuerySqlToken): Promise
 };
 
 /** Whether a repeated create says nothing else than the first: what it leaves out is not compared. */
-const isSameContent = (row: RoleRow, { label, capabilityKeys }: CreateRoleRequest) => {
-  const keys = new Set(capabilityKeys);
-  return (
-    row.role_label === label &&
-    (keys.size === 0 || (keys.size === row.cap_keys.length && row.cap_keys.every((key) => keys.has(key))))
-  );
-};
+const isSameContent = (row: RoleRow, { label, capabilityKeys: keys }: CreateRoleRequest) =>
+  row.role_label === label &&
+  (keys.length === 0 || new Set(keys).symmetricDifference(new Set(row.cap_keys)).size === 0);
 
 /** The answer to a create whose id or label is there already. */
 const created = async (tx: Tx, roleId: string, request: CreateRoleRequest) => {

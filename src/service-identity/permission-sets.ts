@@ -15,7 +15,3 @@ export const intersection = (a: readonly string[], b: readonly string[]): string
   const both = [...new Set([...a.filter((p) => covers(b, p)), ...b.filter((p) => covers(a, p))])];
   return both.filter((p) => !both.some((other) => other !== p && covers([other], p))).sort();
 };
-
-/** Whether two lists hold the same permissions, in whatever order. */
-export const sameSet = (a: readonly string[], b: readonly string[]): boolean =>
-  new Set(a).size === new Set(b).size && a.every((permission) => b.includes(permission));

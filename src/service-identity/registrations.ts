@@ -9,7 +9,6 @@ import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
 import { escalation } from "./escalation.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
-import { sameSet } from "./permission-sets.ts";
 import { insertPermissions } from "./permissions.ts";
 import { createSecret, selectFirstSecret } from "./secrets.ts";
 import { type ServiceRow, heldTo, insertService, selectService, serviceEvent, serviceMessage } from "./services.ts";
@@ -19,7 +18,8 @@ const isSameContent = (row: ServiceRow, request: RegisterServiceRequest) =>
   row.svc_key === request.key &&
   row.svc_label === request.label &&
   (request.tenantId === undefined || row.tenant_id === request.tenantId.toLowerCase()) &&
-  (request.permissions.length === 0 || sameSet(row.perm_keys, request.permissions));
+  (request.permissions.length === 0 ||
+    new Set(request.permissions).symmetricDifference(new Set(row.perm_keys)).size === 0);
 
 export const registrationHandlers = ({ db, macs }: ServiceIdentityParts) => {
   /** The answer to a registration whose id or key is there already. */
