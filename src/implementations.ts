@@ -9,7 +9,7 @@ import type { SigningKeys } from "./auth/signing-keys.ts";
 import { createThrottles } from "./auth/throttles.ts";
 import type { Config } from "./config.ts";
 import type { Database } from "./db/pool.ts";
-import { availableChannels } from "./delivery/channels.ts";
+import type { Channel } from "./delivery/message.ts";
 import { AuthService } from "./gen/auth/v1/auth_pb.ts";
 import { OrgService } from "./gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "./gen/service_identity/v1/service_identity_pb.ts";
@@ -30,13 +30,15 @@ interface ImplementationsOptions {
   readonly macs: Macs;
   readonly keys: SigningKeys;
   readonly auditHead: AuditHead;
+  /** Those that something sends on. */
+  readonly channels: ReadonlySet<Channel>;
   readonly metrics: Metrics;
   readonly log: Log;
 }
 
 /** The three services, and what the pipeline shares with them. */
 export const createImplementations = (options: ImplementationsOptions) => {
-  const { config, db, probe, macs, keys, auditHead, metrics, log } = options;
+  const { config, db, probe, macs, keys, auditHead, channels, metrics, log } = options;
   const tokens = createServiceTokens(db, macs);
   const accessTokens = createAccessTokens({ db, keys, config: config.accessTokens });
   const passwords = createPasswords(config.passwords);
@@ -51,7 +53,7 @@ export const createImplementations = (options: ImplementationsOptions) => {
     sessions: createSessions({ macs, accessTokens, config: config.sessions }),
     throttles: createThrottles({ db, macs, config: config.throttles, log, onRefused: metrics.countRefusedTry }),
     google: createGoogle(config.google),
-    channels: availableChannels(config.delivery),
+    channels,
   };
   const forgetTokens = tokens.forget;
   const implementations = [

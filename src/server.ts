@@ -8,7 +8,7 @@ import { type Pepper, addressText } from "./config-values.ts";
 import { openConfiguredFiles } from "./configured-files.ts";
 import { type Database, openDatabase } from "./db/pool.ts";
 import { schedulePurge } from "./db/purge.ts";
-import { startDelivery } from "./delivery/delivery.ts";
+import { createSenders, startDelivery } from "./delivery/delivery.ts";
 import type { Runner } from "./delivery/runner.ts";
 import { createImplementations } from "./implementations.ts";
 import type { Log } from "./log.ts";
@@ -116,7 +116,9 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
 
   const macs = createMacs(peppers);
   const auditHead = createAuditHead();
-  const parts = createImplementations({ config, db, probe, macs, keys, auditHead, metrics, log });
+  const senders = createSenders(config.delivery);
+  const channels = new Set(senders.keys());
+  const parts = createImplementations({ config, db, probe, macs, keys, auditHead, channels, metrics, log });
   const { implementations, tokens, verifyActor, passwords } = parts;
   const services = implementations.map(({ service }) => service);
   const methods = bindMethods(implementations, metrics.meter, log);
@@ -151,7 +153,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     const grpcPort = await onPort("GRPC_HOST, GRPC_PORT", bindGrpc(grpc, address, credentials));
     const httpPort = await onPort("HTTP_HOST, HTTP_PORT", http?.listen());
     const { registry } = metrics;
-    delivery = startDelivery({ config, databaseUrl, db, probe, macs, templates, registry, log, ready });
+    delivery = startDelivery({ config, databaseUrl, db, probe, macs, templates, senders, registry, log, ready });
     const intervalMs = config.auditSequenceIntervalMs;
     sequencer = startSequencer({ db, head: auditHead, intervalMs, log, ready });
     const stopPurge = schedulePurge(db, config.purge, log);

@@ -1,7 +1,7 @@
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { v7 as uuidv7 } from "uuid";
 import { read, transact } from "../db/transact.ts";
-import type { Channel } from "../delivery/channels.ts";
+import type { Channel } from "../delivery/message.ts";
 import { enqueueCode } from "../delivery/queue.ts";
 import { type AuthService, OtpChannel, OtpPurpose } from "../gen/auth/v1/auth_pb.ts";
 import { activeTenant } from "../org/tenants.ts";

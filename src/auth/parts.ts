@@ -1,6 +1,6 @@
 import type { Config } from "../config.ts";
 import type { Database } from "../db/pool.ts";
-import type { Channel } from "../delivery/channels.ts";
+import type { Channel } from "../delivery/message.ts";
 import type { Macs } from "../macs.ts";
 import type { AccessTokens } from "./access-tokens.ts";
 import type { Google } from "./google.ts";

@@ -6,8 +6,7 @@ import { read, transact } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 import type { Macs } from "../macs.ts";
 import { detached } from "../rpc/call.ts";
-import type { Channel } from "./channels.ts";
-import { type Message, NotSent, type Send, asNotSent } from "./message.ts";
+import { type Channel, type Message, NotSent, type Senders, asNotSent } from "./message.ts";
 import type { Outcome } from "./metrics.ts";
 import type { SendCode } from "./runner.ts";
 import type { Templates } from "./templates.ts";
@@ -54,7 +53,7 @@ interface CodeSenderOptions {
   readonly db: Database;
   readonly macs: Macs;
   readonly templates: Templates;
-  readonly senders: ReadonlyMap<Channel, Send>;
+  readonly senders: Senders;
   /** How often a message is tried. */
   readonly attemptMax: number;
   readonly count: (channel: Channel | "unknown", outcome: Outcome) => void;

@@ -3,10 +3,9 @@ import type { Config } from "../config.ts";
 import type { Database } from "../db/pool.ts";
 import type { Log } from "../log.ts";
 import type { Macs } from "../macs.ts";
-import type { Channel } from "./channels.ts";
 import { createCodeSender } from "./code-sender.ts";
 import { createEmailSender } from "./email.ts";
-import type { Send } from "./message.ts";
+import type { Channel, Send, Senders } from "./message.ts";
 import { createDeliveryMetrics } from "./metrics.ts";
 import { createOutbox } from "./outbox.ts";
 import { type Runner, startRunner } from "./runner.ts";
@@ -14,7 +13,7 @@ import { createTwilioSender } from "./sms.ts";
 import type { Templates } from "./templates.ts";
 
 /** What sends on each channel: its provider, or the outbox folder of development. */
-const sendersOf = ({ smtp, twilio, outboxDir, timeoutMs }: Config["delivery"]): ReadonlyMap<Channel, Send> => {
+export const createSenders = ({ smtp, twilio, outboxDir, timeoutMs }: Config["delivery"]): Senders => {
   const outbox = outboxDir === undefined ? undefined : createOutbox(outboxDir);
   const email = smtp ? createEmailSender(smtp, timeoutMs) : outbox;
   const phone = twilio && createTwilioSender(twilio, timeoutMs);
@@ -39,6 +38,7 @@ interface DeliveryOptions {
   readonly probe: Database;
   readonly macs: Macs;
   readonly templates: Templates;
+  readonly senders: Senders;
   readonly registry: Registry;
   readonly log: Log;
   readonly ready: () => boolean;
@@ -46,10 +46,9 @@ interface DeliveryOptions {
 
 /** Sends what is enqueued, beside the calls. */
 export const startDelivery = (options: DeliveryOptions): Runner => {
-  const { config, databaseUrl, db, probe, macs, templates, registry, log, ready } = options;
+  const { config, databaseUrl, db, probe, macs, templates, senders, registry, log, ready } = options;
   const { attemptMax, concurrency } = config.delivery;
   const { count } = createDeliveryMetrics(registry, probe, log);
-  const senders = sendersOf(config.delivery);
   const send = createCodeSender({ db, macs, templates, senders, attemptMax, count, log });
   return startRunner({ databaseUrl, settings: config.database, concurrency, db: probe, log, ready, send });
 };

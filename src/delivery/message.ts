@@ -1,5 +1,6 @@
 import type { PurposeCode } from "../auth/otp-codes.ts";
-import type { Channel } from "./channels.ts";
+
+export type Channel = "email" | "sms" | "whatsapp";
 
 /** A rendered message on its way to one person. */
 export interface Message {
@@ -17,6 +18,9 @@ export interface Message {
 
 /** Hands a message to a provider. @throws NotSent */
 export type Send = (message: Message, signal: AbortSignal) => Promise<void>;
+
+/** What sends on each channel; one that is not there has nothing configured for it. */
+export type Senders = ReadonlyMap<Channel, Send>;
 
 /** What a provider answers quotes what it was sent: of a failure only its class and status are kept. */
 export class NotSent extends Error {

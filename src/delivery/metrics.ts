@@ -6,7 +6,7 @@ import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 import { waitingFor } from "../rpc/call.ts";
 import { addGauge } from "../rpc/metrics.ts";
-import type { Channel } from "./channels.ts";
+import type { Channel } from "./message.ts";
 
 const loadRow = z.object({ waiting: z.bigint(), dead: z.bigint() });
 

@@ -9,7 +9,7 @@ import { deriveCode } from "../../src/auth/otp-codes.ts";
 import type { AuthParts } from "../../src/auth/parts.ts";
 import { createThrottles } from "../../src/auth/throttles.ts";
 import { openDatabase } from "../../src/db/pool.ts";
-import type { Channel } from "../../src/delivery/channels.ts";
+import type { Channel } from "../../src/delivery/message.ts";
 import { OtpChannel, OtpPurpose } from "../../src/gen/auth/v1/auth_pb.ts";
 import { createLog } from "../../src/log.ts";
 import { createMacs } from "../../src/macs.ts";
