@@ -7,7 +7,7 @@ import type { Log } from "../log.ts";
 import type { Macs } from "../macs.ts";
 import { detached } from "../rpc/call.ts";
 import { type Channel, type Message, NotSent, type Senders, asNotSent } from "./message.ts";
-import type { Outcome } from "./metrics.ts";
+import type { CountOutcome } from "./metrics.ts";
 import type { SendCode } from "./runner.ts";
 import type { Templates } from "./templates.ts";
 
@@ -56,7 +56,7 @@ interface CodeSenderOptions {
   readonly senders: Senders;
   /** How often a message is tried. */
   readonly attemptMax: number;
-  readonly count: (channel: Channel | "unknown", outcome: Outcome) => void;
+  readonly count: CountOutcome;
   readonly log: Log;
 }
 

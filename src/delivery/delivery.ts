@@ -48,7 +48,7 @@ interface DeliveryOptions {
 export const startDelivery = (options: DeliveryOptions): Runner => {
   const { config, databaseUrl, db, probe, macs, templates, senders, registry, log, ready } = options;
   const { attemptMax, concurrency } = config.delivery;
-  const { count } = createDeliveryMetrics(registry, probe, log);
+  const count = createDeliveryMetrics(registry, probe, log);
   const send = createCodeSender({ db, macs, templates, senders, attemptMax, count, log });
   return startRunner({ databaseUrl, settings: config.database, concurrency, db: probe, log, ready, send });
 };

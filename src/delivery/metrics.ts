@@ -13,12 +13,8 @@ const loadRow = z.object({ waiting: z.bigint(), dead: z.bigint() });
 const READ_EVERY_MS = 3_000;
 const WAIT_MS = 1_000;
 
-/** What became of a message; `dropped` where nobody was to have it. */
-export type Outcome = "sent" | "retried" | "dead" | "dropped";
-
-interface DeliveryMetrics {
-  count(channel: Channel | "unknown", outcome: Outcome): void;
-}
+/** Counts what became of a message; `dropped` where nobody was to have it. */
+export type CountOutcome = (channel: Channel | "unknown", outcome: "sent" | "retried" | "dead" | "dropped") => void;
 
 const selectLoad = () => sql.type(loadRow)`
   SELECT count(*) FILTER (WHERE j.attempts < j.max_attempts OR j.locked_at IS NOT NULL) AS waiting,
@@ -41,7 +37,7 @@ const createLoad = (db: Database, log: Log) => {
   };
 };
 
-export const createDeliveryMetrics = (registry: Registry, db: Database, log: Log): DeliveryMetrics => {
+export const createDeliveryMetrics = (registry: Registry, db: Database, log: Log): CountOutcome => {
   const messages = new Counter({
     name: "delivery_messages_total",
     help: "Tries to send a message, by channel and outcome.",
@@ -52,5 +48,5 @@ export const createDeliveryMetrics = (registry: Registry, db: Database, log: Log
   const waiting = "Messages that wait to be sent or sent again, or are being sent.";
   addGauge(registry, "delivery_queue_length", waiting, () => Number(load().waiting));
   addGauge(registry, "delivery_dead_letters", "Messages that are not tried any more.", () => Number(load().dead));
-  return { count: (channel, outcome) => messages.inc({ channel, outcome }) };
+  return (channel, outcome) => messages.inc({ channel, outcome });
 };

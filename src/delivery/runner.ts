@@ -67,12 +67,11 @@ const openSession = async (options: RunnerOptions): Promise<Session> => {
     await (await heart.promise).answered(cancel.signal);
   };
 
-  const shares = shareWorkers(events, concurrency);
   const runner = await run({
     pgPool: pool,
     events,
     taskList: { [SEND_CODE]: task },
-    forbiddenFlags: shares.full,
+    forbiddenFlags: shareWorkers(events, concurrency),
     parsedCronItems: [],
     concurrency,
     pollInterval: POLL_MS,

@@ -1,14 +1,12 @@
 import type { WorkerEvents } from "graphile-worker";
 import { PROVIDERS } from "./queue.ts";
 
-/** Keeps a worker free of each provider's messages, so that one which hangs delays its own alone. */
-interface Shares {
-  /** What the worker that is about to look for a job is not to take: flags of jobs. */
-  full(): string[];
-}
-
-/** @param concurrency how many workers there are; a single one is shared by all. */
-export const shareWorkers = (events: WorkerEvents, concurrency: number): Shares => {
+/**
+ * Keeps a worker free of each provider's messages, so that one which hangs delays its own alone.
+ * @param concurrency how many workers there are; a single one is shared by all.
+ * @returns what tells the worker that is about to look for a job what it is not to take: flags of jobs.
+ */
+export const shareWorkers = (events: WorkerEvents, concurrency: number): (() => string[]) => {
   const max = Math.max(1, concurrency - 1);
   // Of each provider, how many workers send its messages or may find one: those who look at the same time could all find
   // the same provider's. One worker is kept from them, for what others send.
@@ -32,12 +30,10 @@ export const shareWorkers = (events: WorkerEvents, concurrency: number): Shares 
     add(Object.keys(job.flags ?? {}), 1);
   });
   events.on("job:complete", ({ job }) => add(Object.keys(job.flags ?? {}), -1));
-  return {
-    full() {
-      const free = [...taken].flatMap(([flag, count]) => (count < max ? [flag] : []));
-      asked.push(free);
-      add(free, 1);
-      return [...taken.keys()].filter((flag) => !free.includes(flag));
-    },
+  return () => {
+    const free = [...taken].flatMap(([flag, count]) => (count < max ? [flag] : []));
+    asked.push(free);
+    add(free, 1);
+    return [...taken.keys()].filter((flag) => !free.includes(flag));
   };
 };

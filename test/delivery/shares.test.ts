@@ -4,20 +4,20 @@ import { shareWorkers } from "../../src/delivery/shares.ts";
 
 test("who looks for others' messages keeps nobody from the next of a provider", () => {
   const events = new EventEmitter();
-  const shares = shareWorkers(events, 2);
+  const full = shareWorkers(events, 2);
   const [first, second] = [{ worker: {} }, { worker: {} }];
   const email = { job: { flags: { email: true } } };
 
-  expect(shares.full()).toEqual([]);
+  expect(full()).toEqual([]);
   events.emit("worker:getJob:start", first);
   events.emit("job:start", { ...first, ...email });
-  expect(shares.full()).toEqual(["email"]);
+  expect(full()).toEqual(["email"]);
   events.emit("worker:getJob:start", second);
   // The first is done and looks again, while the second still looks.
   events.emit("job:complete", { ...first, ...email });
-  expect(shares.full()).toEqual(["phone"]);
+  expect(full()).toEqual(["phone"]);
   events.emit("worker:getJob:start", first);
   events.emit("worker:getJob:empty", second);
   events.emit("worker:getJob:empty", first);
-  expect(shares.full()).toEqual([]);
+  expect(full()).toEqual([]);
 });
