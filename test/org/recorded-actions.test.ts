@@ -7,7 +7,6 @@ import { nodeMutations, tenantMutations } from "../support/tree-mutations.ts";
 
 testMutations({
   service: OrgService,
-  silent: /^(Get|List|Watch|Check|BatchCheck|Explain)/,
   async plant(transport, beside) {
     const server = await startService(transport);
     return { server, tenantId: beside?.tenantId ?? (await server.addTenant()) };

@@ -9,14 +9,13 @@ import { type Known, sampleMessages } from "../support/messages.ts";
 import { oncePerFile } from "../support/per-file.ts";
 import { fieldNames, givesContact, launchForStorm, plantFor, plantShared } from "../support/planted.ts";
 import { expectRefusal } from "../support/refusals.ts";
-import { type Rpc, bearer, rpcs, sender } from "../support/rpcs.ts";
+import { type Rpc, bearer, isRead, rpcs, sender } from "../support/rpcs.ts";
 import { type TestService, type TransportName, transports } from "../support/service.ts";
 import { uniqueEmail, uniquePhone } from "../support/users.ts";
 
 // Who asks is a service of one tenant that may do all there, and what is asked for is another tenant's.
 const permissions = [...new Set(rpcs.flatMap(({ rule }) => (rule.case === "permission" ? [rule.value] : [])))];
 const guarded = rpcs.filter(({ rule }) => rule.case !== "anonymous");
-const READS = /^(Get|List|BatchGet|Check|BatchCheck|Explain|Watch)/;
 const namesTenant = ({ method }: Rpc) => method.input.fields.some(({ name }) => name === "tenant_id");
 
 /** Fields that say which of a tenant's things is meant, and what nothing has in each. */
@@ -104,8 +103,8 @@ describe.each(transports)("%s", (transport) => {
       const { server, other, plant, plantMine, plantForeign } = asked;
       const foreign = await plantForeign(rpc);
       // Two alike where what is answered may change them.
-      const own = await (READS.test(rpc.name) ? plantMine(rpc) : plant(rpc));
-      const twin = READS.test(rpc.name) ? own : await plant(rpc);
+      const own = await (isRead(rpc) ? plantMine(rpc) : plant(rpc));
+      const twin = isRead(rpc) ? own : await plant(rpc);
       const names = namesOfThings(rpc).filter((name) => foreign[name]);
       const ids = names.filter((name) => /_(ids?|token)$/.test(name)).flatMap((name) => foreign[name] ?? []);
       const events = await eventCount(server, other);

@@ -26,7 +26,7 @@ const event = (action: string, { target }: Stage, payload = {}) => {
 
 testMutations({
   service: ServiceIdentityService,
-  silent: /^(Get|List|Verify|Authenticate)/,
+  silent: ["AuthenticateService"],
   plant,
   mutations: [
     row({

@@ -43,6 +43,10 @@ export const rpcs: readonly Rpc[] = services.flatMap(({ methods }) =>
   methods.filter(isOurs).map((method) => ({ name: method.name, method, rule: getOption(method, caller_rule).rule })),
 );
 
+/** Whether it changes nothing, by its name: AIP's verbs, ours, and the verifying of tokens. test/rpc/reads.test.ts holds them to it. */
+export const isRead = ({ name }: Pick<Rpc, "name">): boolean =>
+  /^(Get|List|BatchGet|Check|BatchCheck|Explain|Watch)|^Verify\w*Token$/.test(name);
+
 // A stream that says nothing for so long has begun: what refuses it comes sooner.
 const SILENCE_MS = 1_000;
 
