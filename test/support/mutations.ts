@@ -50,8 +50,10 @@ const OTHERS = ["throttles", "audit_pending", "audit_order", "audit_head", "deli
 const tableRow = z.object({ name: z.string() });
 const contentRow = z.object({ content: z.string() });
 
+type Rows = ReadonlySet<string>;
+
 /** Every row of every table, events too. */
-export const rowsOf = async (db: CommonQueryMethods): Promise<ReadonlySet<string>> => {
+export const rowsOf = async (db: CommonQueryMethods): Promise<Rows> => {
   const tables = await db.any(sql.type(tableRow)`
     SELECT t.tablename AS name FROM pg_tables t
     WHERE t.schemaname = 'public' AND t.tablename <> ALL(${sql.array(OTHERS, "text")})`);
@@ -82,8 +84,7 @@ const said = ({ action, entityKind, entityId, tenantId, actorServiceId, payload 
 const rootId = async ({ services }: TestService) =>
   (await services.getService({ selector: { case: "key", value: "root" } })).service?.serviceId;
 
-const expectNothingWithoutRecord = async ({ server }: Stage, call: () => Promise<unknown>) => {
-  const before = await rowsOf(server.pool);
+const expectNothingWithoutRecord = async ({ server }: Stage, before: Rows, call: () => Promise<unknown>) => {
   const answered = () => expect.fail("answered while no event can be written: does it call recordEvent with its tx?");
   await withoutRecord(server, () => expectRefusal(call().then(answered), "INTERNAL"));
   expect(await rowsOf(server.pool)).toEqual(before);
@@ -114,13 +115,6 @@ const expectRepeat = async <S extends Stage>(stage: S, made: unknown, mutation: 
   expect(repeated.map(({ action }) => action)).toEqual(repeats);
 };
 
-/** Puts there what a call must leave as it is, and answers with its rows. */
-const putBeside = async ({ server }: Stage, put: () => Promise<unknown>) => {
-  const before = await rowsOf(server.pool);
-  await put();
-  return [...(await rowsOf(server.pool))].filter((row) => !before.has(row));
-};
-
 export interface MutationTable<S extends Stage> {
   readonly service: DescService;
   /** The names of the RPCs that change something which no event tells of. */
@@ -146,15 +140,16 @@ export const testMutations = <S extends Stage>({ service, silent = [], mutations
       async (_name, mutation) => {
         const stage = await plant(transport);
         const made = await mutation.before?.(stage);
-        const others = await putBeside(stage, async () => {
-          // In its tenant and in another one.
-          for (const beside of [await plant(transport, stage), await plant(transport)]) await mutation.before?.(beside);
-        });
-        await expectNothingWithoutRecord(stage, () => mutation.call(stage, made));
+        const { pool } = stage.server;
+        const own = await rowsOf(pool);
+        // What the call must leave as it is, in its tenant and in another one.
+        for (const beside of [await plant(transport, stage), await plant(transport)]) await mutation.before?.(beside);
+        const all = await rowsOf(pool);
+        await expectNothingWithoutRecord(stage, all, () => mutation.call(stage, made));
         await expectEvents(stage, made, mutation);
         await expectRepeat(stage, made, mutation);
-        const after = await rowsOf(stage.server.pool);
-        expect(others.filter((row) => !after.has(row))).toEqual([]);
+        const after = await rowsOf(pool);
+        expect([...all.difference(own).difference(after)]).toEqual([]);
       },
     );
   });
