@@ -24,17 +24,22 @@ function unbounded(field: DescField): boolean {
   const { type } = rules;
   switch (field.fieldKind) {
     case "scalar":
-      return field.scalar === ScalarType.STRING && looseString(rules);
+      return isLoose(field.scalar, rules);
     case "enum":
       return type.case !== "enum" || !type.value.definedOnly;
     case "list":
       if (type.case !== "repeated" || type.value.maxItems === 0n) return true;
-      return field.scalar === ScalarType.STRING && looseString(type.value.items);
+      return isLoose(field.scalar, type.value.items);
     case "map":
       return type.case !== "map" || type.value.maxPairs === 0n;
     case "message":
       return false;
   }
+}
+
+function isLoose(scalar: ScalarType | undefined, rules: FieldRules | undefined): boolean {
+  if (scalar === undefined || scalar === ScalarType.BOOL) return false;
+  return scalar === ScalarType.STRING ? looseString(rules) : rules?.type.case === undefined;
 }
 
 /** It has no maximum length, or U+0000 may get through. */

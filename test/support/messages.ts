@@ -1,4 +1,12 @@
-import { type DescField, type DescMessage, type DescOneof, type Message, create, getOption } from "@bufbuild/protobuf";
+import {
+  type DescField,
+  type DescMessage,
+  type DescOneof,
+  type Message,
+  ScalarType,
+  create,
+  getOption,
+} from "@bufbuild/protobuf";
 import { FieldMaskSchema, TimestampSchema } from "@bufbuild/protobuf/wkt";
 import fc from "fast-check";
 import {
@@ -42,10 +50,15 @@ const validString = ({ wellKnown, pattern, minLen, maxLen }: StringRules): fc.Ar
   });
 };
 
-const validScalar = (rules: Rules): Values => {
+const noValues = (scalar: ScalarType | undefined): never => {
+  throw new Error(`no values are made for a ${scalar === undefined ? "list" : ScalarType[scalar]} with such rules`);
+};
+
+/** @param scalar undefined of what is none, such as an enum in a list. */
+const validScalar = (scalar: ScalarType | undefined, rules: Rules): Values => {
   if (rules.case === "string") return validString(rules.value);
   if (rules.case === "int32") return fc.integer({ min: 0, max: INT32_MAX });
-  return fc.boolean();
+  return scalar === ScalarType.BOOL ? fc.boolean() : noValues(scalar);
 };
 
 const validTime = ({ message }: DescField, rules: Rules): Values => {
@@ -74,7 +87,7 @@ const valid = (field: DescField, known: Known): Values => {
   if (values) return fc.constantFrom(...values);
   switch (field.fieldKind) {
     case "scalar":
-      return validScalar(rules);
+      return validScalar(field.scalar, rules);
     case "enum":
       return fc.constantFrom(...field.enum.values.map(({ number }) => number).filter((number) => number !== 0));
     case "list": {
@@ -82,7 +95,7 @@ const valid = (field: DescField, known: Known): Values => {
       const item =
         field.listKind === "message"
           ? validInit(field.message, known)
-          : validScalar(items?.type ?? { case: undefined });
+          : validScalar(field.scalar, items?.type ?? { case: undefined });
       return fc.uniqueArray(item, { minLength: Number(minItems), maxLength: 3 });
     }
     case "message":
@@ -148,10 +161,10 @@ const wildString = (known: Known): fc.Arbitrary<string> =>
     fc.jsonValue().map((value) => Buffer.from(JSON.stringify(value)).toString("base64url")),
   );
 
-const wildScalar = (rules: Rules, known: Known): Values => {
+const wildScalar = (scalar: ScalarType | undefined, rules: Rules, known: Known): Values => {
   if (rules.case === "string") return wildString(known);
   if (rules.case === "int32") return fc.oneof(fc.integer(), fc.constantFrom(-1, 0, 1_001, INT32_MAX, -INT32_MAX - 1));
-  return fc.boolean();
+  return scalar === ScalarType.BOOL ? fc.boolean() : noValues(scalar);
 };
 
 /** What the wire can carry, whatever the rules say. */
@@ -159,13 +172,14 @@ const wild = (field: DescField, known: Known): Values => {
   const rules = rulesOf(field);
   switch (field.fieldKind) {
     case "scalar":
-      return wildScalar(rules, known);
+      return wildScalar(field.scalar, rules, known);
     case "enum":
       return fc.integer();
     case "list":
       if (field.listKind === "message") return fc.array(wildInit(field.message, known), { maxLength: 5 });
       return fc.array(
         wildScalar(
+          field.scalar,
           rules.case === "repeated" ? (rules.value.items?.type ?? { case: undefined }) : { case: undefined },
           known,
         ),
