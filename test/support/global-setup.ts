@@ -1,4 +1,4 @@
-import { existsSync, statfsSync } from "node:fs";
+import { existsSync, readFileSync, statfsSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -47,8 +47,13 @@ const makeTemplates = async (postgresUrl: string): Promise<string> => {
   return secret;
 };
 
+const CURRENT = "migrations/current.sql";
+
 /** One PostgreSQL for the whole run, with migrated databases that tests copy. */
 export default async ({ provide }: TestProject) => {
+  // Tests would fail one by one, for want of what stands there.
+  if (readFileSync(CURRENT, "utf8").trim() !== "")
+    throw new Error(`${CURRENT} is not committed: npm run migrate:commit`);
   const dataDir = await mkdtemp(join(folderOfRun(), "auth-service-test-"));
   const postgres = await startEmbeddedPostgres({ dataDir, durable: false, removeAtEnd: true });
   try {
