@@ -153,6 +153,13 @@ describe.each(transports)("%s: services", (transport) => {
     const elsewhere = services.registerService({ key: uniqueKey(), label: "X", permissions: [], tenantId: there });
     await expectRefusal(elsewhere, "TENANT_MISMATCH");
     await expectRefusal(services.registerService({ key: uniqueKey(), label: "X", permissions: [] }), "TENANT_MISMATCH");
+    const own = await addService([], here);
+    for (const selector of [
+      { case: "serviceId", value: own.serviceId },
+      { case: "key", value: own.key },
+    ] as const) {
+      expect((await services.getService({ selector })).service?.serviceId).toBe(own.serviceId);
+    }
     const listed = await services.listServices({ tenantId: here });
     expect(listed.services.every(({ tenantId }) => tenantId === here)).toBe(true);
   });
