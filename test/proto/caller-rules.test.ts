@@ -1,5 +1,5 @@
-import { globSync, readFileSync } from "node:fs";
 import { expect, test } from "vitest";
+import { commentOf } from "../support/comments.ts";
 import { rpcs } from "../support/rpcs.ts";
 
 /** Those that a service can be given, apart from wildcards: a new one is a change of the contract. */
@@ -12,26 +12,17 @@ const PERMISSIONS = [
   ...["org.visibility.read", "org.visibility.write", "service.read", "service.verify", "service.write"],
 ];
 
-const protos = globSync("proto/{auth,org,service_identity}/v1/*.proto")
-  .map((file) => readFileSync(file, "utf8"))
-  .join("\n");
-
-/** The comment above an RPC, as one line. */
-const commentOf = (name: string) => {
-  const [, lines = ""] = new RegExp(`((?: *//.*\\n)+) *rpc ${name}\\(`).exec(protos) ?? [];
-  return lines.replaceAll(/\n? *\/\/ ?/g, " ");
-};
-
 test("no permission is asked for but those of the contract, and each of them by some RPC", () => {
   const asked = rpcs.flatMap(({ rule }) => (rule.case === "permission" ? [rule.value] : []));
   expect([...new Set(asked)].sort()).toEqual(PERMISSIONS);
 });
 
-test.each(rpcs)("$name's comment says who may call it", ({ name, rule }) => {
+test.each(rpcs)("$name's comment says who may call it", (rpc) => {
+  const { rule } = rpc;
   const said = {
     permission: `Permission: \`${String(rule.value)}\``,
     anonymous: "Anonymous.",
     authenticated: "Any caller",
   };
-  expect(commentOf(name)).toContain(said[rule.case ?? "anonymous"]);
+  expect(commentOf(rpc)).toContain(said[rule.case ?? "anonymous"]);
 });

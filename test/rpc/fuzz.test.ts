@@ -3,6 +3,7 @@ import { type Message, create, toBinary, toJson } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { sql } from "slonik";
 import { afterAll, describe, expect, test } from "vitest";
+import { saysReason } from "../support/comments.ts";
 import { type Known, sampleMessages, wildMessage } from "../support/messages.ts";
 import { oncePerFile } from "../support/per-file.ts";
 import { launchForStorm, plantShared } from "../support/planted.ts";
@@ -69,10 +70,12 @@ const world = oncePerFile(async (transport: TransportName) => {
   return { server: storm.server, known: await plantKnown(transport, storm) };
 });
 
-const expectAnswer = (answer: RawAnswer, decoded: boolean) => {
+const expectAnswer = (rpc: Rpc, answer: RawAnswer, decoded: boolean) => {
   // Thousands of answers: an assertion for each is slower than the call.
   if (!ANSWERS.has(answer.code)) expect.fail(`${answer.code} ${answer.text}`);
-  if (answer.code !== 0 && decoded && !errorInfoOf(answer)?.reason) expect.fail(`no reason: ${answer.text}`);
+  const reason = answer.code === 0 ? undefined : errorInfoOf(answer)?.reason;
+  if (answer.code !== 0 && decoded && !reason) expect.fail(`no reason: ${answer.text}`);
+  if (reason && !saysReason(rpc, reason)) expect.fail(`its comment does not name ${reason}`);
 };
 
 /** Bytes that no message of ours has, after those of a message: unknown fields, or nothing that can be decoded. */
@@ -91,7 +94,7 @@ const fuzz = async (
   const { server } = await world(transport);
   const caller = rawCallers[transport](server);
   const property = fc.asyncProperty(bodies, async (body) => {
-    expectAnswer(await caller.call(rpc.method, body, bearer(server.rootToken)), decoded);
+    expectAnswer(rpc, await caller.call(rpc.method, body, bearer(server.rootToken)), decoded);
   });
   try {
     await fc.assert(property, { seed, numRuns, endOnFailure: false, interruptAfterTimeLimit: 10_000 });

@@ -5,6 +5,7 @@ import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
 import { ErrorInfoSchema } from "../../src/gen/google/rpc/error_details_pb.ts";
+import { saysReason } from "../support/comments.ts";
 import { type Known, sampleMessages } from "../support/messages.ts";
 import { oncePerFile } from "../support/per-file.ts";
 import { fieldNames, givesContact, launchForStorm, plantFor, plantShared } from "../support/planted.ts";
@@ -63,7 +64,7 @@ const answerTo = async ({ send }: World, rpc: Rpc, request: Message): Promise<st
     return toJsonString(rpc.method.output, (await send(rpc, request)).message);
   } catch (error) {
     const [info] = error instanceof ConnectError ? error.findDetails(ErrorInfoSchema) : [];
-    if (!info || info.reason === "INTERNAL") throw error;
+    if (!info || !saysReason(rpc, info.reason)) throw error;
     return info.reason;
   }
 };
