@@ -92,7 +92,7 @@ test.each(["health-check", "token"])("%s says where it looked for a server that 
   const dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
   onTestFinished(() => rm(dataDir, { recursive: true }));
   await writeFile(join(dataDir, "root.secret"), "none");
-  const env = { PATH: process.env["PATH"], GRPC_PORT: String(NOBODY_LISTENS), DATA_DIR: dataDir };
+  const env = { ...CHILD_ENV, GRPC_PORT: String(NOBODY_LISTENS), DATA_DIR: dataDir };
   await expect(execute(process.execPath, [fileOf(command)], { env, cwd: dataDir })).rejects.toMatchObject({
     code: 1,
     stderr: `nobody listens at http://127.0.0.1:${NOBODY_LISTENS}: is the server running, with this configuration?\n`,

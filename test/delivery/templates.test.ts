@@ -6,6 +6,7 @@ import { expect, test } from "vitest";
 import { otpPurpose } from "../../src/auth/otp-codes.ts";
 import { ConfigError, parseConfig } from "../../src/config.ts";
 import { loadTemplates } from "../../src/delivery/templates.ts";
+import { CHILD_ENV } from "../support/child-env.ts";
 import { ARRIVAL, createQueue, temporaryFolder } from "../support/deliveries.ts";
 import { startMailServer } from "../support/mail-server.ts";
 
@@ -86,7 +87,11 @@ test("a start without its texts ends with 78", async () => {
   const { status, stderr } = spawnSync(process.execPath, [join(OWN, "../../main.ts")], {
     cwd: folder,
     encoding: "utf8",
-    env: { DATABASE_URL: "postgresql://nobody@127.0.0.1:1/none", MESSAGE_TEMPLATES_DIR: join(folder, "none") },
+    env: {
+      ...CHILD_ENV,
+      DATABASE_URL: "postgresql://nobody@127.0.0.1:1/none",
+      MESSAGE_TEMPLATES_DIR: join(folder, "none"),
+    },
   });
   expect(stderr).toContain("MESSAGE_TEMPLATES_DIR: en/login.subject.mustache cannot be read (ENOENT)");
   expect(status).toBe(78);

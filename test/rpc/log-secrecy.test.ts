@@ -10,6 +10,7 @@ import { afterAll, beforeAll, expect, inject, test, vi } from "vitest";
 import { z } from "zod";
 import { createLog } from "../../src/log.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
+import { CHILD_ENV } from "../support/child-env.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { startGoogleIssuer } from "../support/google-issuer.ts";
 import { type Known, sampleMessages, wildMessage } from "../support/messages.ts";
@@ -97,7 +98,7 @@ const drive = async (rpc: Rpc) => {
 /** The server as people run it, whose every line is read; slonik's own logger is asked to speak. */
 const startProcess = async (databaseUrl: string, more: Record<string, string>): Promise<[Child, number]> => {
   const env = {
-    PATH: process.env["PATH"],
+    ...CHILD_ENV,
     NODE_ENV: "production",
     JWT_KEYS_FILE: inject("jwtKeysFile"),
     DATABASE_URL: databaseUrl,

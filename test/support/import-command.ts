@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
+import { CHILD_ENV } from "./child-env.ts";
 import type { TestService } from "./service.ts";
 
 const COMMAND = fileURLToPath(new URL("../../src/commands/import.ts", import.meta.url));
@@ -16,7 +17,7 @@ export type Environment = Readonly<Record<string, string>>;
 export const startImport = (args: readonly string[], { grpcPort }: Pick<TestService, "grpcPort">, env: Environment) => {
   const child = spawn(process.execPath, [COMMAND, ...args], {
     cwd: "/",
-    env: { PATH: process.env["PATH"], GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), ...env },
+    env: { ...CHILD_ENV, GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), ...env },
   });
   onTestFinished(() => void child.kill("SIGKILL"));
   const out = { stdout: "", stderr: "" };
