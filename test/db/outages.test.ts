@@ -10,6 +10,7 @@ import { type EmbeddedPostgres, startEmbeddedPostgres } from "../../src/db/embed
 import { withPool } from "../support/admin.ts";
 import { type DatabaseProxy, poolStartups, startDatabaseProxy } from "../support/database-proxy.ts";
 import { lockWaiters } from "../support/lock-waiters.ts";
+import { metric } from "../support/metrics.ts";
 import { refused } from "../support/refusals.ts";
 import { serve } from "../support/serve.ts";
 import { type TestService, launchService } from "../support/service.ts";
@@ -62,10 +63,8 @@ const connections = () =>
 
 const call = (timeoutMs = DEADLINE_MS) => service.org.listTenants({}, { timeoutMs });
 
-const gateLoad = async () => {
-  const metrics = await (await fetch(`http://127.0.0.1:${service.httpPort}/metrics`)).text();
-  return [...metrics.matchAll(/^database_pool_(?:connections_in_use|waiting) (\d+)$/gm)].map(([, n]) => Number(n));
-};
+const gateLoad = () =>
+  Promise.all(["connections_in_use", "waiting"].map((part) => metric(service, `database_pool_${part}`)));
 
 const expectUnavailable = async (calls = 3 * POOL_MAX) => {
   const started = performance.now();

@@ -7,6 +7,7 @@ import { createLog } from "../../src/log.ts";
 import { Call } from "../../src/rpc/call.ts";
 import { refusal } from "../../src/rpc/refusal.ts";
 import { createStreams } from "../../src/rpc/streams.ts";
+import { metric } from "../support/metrics.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { type Clients, type TestService, type TransportName, launchService, transports } from "../support/service.ts";
 import { beginWatch } from "../support/watches.ts";
@@ -45,21 +46,10 @@ const plant = async (server: TestService) => {
 };
 
 /** Connections of the pool that are in use; the moment of another's use passes. */
-const inUse = async ({ httpPort }: TestService) => {
-  const text = await (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text();
-  return Number(/^database_pool_connections_in_use (\d+)$/m.exec(text)?.[1]);
-};
+const inUse = (server: TestService) => metric(server, "database_pool_connections_in_use");
 
-const counted = async ({ httpPort }: TestService, code: string) => {
-  const text = await (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text();
-  const labels = `grpc_type="server_stream",grpc_service="org.v1.OrgService",grpc_method="WatchAuditEvents",grpc_code="${code}"`;
-  return Number(
-    text
-      .split("\n")
-      .find((line) => line.startsWith(`grpc_server_handled_total{${labels}}`))
-      ?.split(" ")[1],
-  );
-};
+const CANCELED =
+  'grpc_server_handled_total{grpc_type="server_stream",grpc_service="org.v1.OrgService",grpc_method="WatchAuditEvents",grpc_code="Canceled"}';
 
 describe.each(transports)("%s", (transport) => {
   test("a watch outlives CALL_TIMEOUT, and ends when its caller cancels it, with one line and one count", async () => {
@@ -68,7 +58,7 @@ describe.each(transports)("%s", (transport) => {
     const requestId = randomUUID();
     const controller = new AbortController();
     const client = server.as(server.rootToken, { "x-request-id": requestId });
-    const before = (await counted(server, "Canceled")) || 0;
+    const before = (await metric(server, CANCELED)) ?? 0;
     let header: string | null = null;
     const { heard, ended } = await beginWatch(
       client,
@@ -87,7 +77,7 @@ describe.each(transports)("%s", (transport) => {
     controller.abort();
     expect((await refused(ended)).error.code).toBe(Code.Canceled);
     await expect.poll(() => logged(requestId)).toMatchObject([{ code: "Canceled", messages: 2, level: "info" }]);
-    expect(await counted(server, "Canceled")).toBe(before + 1);
+    expect(await metric(server, CANCELED)).toBe(before + 1);
     await expect.poll(() => inUse(server)).toBe(0);
   });
 
