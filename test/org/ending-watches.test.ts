@@ -1,38 +1,35 @@
 import { randomBytes, randomUUID } from "node:crypto";
 import { Code } from "@connectrpc/connect";
-import { pino } from "pino";
 import { sql } from "slonik";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { createLog } from "../../src/log.ts";
 import { Call } from "../../src/rpc/call.ts";
 import { refusal } from "../../src/rpc/refusal.ts";
 import { createStreams } from "../../src/rpc/streams.ts";
+import { loggedLines } from "../support/logged-lines.ts";
 import { metric } from "../support/metrics.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
-import { type Clients, type TestService, type TransportName, launchService, transports } from "../support/service.ts";
+import {
+  type Clients,
+  type TestService,
+  type TransportName,
+  clientsOf,
+  launchService,
+  speaking,
+  transports,
+} from "../support/service.ts";
 import { beginWatch } from "../support/watches.ts";
 
-interface Line {
-  readonly request_id?: string;
-  readonly code?: string;
-  readonly messages?: number;
-  readonly level?: string;
-}
-const lines: Line[] = [];
-const log = pino(
-  { level: "info", formatters: { level: (level) => ({ level }) } },
-  { write: (line) => void lines.push(JSON.parse(line) as Line) },
-);
-const logged = (requestId: string) => lines.filter(({ request_id: id }) => id === requestId);
+const { log, of: logged } = loggedLines();
 
-const services = new Map<TransportName, TestService>();
+let launched: TestService;
 
 beforeAll(async () => {
-  for (const transport of transports) {
-    services.set(transport, await launchService(transport, { log, env: { CALL_TIMEOUT: "1500ms" } }));
-  }
+  launched = await launchService("grpc", { log, env: { CALL_TIMEOUT: "1500ms" } });
 });
-afterAll(() => Promise.all([...services.values()].map((service) => service.stop())));
+afterAll(() => launched.stop());
+
+const speakingOver = (transport: TransportName) => speaking(clientsOf(transport, launched), launched);
 
 const change = ({ org }: Pick<Clients, "org">, tenantId: string) =>
   org.updateTenant({ tenantId, label: randomUUID(), updateMask: { paths: ["label"] } });
@@ -53,7 +50,7 @@ const CANCELED =
 
 describe.each(transports)("%s", (transport) => {
   test("a watch outlives CALL_TIMEOUT, and ends when its caller cancels it, with one line and one count", async () => {
-    const server = services.get(transport)!;
+    const server = speakingOver(transport);
     const { tenantId, first } = await plant(server);
     const requestId = randomUUID();
     const controller = new AbortController();
@@ -82,7 +79,7 @@ describe.each(transports)("%s", (transport) => {
   });
 
   test("a watch ends at its caller's deadline", async () => {
-    const server = services.get(transport)!;
+    const server = speakingOver(transport);
     const { tenantId, first } = await plant(server);
     const requestId = randomUUID();
     const client = server.as(server.rootToken, { "x-request-id": requestId });
@@ -92,7 +89,7 @@ describe.each(transports)("%s", (transport) => {
   });
 
   test("a watch ends within 2 s of what would not let it begin", async () => {
-    const server = services.get(transport)!;
+    const server = speakingOver(transport);
     const ends = [
       [
         "CALLER_TOKEN_INVALID",
@@ -124,7 +121,7 @@ describe.each(transports)("%s", (transport) => {
   });
 
   test("what another replica revokes ends a watch here too", async () => {
-    const server = services.get(transport)!;
+    const server = speakingOver(transport);
     const other = await launchService(transport, { databaseUrl: server.databaseUrl });
     const { tenantId, first } = await plant(server);
     const own = await server.addService(["org.audit.read"], tenantId);
@@ -152,7 +149,7 @@ describe.each(transports)("%s", (transport) => {
   });
 
   test("a watcher that reads nothing makes the server fetch nothing for it, and holds nobody up", async () => {
-    const server = services.get(transport)!;
+    const server = speakingOver(transport);
     const { tenantId, first } = await plant(server);
     // 16 MB that compression does not make less, of which connections hold a few.
     const count = 1_000;

@@ -7,6 +7,7 @@ interface Line {
   readonly reason?: string;
   readonly readiness?: string;
   readonly ms?: number;
+  readonly messages?: number;
   readonly pending_migrations?: readonly string[];
 }
 
