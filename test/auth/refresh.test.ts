@@ -4,6 +4,7 @@ import { z } from "zod";
 import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, launchService, startService, transports } from "../support/service.ts";
 import { type SignedIn, signInBy } from "../support/sign-in.ts";
+import { actionsOf } from "../support/users.ts";
 
 const sessionRow = z.object({
   generation: z.number(),
@@ -34,11 +35,6 @@ const age = (service: TestService, sessionId: string, interval: string) =>
     sql.fragment`created_utc = created_utc - ${interval}::interval, expiry_utc = expiry_utc - ${interval}::interval,
       hard_expiry_utc = hard_expiry_utc - ${interval}::interval, refreshed_utc = refreshed_utc - ${interval}::interval`,
   );
-
-const actionsOf = async ({ org }: TestService, entityId: string) => {
-  const { events } = await org.listAuditEvents({ entityId });
-  return events.map(({ action }) => action);
-};
 
 const refreshed = async ({ auth }: Pick<TestService, "auth">, refreshToken: string) => {
   const { tokens } = await auth.refreshSession({ refreshToken });

@@ -3,6 +3,7 @@ import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { heldUp } from "../support/held-up.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
+import { plantRoles } from "../support/roles.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
 import { plantUser } from "../support/sign-in.ts";
 import { addChain, addNode, eventsOf, pathDifferences } from "../support/trees.ts";
@@ -11,13 +12,6 @@ const place = { nodeType: "place", label: "Place" };
 
 const actionsOf = async (server: TestService, nodeId: string) =>
   (await eventsOf(server, nodeId)).map(({ action_key }) => action_key);
-
-const plantRole = async ({ pool }: TestService, tenantId: string) => {
-  const roleId = randomUUID();
-  await pool.query(sql.unsafe`
-    INSERT INTO roles (role_id, tenant_id, role_label) VALUES (${roleId}::uuid, ${tenantId}::uuid, ${roleId})`);
-  return roleId;
-};
 
 describe.each(transports)("%s", (transport) => {
   test("a created node is active, knows its parent and depth, and is found as it was answered", async () => {
@@ -203,7 +197,8 @@ describe.each(transports)("%s", (transport) => {
   test("a node that an assignment, a grant or an invitation ever named is kept", async () => {
     const server = await startService(transport);
     const tenantId = await server.addTenant();
-    const [userId, roleId] = [await plantUser(server, tenantId), await plantRole(server, tenantId)];
+    const userId = await plantUser(server, tenantId);
+    const [roleId = ""] = await plantRoles(server, tenantId, 1);
     const [assigned, granted, invited] = await addChain(server, tenantId, 1).then(async ([root = ""]) =>
       Promise.all([1, 2, 3].map(async () => (await addNode(server, tenantId, root)).nodeId)),
     );

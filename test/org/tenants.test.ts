@@ -4,13 +4,8 @@ import { describe, expect, test } from "vitest";
 import { TenantState } from "../../src/gen/org/v1/org_pb.ts";
 import { makeCredential } from "../../src/service-identity/credentials.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
-import { type TestService, startService, transports } from "../support/service.ts";
-
-/** The actions of the events about a tenant, newest first. */
-const actionsOf = async ({ org }: TestService, tenantId: string) => {
-  const { events } = await org.listAuditEvents({ entityId: tenantId });
-  return events.map(({ action }) => action);
-};
+import { startService, transports } from "../support/service.ts";
+import { actionsOf } from "../support/users.ts";
 
 const labels = (...paths: string[]) => ({ updateMask: { paths } });
 
