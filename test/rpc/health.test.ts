@@ -18,6 +18,7 @@ import { type DatabaseProxy, poolStartups, startDatabaseProxy } from "../support
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { healthClient, probe, watchHealth } from "../support/health-client.ts";
 import { loggedLines } from "../support/logged-lines.ts";
+import { metric } from "../support/metrics.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { serve } from "../support/serve.ts";
 
@@ -28,11 +29,6 @@ const FALL_MS = 4_000;
 const RISE_MS = 2_000;
 
 const healthz = async ({ httpPort }: RunningServer) => (await fetch(`http://127.0.0.1:${httpPort}/healthz`)).status;
-
-const healthMetric = async ({ httpPort }: RunningServer) => {
-  const text = await (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text();
-  return /^database_healthy (\d)$/m.exec(text)?.[1];
-};
 
 const statuses = async ({ grpcPort }: RunningServer) =>
   new Set(await Promise.all(FOLLOWING.map((name) => probe(grpcPort, name))));
@@ -105,11 +101,11 @@ test("/healthz is 200 exactly while readiness is SERVING", async () => {
   await proxy.refuse();
   await expect.poll(() => heard.at(-1), { timeout: FALL_MS, interval: 5 }).toBe("NOT_SERVING");
   expect(await healthz(server)).toBe(503);
-  expect(await healthMetric(server)).toBe("0");
+  expect(await metric(server, "database_healthy")).toBe(0);
   await proxy.pass();
   await expect.poll(() => heard.at(-1), { timeout: RISE_MS, interval: 5 }).toBe("SERVING");
   expect(await healthz(server)).toBe(200);
-  expect(await healthMetric(server)).toBe("1");
+  expect(await metric(server, "database_healthy")).toBe(1);
 });
 
 test("a server that starts while its database is away is alive, and not serving under any other name", async () => {
@@ -158,12 +154,12 @@ test("pending migrations are not ready and refuse calls, until they are applied"
     expect(await statuses(unmigrated)).toEqual(new Set(["NOT_SERVING"]));
     expect(await probe(unmigrated.grpcPort, "liveness")).toBe("SERVING");
     expect(await healthz(unmigrated)).toBe(503);
-    expect(await healthMetric(unmigrated)).toBe("0");
+    expect(await metric(unmigrated, "database_healthy")).toBe(0);
     await expectRefusal(signIn(), "DATABASE_UNAVAILABLE");
     await migrate(empty.url);
     await expect.poll(() => unmigrated.readiness(), { timeout: RISE_MS }).toBe("ready");
     expect(await statuses(unmigrated)).toEqual(new Set(["SERVING"]));
-    expect(await healthMetric(unmigrated)).toBe("1");
+    expect(await metric(unmigrated, "database_healthy")).toBe(1);
     await expectRefusal(signIn(), "SERVICE_CREDENTIALS_INVALID");
   } finally {
     await unmigrated.stop();
