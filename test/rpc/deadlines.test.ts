@@ -5,9 +5,8 @@ import { createConnectTransport, createGrpcTransport, createGrpcWebTransport } f
 import { Client, Metadata, type ServiceError, credentials, status } from "@grpc/grpc-js";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
-import { z } from "zod";
 import { GetTenantRequestSchema, OrgService } from "../../src/gen/org/v1/org_pb.ts";
-import { openPool } from "../support/admin.ts";
+import { holdLock } from "../support/held-up.ts";
 import { loggedLines } from "../support/logged-lines.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
 import { type TestService, type TransportName, launchService, transports } from "../support/service.ts";
@@ -25,30 +24,9 @@ beforeAll(async () => {
 });
 afterAll(() => Promise.all([...services.values()].map((each) => each.stop())));
 
-/** Locks a tenant until the function that comes back is called; waits until somebody waits for it. */
-const lockTenant = async ({ databaseUrl, pool }: TestService, tenantId: string) => {
-  const locker = await openPool(databaseUrl, 1);
-  const [locked, released] = [Promise.withResolvers<undefined>(), Promise.withResolvers<undefined>()];
-  const transaction = locker.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SELECT 1 FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid FOR NO KEY UPDATE`);
-    locked.resolve(undefined);
-    await released.promise;
-  });
-  await locked.promise;
-  const release = async () => {
-    released.resolve(undefined);
-    await transaction;
-    await locker.end();
-  };
-  onTestFinished(release);
-  const waiters = () =>
-    pool.oneFirst(sql.type(z.object({ count: z.bigint() }))`
-      SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-  return {
-    waiters,
-    release,
-  };
-};
+/** Locks a tenant, so that a call which writes it is held. */
+const lockTenant = ({ databaseUrl }: TestService, tenantId: string) =>
+  holdLock(databaseUrl, sql.unsafe`SELECT 1 FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid FOR NO KEY UPDATE`);
 
 test.each(transports)(
   "%s: a call that is cancelled while it waits for a lock ends, is logged, and writes nothing",
@@ -65,7 +43,7 @@ test.each(transports)(
         { signal: controller.signal, timeoutMs: 20_000 },
       ),
     );
-    await expect.poll(lock.waiters).toBe(1n);
+    await expect.poll(lock.waiters).toBe(1);
     controller.abort();
     expect((await call).error.code).toBe(Code.Canceled);
     // The lock is still held: the wait of the handler ended, not the statement's.
@@ -99,7 +77,7 @@ test.each(transports)("%s: without a deadline of the caller CALL_TIMEOUT ends th
     expect(ms).toBeLessThan(2_500);
   }
   // SET LOCAL has cut the statement off: it does not wait for the lock any more.
-  await expect.poll(lock.waiters, { timeout: 2_000 }).toBe(0n);
+  await expect.poll(lock.waiters, { timeout: 2_000 }).toBe(0);
   await lock.release();
 });
 

@@ -8,13 +8,12 @@ import { createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
-import { z } from "zod";
 import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
-import { openPool } from "../support/admin.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
 import { probe, watchHealth } from "../support/health-client.ts";
+import { holdLock } from "../support/held-up.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { serveTls } from "../support/serve-tls.ts";
 import { makeRoot } from "../support/root.ts";
@@ -30,28 +29,7 @@ beforeAll(async () => {
 afterAll(() => database.drop());
 
 /** Locks all tenants, so that a call which writes one is held. */
-const lockTenants = async () => {
-  const pool = await openPool(database.url, 2);
-  const [locked, released] = [Promise.withResolvers<undefined>(), Promise.withResolvers<undefined>()];
-  const transaction = pool.transaction(async (tx) => {
-    await tx.query(sql.unsafe`LOCK TABLE tenants IN SHARE MODE`);
-    locked.resolve(undefined);
-    await released.promise;
-  });
-  await locked.promise;
-  const release = async () => {
-    released.resolve(undefined);
-    await transaction;
-  };
-  onTestFinished(async () => {
-    await release();
-    await pool.end();
-  });
-  const waiters = () =>
-    pool.oneFirst(sql.type(z.object({ count: z.bigint() }))`
-      SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`);
-  return { release, waiters };
-};
+const lockTenants = () => holdLock(database.url, sql.unsafe`LOCK TABLE tenants IN SHARE MODE`);
 
 /** Calls without a pause until told to stop, and says of each when it began and how it ended. */
 const callOn = (call: () => Promise<unknown>) => {
@@ -142,7 +120,7 @@ test("calls that are under way end as they would have, on either port, however l
     grpc.createTenant({ label: "gRPC" }, { headers }),
     connect.createTenant({ label: "HTTP" }, { headers }),
   ];
-  await expect.poll(lock.waiters).toBe(2n);
+  await expect.poll(lock.waiters).toBe(2);
   const signalled = performance.now();
   server.process.kill("SIGTERM");
   await expect
@@ -167,7 +145,7 @@ test.each([
   const { grpc, headers } = await clientsOf(server, secret);
   const lock = await lockTenants();
   const held = grpc.createTenant({ label: "held" }, { headers }).catch(() => "cut off");
-  await expect.poll(lock.waiters).toBe(1n);
+  await expect.poll(lock.waiters).toBe(1);
   const first = performance.now();
   const again = setInterval(() => server.process.kill(signal), 50);
   onTestFinished(() => clearInterval(again));
@@ -189,7 +167,7 @@ test("what hangs on either port is cut off after SHUTDOWN_GRACE, and told so", a
   // Several on a connection: what grpc-js itself would do with the last one is the connection's end to its caller.
   const calls = [grpc, connect, grpc, connect].map((org) => org.createTenant({ label: "hung" }, { headers }));
   const told = Promise.all(calls.map((call) => expectRefusal(call, "SHUTTING_DOWN")));
-  await expect.poll(lock.waiters).toBe(4n);
+  await expect.poll(lock.waiters).toBe(4);
   const started = performance.now();
   server.process.kill("SIGTERM");
   expect(await server.exit).toBe(0);

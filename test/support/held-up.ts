@@ -1,5 +1,7 @@
 import type { DatabaseTransactionConnection, QuerySqlToken } from "slonik";
-import { untilSomebodyWaits } from "./lock-waiters.ts";
+import { onTestFinished } from "vitest";
+import { openPool } from "./admin.ts";
+import { lockWaiters, untilSomebodyWaits } from "./lock-waiters.ts";
 import type { TestService } from "./service.ts";
 
 /** Locks rows, or writes them, makes a call that must wait for that, may do something meanwhile, and lets it go on. */
@@ -31,3 +33,26 @@ export const despite = <T>(
     await tx.query(lock);
     return call();
   });
+
+/** Locks rows by a connection of its own, until they are released or the test has finished. */
+export const holdLock = async (databaseUrl: string, lock: QuerySqlToken) => {
+  const pool = await openPool(databaseUrl, 1);
+  const [locked, released] = [
+    Promise.withResolvers<DatabaseTransactionConnection>(),
+    Promise.withResolvers<undefined>(),
+  ];
+  const transaction = pool.transaction(async (tx) => {
+    await tx.query(lock);
+    locked.resolve(tx);
+    await released.promise;
+  });
+  const tx = await locked.promise;
+  const release = async () => {
+    released.resolve(undefined);
+    await transaction;
+    await pool.end();
+  };
+  onTestFinished(release);
+  /** How many connections wait, while it is held. */
+  return { release, waiters: () => lockWaiters(tx) };
+};
