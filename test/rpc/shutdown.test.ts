@@ -7,29 +7,34 @@ import { status } from "@grpc/grpc-js";
 import { createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import { sql } from "slonik";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, expect, inject, onTestFinished, test } from "vitest";
 import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
 import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
-import { type TestDatabase, createDatabase } from "../support/database.ts";
+import { type TestDatabase, createRootedDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
 import { probe, watchHealth } from "../support/health-client.ts";
 import { holdLock } from "../support/held-up.ts";
+import { freshToken } from "../support/raw-grpc.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { serveTls } from "../support/serve-tls.ts";
-import { makeRoot } from "../support/root.ts";
-import { clientsOf, startProcess } from "../support/server-process.ts";
+import { type ServerProcess, startProcess } from "../support/server-process.ts";
+import { clientsOf } from "../support/service.ts";
 
 let database: TestDatabase;
-let secret: string;
 
 beforeAll(async () => {
-  database = await createDatabase();
-  secret = (await makeRoot(database.url)) ?? "";
+  database = await createRootedDatabase();
 });
 afterAll(() => database.drop());
 
 /** Locks all tenants, so that a call which writes one is held. */
 const lockTenants = () => holdLock(database.url, sql.unsafe`LOCK TABLE tenants IN SHARE MODE`);
+
+/** Clients of both ports, signed in as root. */
+const signIn = async (server: ServerProcess) => {
+  const headers = { authorization: await freshToken(server) };
+  return { headers, grpc: clientsOf("grpc", server)(headers).org, connect: clientsOf("connect", server)(headers).org };
+};
 
 /** Calls without a pause until told to stop, and says of each when it began and how it ended. */
 const callOn = (call: () => Promise<unknown>) => {
@@ -79,10 +84,10 @@ const idleConnections = async (grpcPort: number, httpPort: number) => {
 test("a signal turns pollers away, answers all that began, and ends with 0", async () => {
   const delayMs = 1_000;
   const server = await startProcess(database.url, { SHUTDOWN_DELAY: `${delayMs}ms` });
-  const { grpc, connect, headers } = await clientsOf(server, secret);
+  const { grpc, connect } = await signIn(server);
   await idleConnections(server.grpcPort, server.httpPort);
   const watch = watchHealth(server.grpcPort, "readiness");
-  const streams = [callOn(() => grpc.listTenants({}, { headers })), callOn(() => connect.listTenants({}, { headers }))];
+  const streams = [callOn(() => grpc.listTenants({})), callOn(() => connect.listTenants({}))];
   for (const { calls } of streams) await expect.poll(() => calls.length).toBeGreaterThan(10);
 
   const signalled = performance.now();
@@ -114,12 +119,9 @@ const UNREAD_MS = 3_000;
 
 test("calls that are under way end as they would have, on either port, however long that takes", async () => {
   const server = await startProcess(database.url, { SHUTDOWN_DELAY: "0ms", DATABASE_STATEMENT_TIMEOUT: "20s" });
-  const { grpc, connect, headers } = await clientsOf(server, secret);
+  const { grpc, connect } = await signIn(server);
   const lock = await lockTenants();
-  const held = [
-    grpc.createTenant({ label: "gRPC" }, { headers }),
-    connect.createTenant({ label: "HTTP" }, { headers }),
-  ];
+  const held = [grpc.createTenant({ label: "gRPC" }), connect.createTenant({ label: "HTTP" })];
   await expect.poll(lock.waiters).toBe(2);
   const signalled = performance.now();
   server.process.kill("SIGTERM");
@@ -142,9 +144,9 @@ test.each([
   ["SIGINT", 130],
 ] as const)("a second %s ends at once with %i", async (signal, code) => {
   const server = await startProcess(database.url, { SHUTDOWN_DELAY: "0ms", DATABASE_STATEMENT_TIMEOUT: "20s" });
-  const { grpc, headers } = await clientsOf(server, secret);
+  const { grpc } = await signIn(server);
   const lock = await lockTenants();
-  const held = grpc.createTenant({ label: "held" }, { headers }).catch(() => "cut off");
+  const held = grpc.createTenant({ label: "held" }).catch(() => "cut off");
   await expect.poll(lock.waiters).toBe(1);
   const first = performance.now();
   const again = setInterval(() => server.process.kill(signal), 50);
@@ -162,10 +164,10 @@ test("what hangs on either port is cut off after SHUTDOWN_GRACE, and told so", a
     SHUTDOWN_GRACE: "500ms",
     DATABASE_STATEMENT_TIMEOUT: "20s",
   });
-  const { grpc, connect, headers } = await clientsOf(server, secret);
+  const { grpc, connect } = await signIn(server);
   const lock = await lockTenants();
   // Several on a connection: what grpc-js itself would do with the last one is the connection's end to its caller.
-  const calls = [grpc, connect, grpc, connect].map((org) => org.createTenant({ label: "hung" }, { headers }));
+  const calls = [grpc, connect, grpc, connect].map((org) => org.createTenant({ label: "hung" }));
   const told = Promise.all(calls.map((call) => expectRefusal(call, "SHUTTING_DOWN")));
   await expect.poll(lock.waiters).toBe(4);
   const started = performance.now();
@@ -193,12 +195,12 @@ const watchUnread = (
 
 test("a watcher that reads nothing does not keep the process for the whole SHUTDOWN_GRACE", async () => {
   const server = await startProcess(database.url, { SHUTDOWN_DELAY: "0ms", SHUTDOWN_GRACE: "10m" });
-  const { grpc, headers } = await clientsOf(server, secret);
+  const { grpc, headers } = await signIn(server);
   const type = { "content-type": "application/grpc", te: "trailers" };
   await watchUnread(`http://127.0.0.1:${server.grpcPort}`, { ...type, ...headers }, "");
-  const other = grpc.watchAuditEvents({}, { headers })[Symbol.asyncIterator]();
+  const other = grpc.watchAuditEvents({})[Symbol.asyncIterator]();
   const heard = other.next();
-  await grpc.createTenant({ label: "heard of" }, { headers });
+  await grpc.createTenant({ label: "heard of" });
   expect((await heard).done).toBe(false);
   server.process.kill("SIGTERM");
   await other.next().catch(() => undefined);
@@ -231,8 +233,8 @@ test("over HTTP/2, a watcher that reads nothing does not keep it for the whole S
   const baseUrl = `https://localhost:${server.httpPort}`;
   const transport = createConnectTransport({ baseUrl, httpVersion: "2", nodeOptions: { ca } });
   const [services, org] = [createClient(ServiceIdentityService, transport), createClient(OrgService, transport)];
-  const { serviceToken } = await services.authenticateService({ key: "root", secret });
-  const headers = { authorization: `Bearer ${serviceToken}` };
+  const signIn = { key: "root", secret: inject("rootSecret") };
+  const headers = { authorization: `Bearer ${(await services.authenticateService(signIn)).serviceToken}` };
   const type = { "content-type": "application/connect+json" };
   const begun = watchUnread(baseUrl, { ...type, ...headers }, "{}", { ca });
   const { tenant } = await org.createTenant({ label: "watched" }, { headers });

@@ -30,7 +30,7 @@ export const serveRaw = async (env: Readonly<Record<string, string>>) => {
 };
 
 /** A token of root that no server remembers, as a header has it. */
-export const freshToken = async (server: RunningServer): Promise<string> => {
+export const freshToken = async (server: Pick<RunningServer, "grpcPort" | "httpPort">): Promise<string> => {
   const { services } = clientsOf("grpc", server)({});
   const credentials = { key: "root", secret: inject("rootSecret") };
   const { serviceToken } = await services.authenticateService(credentials, { timeoutMs: FIRST_CALL_MS });

@@ -1,10 +1,6 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { createClient } from "@connectrpc/connect";
-import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { inject, onTestFinished } from "vitest";
-import { OrgService } from "../../src/gen/org/v1/org_pb.ts";
-import { ServiceIdentityService } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import { CHILD_ENV } from "./child-env.ts";
 import { freePort } from "./ports.ts";
 import { SECRET_PEPPERS } from "./root.ts";
@@ -60,16 +56,4 @@ export const startProcess = async (databaseUrl: string, env: Environment): Promi
   });
   void exit.then((code) => serving.reject(new Error(`the server ended with ${code}: ${said()}`)));
   return { ...launched, grpcPort: await serving.promise };
-};
-
-/** Clients of both ports, signed in as root. */
-export const clientsOf = async ({ grpcPort, httpPort }: ServerProcess, secret: string) => {
-  const grpc = createGrpcTransport({ baseUrl: `http://127.0.0.1:${grpcPort}` });
-  const { serviceToken } = await createClient(ServiceIdentityService, grpc).authenticateService({
-    key: "root",
-    secret,
-  });
-  const headers = { authorization: `Bearer ${serviceToken}` };
-  const connect = createConnectTransport({ baseUrl: `http://127.0.0.1:${httpPort}`, httpVersion: "1.1" });
-  return { headers, grpc: createClient(OrgService, grpc), connect: createClient(OrgService, connect) };
 };
