@@ -128,14 +128,11 @@ const stripped = async (server: TestService) => {
   return token;
 };
 
-const world = oncePerFile(async (transport: TransportName) => {
+/** Whose tokens are sent. Both transports lead to one server: each is made once for both. */
+const callersOf = oncePerFile(async (transport: TransportName) => {
   const server = await startService(transport);
-  const { known } = await plantTenant(server, []);
   const every = await server.addService(["*"]);
   return {
-    server,
-    send: sender(transport, server),
-    known,
     /** The token of one service for each set of permissions. */
     tokenOf: onceForEach(async (permissions) => (await server.addService(permissions)).token),
     /** Tokens of a service that may do all, each with no more permissions than these. */
@@ -145,6 +142,15 @@ const world = oncePerFile(async (transport: TransportName) => {
     }),
     stripped: await stripped(server),
     callers: await wrongCallers(server),
+  };
+});
+
+const world = oncePerFile(async (transport: TransportName) => {
+  const server = await startService(transport);
+  return {
+    send: sender(transport, server),
+    known: (await plantTenant(server, [])).known,
+    ...(await callersOf("grpc")),
     ...(await plantSuspended(server)),
   };
 });
