@@ -5,7 +5,8 @@ import { crc32 } from "node:zlib";
 import { raceFor, startBoth } from "../support/both-transports.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { bearer } from "../support/rpcs.ts";
-import { type SignedInService, type TestService, startService, transports, uniqueKey } from "../support/service.ts";
+import { type SignedInService, startService, transports, uniqueKey } from "../support/service.ts";
+import { actionsOf } from "../support/users.ts";
 
 /** Another random part under a right checksum: only the comparison with the stored hash can refuse it. */
 const forged = (credential: string): string => {
@@ -19,9 +20,6 @@ const unknownId = (credential: string): string => {
   const body = `${kind}_${crypto.randomUUID()}_${random}`;
   return `${body}_${crc32(body).toString(16).padStart(8, "0")}`;
 };
-
-const actionsOf = async ({ org }: TestService, entityId: string) =>
-  (await org.listAuditEvents({ entityId })).events.map(({ action }) => action).reverse();
 
 describe.each(transports)("%s: secrets and tokens", (transport) => {
   test("every wrong key or secret gets the one answer", async () => {
@@ -165,9 +163,9 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
       (await expectRefusal(services.rotateServiceSecret({ serviceId, overlap: week }), "INVALID_REQUEST")).fields,
     ).toEqual(["overlap"]);
     expect(await actionsOf(service, serviceId)).toEqual([
+      "service.secret.rotate",
+      "service.secret.rotate",
       "service.register",
-      "service.secret.rotate",
-      "service.secret.rotate",
     ]);
   });
 
@@ -213,9 +211,9 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
     const other = services.revokeServiceSecret({ serviceId, secretId: foreign.secretId });
     await expectRefusal(other, "SERVICE_SECRET_NOT_FOUND");
     expect(await actionsOf(service, serviceId)).toEqual([
-      "service.register",
-      "service.secret.create",
       "service.secret.revoke",
+      "service.secret.create",
+      "service.register",
     ]);
   });
 
