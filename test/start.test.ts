@@ -1,18 +1,11 @@
-import { execFile } from "node:child_process";
 import { mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
-import { CHILD_ENV } from "./support/child-env.ts";
 import { NOBODY_LISTENS, freePort, isOpen, takenPort } from "./support/ports.ts";
+import { runCommand } from "./support/run-command.ts";
 import { type ServerProcess, startProcess } from "./support/server-process.ts";
 import { clientsOf, launchService } from "./support/service.ts";
-
-const execute = promisify(execFile);
-
-const fileOf = (command: string) => fileURLToPath(new URL(`../src/commands/${command}.ts`, import.meta.url));
 
 const NOTHING = { DATABASE_URL: "", SECRET_PEPPERS: "", JWT_KEYS_FILE: "", NODE_ENV: "development" };
 
@@ -40,8 +33,10 @@ const end = ({ process: server, exit }: ServerProcess) => {
 
 /** What the command of this name prints, beside a server. */
 const printed = async (command: string, { grpcPort }: ServerProcess): Promise<string> => {
-  const env = { ...CHILD_ENV, GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), DATA_DIR: dataDir };
-  return (await execute(process.execPath, [fileOf(command)], { env, cwd: dataDir })).stdout;
+  const env = { GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), DATA_DIR: dataDir };
+  const { code, stdout, stderr } = await runCommand(command, [], env);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+  return stdout;
 };
 
 const rootsOf = async (server: ServerProcess, token: string) => {
@@ -92,9 +87,9 @@ test.each(["health-check", "token"])("%s says where it looked for a server that 
   const dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
   onTestFinished(() => rm(dataDir, { recursive: true }));
   await writeFile(join(dataDir, "root.secret"), "none");
-  const env = { ...CHILD_ENV, GRPC_PORT: String(NOBODY_LISTENS), DATA_DIR: dataDir };
-  await expect(execute(process.execPath, [fileOf(command)], { env, cwd: dataDir })).rejects.toMatchObject({
+  expect(await runCommand(command, [], { GRPC_PORT: String(NOBODY_LISTENS), DATA_DIR: dataDir })).toEqual({
     code: 1,
+    stdout: "",
     stderr: `nobody listens at http://127.0.0.1:${NOBODY_LISTENS}: is the server running, with this configuration?\n`,
   });
 });

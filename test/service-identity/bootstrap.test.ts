@@ -1,17 +1,13 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { text } from "node:stream/consumers";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
+import { runCommand } from "../support/run-command.ts";
 import { type TestService, launchService } from "../support/service.ts";
 import { SECRET_PEPPERS } from "../support/root.ts";
-
-const COMMAND = new URL("../../src/commands/bootstrap.ts", import.meta.url).pathname;
 
 let database: Awaited<ReturnType<typeof createDatabase>>;
 let service: TestService | undefined;
@@ -24,21 +20,10 @@ afterAll(async () => {
   await database.drop();
 });
 
-const bootstrapIn = async (env: NodeJS.ProcessEnv, ...args: readonly string[]) => {
-  const child = spawn(process.execPath, [COMMAND, ...args], {
-    env: { ...process.env, ...env },
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  const exited = once(child, "exit");
-  const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)]);
-  const [code] = (await exited) as [number];
-  return { code, stdout, stderr };
-};
-
 const PRODUCTION = { NODE_ENV: "production", SECRET_PEPPERS, JWT_KEYS_FILE: "not-read-by-commands.json" };
 
 const bootstrapOn = (databaseUrl: string, ...args: readonly string[]) =>
-  bootstrapIn({ ...PRODUCTION, DATABASE_URL: databaseUrl }, ...args);
+  runCommand("bootstrap", args, { ...PRODUCTION, DATABASE_URL: databaseUrl });
 const bootstrap = (...args: readonly string[]) => bootstrapOn(database.url, ...args);
 
 test("on a database that is not migrated it says what to do", async () => {
@@ -64,7 +49,8 @@ test("a pepper that it makes is told, for only a server with the same accepts th
   const fresh = await createDatabase();
   const folder = await mkdtemp(join(tmpdir(), "auth-service-bootstrap-"));
   onTestFinished(() => Promise.all([fresh.drop(), rm(folder, { recursive: true })]).then(() => undefined));
-  const { stdout, stderr } = await bootstrapIn({ NODE_ENV: "development", DATABASE_URL: fresh.url, DATA_DIR: folder });
+  const env = { NODE_ENV: "development", DATABASE_URL: fresh.url, DATA_DIR: folder };
+  const { stdout, stderr } = await runCommand("bootstrap", [], env);
   expect(stdout).toMatch(/^sks_\S+\n$/);
   expect(stderr).toContain(join(folder, "secret.peppers"));
 });
