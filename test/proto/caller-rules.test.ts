@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { commentOf } from "../support/comments.ts";
-import { rpcs } from "../support/rpcs.ts";
+import { catalogue, rpcs } from "../support/rpcs.ts";
 
 /** Those that a service can be given, apart from wildcards: a new one is a change of the contract. */
 const PERMISSIONS = [
@@ -13,8 +13,7 @@ const PERMISSIONS = [
 ];
 
 test("no permission is asked for but those of the contract, and each of them by some RPC", () => {
-  const asked = rpcs.flatMap(({ rule }) => (rule.case === "permission" ? [rule.value] : []));
-  expect([...new Set(asked)].sort()).toEqual(PERMISSIONS);
+  expect(catalogue.toSorted()).toEqual(PERMISSIONS);
 });
 
 test.each(rpcs)("$name's comment says who may call it", (rpc) => {

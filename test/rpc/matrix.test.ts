@@ -9,7 +9,7 @@ import { makeCredential } from "../../src/service-identity/credentials.ts";
 import { type Known, sampleMessages } from "../support/messages.ts";
 import { oncePerFile } from "../support/per-file.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
-import { type Rpc, bearer, rpcs, sender, services } from "../support/rpcs.ts";
+import { type Rpc, bearer, catalogue, guarded, rpcs, sender, services } from "../support/rpcs.ts";
 import {
   type SignedInService,
   type TestService,
@@ -18,9 +18,6 @@ import {
   transports,
 } from "../support/service.ts";
 
-// The permissions that any method names: a caller that "lacks one" has all the others.
-const catalogue = [...new Set(rpcs.flatMap(({ rule }) => (rule.case === "permission" ? [rule.value] : [])))];
-const guarded = rpcs.filter(({ rule }) => rule.case !== "anonymous");
 const byPermission = guarded.filter(({ rule }) => rule.case === "permission");
 
 const validator = createValidator();

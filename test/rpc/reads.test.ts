@@ -3,10 +3,9 @@ import { expect, test } from "vitest";
 import { sampleMessages } from "../support/messages.ts";
 import { rowsOf } from "../support/mutations.ts";
 import { launchForStorm, plantShared } from "../support/planted.ts";
-import { type Rpc, bearer, isRead, rpcs, sender } from "../support/rpcs.ts";
+import { type Rpc, bearer, catalogue, isRead, rpcs, sender } from "../support/rpcs.ts";
 import { transports } from "../support/service.ts";
 
-const permissions = [...new Set(rpcs.flatMap(({ rule }) => (rule.case === "permission" ? [rule.value] : [])))];
 const reads = rpcs.filter(isRead);
 // The catalogue of capabilities is everybody's.
 const isOfAll = (name: string) => /Capabilit/.test(name);
@@ -15,7 +14,7 @@ test.each(transports)("%s: no read changes anything, nor is answered by what ano
   const storm = await launchForStorm(transport);
   const { server } = storm;
   const [mine, other] = [await server.addTenant(), await server.addTenant()];
-  const { token } = await server.addService([...permissions, "a.read"], mine);
+  const { token } = await server.addService([...catalogue, "a.read"], mine);
   const send = sender(transport, server);
   const plantMine = plantShared({ ...storm, tenantId: mine });
   const requests: { readonly rpc: Rpc; readonly request: Message }[] = [];

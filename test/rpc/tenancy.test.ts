@@ -10,13 +10,10 @@ import { type Known, sampleMessages } from "../support/messages.ts";
 import { oncePerFile } from "../support/per-file.ts";
 import { fieldNames, givesContact, launchForStorm, plantFor, plantShared } from "../support/planted.ts";
 import { expectRefusal } from "../support/refusals.ts";
-import { type Rpc, bearer, isRead, rpcs, sender } from "../support/rpcs.ts";
+import { type Rpc, bearer, catalogue, guarded, isRead, sender } from "../support/rpcs.ts";
 import { type TestService, type TransportName, transports } from "../support/service.ts";
 import { uniqueEmail, uniquePhone } from "../support/users.ts";
 
-// Who asks is a service of one tenant that may do all there, and what is asked for is another tenant's.
-const permissions = [...new Set(rpcs.flatMap(({ rule }) => (rule.case === "permission" ? [rule.value] : [])))];
-const guarded = rpcs.filter(({ rule }) => rule.case !== "anonymous");
 const namesTenant = ({ method }: Rpc) => method.input.fields.some(({ name }) => name === "tenant_id");
 
 /** Fields that say which of a tenant's things is meant, and what nothing has in each. */
@@ -34,12 +31,13 @@ const namesOfThings = (rpc: Rpc) =>
     (name) => unknownOf(name) && !(givesContact(rpc) && /^(email|phone)$/.test(name)),
   );
 
+/** Who asks is a service of one tenant that may do all there, and what is asked for is another tenant's. */
 const start = async (transport: TransportName) => {
   const storm = await launchForStorm(transport);
   const { server } = storm;
   const [mine, other] = [await server.addTenant(), await server.addTenant()];
   // One that the planted services have: else nobody but root could change them.
-  const { token } = await server.addService([...permissions, "a.read"], mine);
+  const { token } = await server.addService([...catalogue, "a.read"], mine);
   const sendAny = sender(transport, server);
   const send = (rpc: Rpc, request: Message) => sendAny(rpc, request, bearer(token));
   const ground = { ...storm, tenantId: mine };

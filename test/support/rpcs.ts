@@ -43,6 +43,12 @@ export const rpcs: readonly Rpc[] = services.flatMap(({ methods }) =>
   methods.filter(isOurs).map((method) => ({ name: method.name, method, rule: getOption(method, caller_rule).rule })),
 );
 
+/** Those that a caller must prove itself to. */
+export const guarded = rpcs.filter(({ rule }) => rule.case !== "anonymous");
+
+/** The permissions that any method names. */
+export const catalogue = [...new Set(rpcs.flatMap(({ rule }) => (rule.case === "permission" ? [rule.value] : [])))];
+
 /** Whether it changes nothing, by its name: AIP's verbs, ours, and the verifying of tokens. test/rpc/reads.test.ts holds them to it. */
 export const isRead = ({ name }: Pick<Rpc, "name">): boolean =>
   /^(Get|List|BatchGet|Check|BatchCheck|Explain|Watch)|^Verify\w*Token$/.test(name);
