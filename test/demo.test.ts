@@ -1,14 +1,13 @@
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { expect, onTestFinished, test } from "vitest";
+import { expect, test } from "vitest";
 import { runCommand } from "./support/run-command.ts";
 import { startService } from "./support/service.ts";
+import { temporaryFolder } from "./support/temporary-folder.ts";
 
 const runDemo = async (): Promise<string> => {
   const { grpcPort, rootSecret } = await startService("grpc");
-  const dataDir = await mkdtemp(join(tmpdir(), "auth-demo-"));
-  onTestFinished(() => rm(dataDir, { recursive: true }));
+  const dataDir = await temporaryFolder();
   await writeFile(join(dataDir, "root.secret"), rootSecret, { mode: 0o600 });
   const env = { GRPC_HOST: "127.0.0.1", GRPC_PORT: String(grpcPort), DATA_DIR: dataDir };
   const { code, stdout, stderr } = await runCommand("demo", [], env);

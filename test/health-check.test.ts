@@ -1,5 +1,4 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { makeAuthority, makeIdentity } from "./support/certificates.ts";
@@ -9,6 +8,7 @@ import { productionEnv } from "./support/production.ts";
 import { runCommand } from "./support/run-command.ts";
 import { serve } from "./support/serve.ts";
 import { startSilentServer } from "./support/silent-server.ts";
+import { temporaryFolder } from "./support/temporary-folder.ts";
 
 type Environment = Readonly<Record<string, string>>;
 
@@ -46,8 +46,7 @@ test("a server that does not answer is not waited for", async () => {
 });
 
 test("over TLS it shows the server's own certificate where clients need one, and says what that takes", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "auth-service-check-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
+  const folder = await temporaryFolder();
   const write = async (name: string, text: string) => {
     await writeFile(join(folder, name), text);
     return join(folder, name);

@@ -1,6 +1,5 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { createSecureServer } from "node:http2";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Code, type Transport, createClient } from "@connectrpc/connect";
 import { expect, onTestFinished, test } from "vitest";
@@ -9,6 +8,7 @@ import { parseConfig } from "../src/config.ts";
 import { OrgService } from "../src/gen/org/v1/org_pb.ts";
 import { type Identity, makeAuthority, makeIdentity } from "./support/certificates.ts";
 import { listenOn } from "./support/ports.ts";
+import { temporaryFolder } from "./support/temporary-folder.ts";
 
 const authority = await makeAuthority("authority");
 const own = await makeIdentity("own", authority);
@@ -27,8 +27,7 @@ const listen = async ({ cert, key }: Identity) => {
 
 /** What a command sends to the server whose certificate is `own`, with those above it. */
 const callOwn = async (port: number, options?: { readonly anybody: boolean }) => {
-  const folder = await mkdtemp(join(tmpdir(), "auth-service-own-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
+  const folder = await temporaryFolder();
   const [certFile, keyFile] = [join(folder, "cert.pem"), join(folder, "key.pem")];
   await writeFile(certFile, `${own.cert}\n${authority.cert}\n`);
   await writeFile(keyFile, own.key);

@@ -1,11 +1,12 @@
 import { mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { NOBODY_LISTENS, freePort, isOpen, takenPort } from "./support/ports.ts";
 import { runCommand } from "./support/run-command.ts";
 import { type ServerProcess, startProcess } from "./support/server-process.ts";
 import { clientsOf, launchService } from "./support/service.ts";
+import { temporaryFolder } from "./support/temporary-folder.ts";
 
 const NOTHING = { DATABASE_URL: "", SECRET_PEPPERS: "", JWT_KEYS_FILE: "", NODE_ENV: "development" };
 
@@ -84,8 +85,7 @@ test("a start that fails leaves no database running", async () => {
 });
 
 test.each(["health-check", "token"])("%s says where it looked for a server that is not there", async (command) => {
-  const dataDir = await mkdtemp(join(tmpdir(), "auth-service-start-"));
-  onTestFinished(() => rm(dataDir, { recursive: true }));
+  const dataDir = await temporaryFolder();
   await writeFile(join(dataDir, "root.secret"), "none");
   expect(await runCommand(command, [], { GRPC_PORT: String(NOBODY_LISTENS), DATA_DIR: dataDir })).toEqual({
     code: 1,

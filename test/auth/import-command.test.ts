@@ -15,13 +15,13 @@ import {
   reportOf,
   runImport,
   startImport,
-  temporaryFolder,
   writeLines,
 } from "../support/import-command.ts";
 import { productionEnv } from "../support/production.ts";
 import { NOBODY_LISTENS } from "../support/ports.ts";
 import { type TestService, launchService, startService } from "../support/service.ts";
 import { countUsers } from "../support/users.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 test("a run that fails at once leaves the former report, and says to repeat it where that may help", async () => {
   const server = await startService("grpc");

@@ -1,7 +1,6 @@
 import { fork } from "node:child_process";
 import { once } from "node:events";
-import { chmod, mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { chmod, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { sql } from "slonik";
@@ -9,13 +8,13 @@ import { expect, onTestFinished, test } from "vitest";
 import { startEmbeddedPostgres } from "../../src/db/embedded-postgres.ts";
 import { administer, withPool } from "../support/admin.ts";
 import { definitions } from "../support/catalog.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const HOLDER = fileURLToPath(new URL("../support/embedded-holder.ts", import.meta.url));
 
 /** As closed as /root is: what PostgreSQL's user cannot walk through when root runs the tests. */
 const closedFolder = async () => {
-  const folder = await mkdtemp(join(tmpdir(), "auth-service-embedded-"));
-  onTestFinished(() => rm(folder, { recursive: true, force: true }));
+  const folder = await temporaryFolder();
   await chmod(folder, 0o700);
   return join(folder, "data");
 };

@@ -1,16 +1,15 @@
 import { spawnSync } from "node:child_process";
-import { cp, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { cp, readFile, readdir, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { beforeEach, expect, onTestFinished, test } from "vitest";
+import { beforeEach, expect, test } from "vitest";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const COMMAND = resolve("src/commands/migrate-commit.ts");
 
 let folder: string;
 
 beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), "auth-service-migrations-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
+  folder = await temporaryFolder();
   for (const name of ["migrations", ".gmrc"]) await cp(name, join(folder, name), { recursive: true });
 });
 

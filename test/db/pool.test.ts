@@ -1,6 +1,5 @@
 import { getEventListeners } from "node:events";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type QuerySqlToken, sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
@@ -15,6 +14,7 @@ import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { cancellable, openFor, reasonOf, selectSetting, settingOf } from "../support/open-database.ts";
 import { countTimers } from "../support/timers.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 let database: TestDatabase;
 
@@ -210,8 +210,7 @@ test("TLS that must verify refuses a server without it", async () => {
 });
 
 test("a file of authorities that is gone when connections are opened anew fails those, and ends nothing", async () => {
-  const folder = await mkdtemp(join(tmpdir(), "auth-service-ca-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
+  const folder = await temporaryFolder();
   const file = join(folder, "ca.crt");
   await writeFile(file, "");
   const db = openFor(database.url, { DATABASE_TLS: "verify", DATABASE_TLS_CA_FILE: file });

@@ -1,8 +1,9 @@
 import { readFile, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { ARRIVAL, createQueue, temporaryFolder } from "../support/deliveries.ts";
+import { ARRIVAL, createQueue } from "../support/deliveries.ts";
 import { startTwilio } from "../support/twilio-server.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const files = (folder: string) => readdir(folder).catch(() => []);
 

@@ -7,8 +7,9 @@ import { otpPurpose } from "../../src/auth/otp-codes.ts";
 import { ConfigError, parseConfig } from "../../src/config.ts";
 import { loadTemplates } from "../../src/delivery/templates.ts";
 import { CHILD_ENV } from "../support/child-env.ts";
-import { ARRIVAL, createQueue, temporaryFolder } from "../support/deliveries.ts";
+import { ARRIVAL, createQueue } from "../support/deliveries.ts";
 import { startMailServer } from "../support/mail-server.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const OWN = fileURLToPath(new URL("../../src/delivery/templates", import.meta.url));
 const VARIABLES = { code: "012345", minutes: 5, tenant: "Café Nord" };

@@ -1,7 +1,6 @@
 import { once } from "node:events";
-import { mkdir, mkdtemp, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, rename, rm, symlink, writeFile } from "node:fs/promises";
 import https from "node:https";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import tls from "node:tls";
 import { status } from "@grpc/grpc-js";
@@ -10,6 +9,7 @@ import { watchCertificates } from "../../src/rpc/tls.ts";
 import { makeAuthority, makeIdentity, type Identity } from "../support/certificates.ts";
 import { timersOf } from "../support/timers.ts";
 import { grpcPort, handshake, httpPort, ports } from "../support/tls-ports.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const lines: { level: string; fields: object; message: string }[] = [];
 const log = {
@@ -20,8 +20,7 @@ const warnings = () => lines.filter(({ level }) => level === "warn");
 afterEach(() => void lines.splice(0));
 
 async function mounted(identity: Identity, clientCa?: Identity) {
-  const dir = await mkdtemp(join(tmpdir(), "tls-"));
-  onTestFinished(() => rm(dir, { recursive: true }));
+  const dir = await temporaryFolder();
   const files = {
     certFile: join(dir, "tls.crt"),
     keyFile: join(dir, "tls.key"),

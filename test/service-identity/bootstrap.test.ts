@@ -1,5 +1,3 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
@@ -8,6 +6,7 @@ import { createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { runCommand } from "../support/run-command.ts";
 import { type TestService, launchService } from "../support/service.ts";
 import { SECRET_PEPPERS } from "../support/root.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 let database: Awaited<ReturnType<typeof createDatabase>>;
 let service: TestService | undefined;
@@ -47,8 +46,8 @@ test("an argument that it does not know ends it before it does anything", async 
 
 test("a pepper that it makes is told, for only a server with the same accepts the secret", async () => {
   const fresh = await createDatabase();
-  const folder = await mkdtemp(join(tmpdir(), "auth-service-bootstrap-"));
-  onTestFinished(() => Promise.all([fresh.drop(), rm(folder, { recursive: true })]).then(() => undefined));
+  const folder = await temporaryFolder();
+  onTestFinished(() => fresh.drop());
   const env = { NODE_ENV: "development", DATABASE_URL: fresh.url, DATA_DIR: folder };
   const { stdout, stderr } = await runCommand("bootstrap", [], env);
   expect(stdout).toMatch(/^sks_\S+\n$/);

@@ -1,6 +1,3 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { type DatabasePool, sql } from "slonik";
 import { onTestFinished } from "vitest";
 import { v7 as uuidv7 } from "uuid";
@@ -14,6 +11,7 @@ import { openPool } from "./admin.ts";
 import { createDatabase } from "./database.ts";
 import { type TestService, launchService } from "./service.ts";
 import { PEPPERS } from "./root.ts";
+import { temporaryFolder } from "./temporary-folder.ts";
 
 /** What SMTP_URL is set with. */
 export const MAIL_FROM = "Example <no-reply@example.org>";
@@ -65,13 +63,6 @@ const addUser = async (pool: DatabasePool, label: string) => {
     INSERT INTO users (user_id, tenant_id, email_addr, user_state_code)
     VALUES (${userId}, ${tenantId}, ${`${userId}@example.com`}, 'active')`);
   return { tenantId, userId };
-};
-
-/** A folder that goes with the test. */
-export const temporaryFolder = async (): Promise<string> => {
-  const folder = await mkdtemp(join(tmpdir(), "auth-service-delivery-"));
-  onTestFinished(() => rm(folder, { recursive: true, force: true }));
-  return folder;
 };
 
 /** A queue in a database of the test's own; all that is launched on it stops with the test. */

@@ -1,12 +1,12 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 import { CHILD_ENV } from "./child-env.ts";
 import type { TestService } from "./service.ts";
+import { temporaryFolder } from "./temporary-folder.ts";
 
 const COMMAND = fileURLToPath(new URL("../../src/commands/import.ts", import.meta.url));
 
@@ -30,13 +30,6 @@ export const startImport = (args: readonly string[], { grpcPort }: Pick<TestServ
 /** Its end, and what it said. */
 export const runImport = (args: readonly string[], server: Pick<TestService, "grpcPort">, env: Environment) =>
   startImport(args, server, env).finished;
-
-/** Removed with the test. */
-export const temporaryFolder = async () => {
-  const folder = await mkdtemp(join(tmpdir(), "auth-import-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
-  return folder;
-};
 
 /** A file to import, of these lines. */
 export const writeLines = async (lines: readonly (string | object)[]) => {

@@ -1,7 +1,6 @@
-import { mkdtemp, rename, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { onTestFinished } from "vitest";
+import { temporaryFolder } from "./temporary-folder.ts";
 
 /** A private Ed25519 key, as a JWKS has it. */
 export type TestJwk = Readonly<Record<string, string | undefined>>;
@@ -14,8 +13,7 @@ export interface KeysFile {
 }
 
 export const createKeysFile = async (...keys: readonly TestJwk[]): Promise<KeysFile> => {
-  const folder = await mkdtemp(join(tmpdir(), "auth-service-keys-"));
-  onTestFinished(() => rm(folder, { recursive: true }));
+  const folder = await temporaryFolder();
   const file = join(folder, "keys.json");
   const write = async (text: string) => {
     await writeFile(`${file}.draft`, text);
