@@ -15,6 +15,7 @@ import {
 import type { Handlers } from "../rpc/methods.ts";
 import { readPage } from "../rpc/page.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
+import { sameSet } from "../same-set.ts";
 import { holdCapabilities } from "./capabilities.ts";
 import type { OrgParts } from "./parts.ts";
 import { missingTenant } from "./tenants.ts";
@@ -167,8 +168,7 @@ export const updatedUnlessTaken = async (tx: Tx, update: QuerySqlToken): Promise
 
 /** Whether a repeated create says nothing else than the first: what it leaves out is not compared. */
 const isSameContent = (row: RoleRow, { label, capabilityKeys: keys }: CreateRoleRequest) =>
-  row.role_label === label &&
-  (keys.length === 0 || new Set(keys).symmetricDifference(new Set(row.cap_keys)).size === 0);
+  row.role_label === label && (keys.length === 0 || sameSet(keys, row.cap_keys));
 
 /** The answer to a create whose id or label is there already. */
 const created = async (tx: Tx, roleId: string, request: CreateRoleRequest) => {

@@ -7,6 +7,7 @@ import type { Call } from "../rpc/call.ts";
 import { ownTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
+import { sameSet } from "../same-set.ts";
 import { escalation } from "./escalation.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
 import { insertPermissions } from "./permissions.ts";
@@ -18,8 +19,7 @@ const isSameContent = (row: ServiceRow, request: RegisterServiceRequest) =>
   row.svc_key === request.key &&
   row.svc_label === request.label &&
   (request.tenantId === undefined || row.tenant_id === request.tenantId.toLowerCase()) &&
-  (request.permissions.length === 0 ||
-    new Set(request.permissions).symmetricDifference(new Set(row.perm_keys)).size === 0);
+  (request.permissions.length === 0 || sameSet(row.perm_keys, request.permissions));
 
 export const registrationHandlers = ({ db, macs }: ServiceIdentityParts) => {
   /** The answer to a registration whose id or key is there already. */

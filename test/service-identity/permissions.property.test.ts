@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
+import { sameSet } from "../../src/same-set.ts";
 import { escalation } from "../../src/service-identity/escalation.ts";
 import { covers, intersection } from "../../src/service-identity/permission-sets.ts";
 
@@ -92,4 +93,19 @@ test("an intersection is in order, has nothing that another of it covers, and do
     expect(both.every((each) => covers(one, each) && covers(other, each))).toBe(true);
   });
   fc.assert(property, { numRuns: 300 });
+});
+
+test("two lists are the same set in any order, and not where one has more", () => {
+  const property = fc.property(set, fc.infiniteStream(fc.nat()), (held, order) => {
+    const shuffled = held.map((one) => [order.next().value ?? 0, one] as const).sort(([a], [b]) => a - b);
+    expect(
+      sameSet(
+        held,
+        shuffled.map(([, one]) => one),
+      ),
+    ).toBe(true);
+    expect(sameSet(held, [...held, "other"])).toBe(false);
+    expect(sameSet([...held, "other"], held)).toBe(false);
+  });
+  fc.assert(property);
 });
