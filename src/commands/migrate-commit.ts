@@ -3,7 +3,6 @@ import { once } from "node:events";
 import { chmod, mkdtemp, readdir } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Client } from "pg";
 import { startEmbeddedPostgres } from "../db/embedded-postgres.ts";
 
 const COMMITTED = "migrations/committed";
@@ -15,14 +14,11 @@ const urlOf = (postgresUrl: string, database: string): string =>
 
 /** Lets graphile-migrate commit `migrations/current.sql` of the working directory; answers with its exit code. */
 const commit = async (postgresUrl: string, name: string): Promise<number | null> => {
-  const client = new Client({ connectionString: postgresUrl });
-  await client.connect();
-  await client.query("CREATE DATABASE migrated");
-  await client.end();
   const urls = {
-    ROOT_DATABASE_URL: postgresUrl,
-    DATABASE_URL: urlOf(postgresUrl, "migrated"),
+    DATABASE_URL: postgresUrl,
     SHADOW_DATABASE_URL: urlOf(postgresUrl, "shadow"),
+    // By which the shadow is made; it must be another than the first.
+    ROOT_DATABASE_URL: urlOf(postgresUrl, "template1"),
   };
   const child = spawn("graphile-migrate", ["commit", "--message", name], {
     env: { ...process.env, ...urls },
