@@ -1,5 +1,5 @@
 import { globSync, readFileSync } from "node:fs";
-import type { Rpc } from "./rpcs.ts";
+import { type Rpc, rpcs } from "./rpcs.ts";
 
 const protos = globSync("proto/{auth,org,service_identity}/v1/*.proto")
   .map((file) => readFileSync(file, "utf8"))
@@ -14,16 +14,12 @@ const commentAbove = (declaration: string): string => {
 /** What the protos say of an RPC. */
 export const commentOf = ({ name }: Rpc): string => commentAbove(`rpc ${name}\\(`);
 
-const reasons = new Map<Rpc, ReadonlySet<string>>();
-
 const reasonsOf = (rpc: Rpc): ReadonlySet<string> => {
   const said = commentOf(rpc) + commentAbove(`service ${rpc.method.parent.name} \\{`);
   return new Set(said.match(/\b[A-Z][A-Z_]+\b/g));
 };
 
+const reasons = new Map(rpcs.map((rpc) => [rpc, reasonsOf(rpc)]));
+
 /** Whether the protos say, of an RPC or of all of its service, that it can be refused by this reason. */
-export const saysReason = (rpc: Rpc, reason: string): boolean => {
-  const said = reasons.get(rpc) ?? reasonsOf(rpc);
-  reasons.set(rpc, said);
-  return said.has(reason);
-};
+export const saysReason = (rpc: Rpc, reason: string): boolean => reasons.get(rpc)?.has(reason) ?? false;
