@@ -1,5 +1,4 @@
-import type { DescMethod, DescService } from "@bufbuild/protobuf";
-import { type MethodDefinition, Server, type ServiceDefinition, type UntypedHandleCall } from "@grpc/grpc-js";
+import { Server, type UntypedHandleCall } from "@grpc/grpc-js";
 import type { Config } from "../config.ts";
 import { createGrpcArrivals } from "./grpc-arrivals.ts";
 import { createGrpcStream, createGrpcUnary } from "./grpc-calls.ts";
@@ -12,25 +11,6 @@ import type { Pipeline } from "./pipeline.ts";
 // A throw while grpc-js decodes would answer INTERNAL before the caller was seen: the pipeline decodes.
 const asIs = (bytes: Buffer) => bytes;
 
-const pathOf = ({ parent, name }: DescMethod) => `/${parent.typeName}/${name}`;
-
-/** The definition that grpc-js serves a protobuf-es service by. */
-const definitionOf = (service: DescService): ServiceDefinition =>
-  Object.fromEntries(
-    service.methods.map((method): [string, MethodDefinition<Buffer, Buffer>] => [
-      method.name,
-      {
-        path: pathOf(method),
-        requestStream: false,
-        responseStream: method.methodKind === "server_streaming",
-        requestSerialize: asIs,
-        requestDeserialize: asIs,
-        responseSerialize: asIs,
-        responseDeserialize: asIs,
-      },
-    ]),
-  );
-
 const served = (pipeline: Pipeline, method: Method) =>
   method.type === "unary" ? createGrpcUnary(pipeline, method) : createGrpcStream(pipeline, method);
 
@@ -41,14 +21,14 @@ export const createGrpcServer = (
   methods: readonly Method[],
 ): Server => {
   readEveryHeader();
-  const all = methods.map((method) => ({
-    ...served(pipeline, method),
-    desc: method.desc,
-    maxBytes: messageLimit(method.rule, messageMaxBytes),
-  }));
-  const gates = new Map(all.map((method) => [pathOf(method.desc), method]));
+  const byPath = new Map(
+    methods.map((method) => [
+      `/${method.name}`,
+      { ...served(pipeline, method), type: method.type, maxBytes: messageLimit(method.rule, messageMaxBytes) },
+    ]),
+  );
   const server = new Server({
-    interceptors: [createGrpcArrivals({ limitMs: callTimeoutMs, gates })],
+    interceptors: [createGrpcArrivals({ limitMs: callTimeoutMs, gates: byPath })],
     "grpc.max_concurrent_streams": grpc.maxConcurrentStreams,
     // Of health and reflection; a gate says how large its method's may be.
     "grpc.max_receive_message_length": Math.min(ANONYMOUS_MAX_BYTES, messageMaxBytes),
@@ -58,10 +38,8 @@ export const createGrpcServer = (
     "grpc.max_connection_idle_ms": grpc.connectionIdleMs,
   });
   setHttp2Options(server);
-  for (const service of new Set(methods.map(({ desc }) => desc.parent))) {
-    const own = all.filter(({ desc }) => desc.parent === service);
-    const handlers = own.map(({ desc, handle }) => [desc.name, handle as UntypedHandleCall] as const);
-    server.addService(definitionOf(service), Object.fromEntries(handlers));
+  for (const [path, { handle, type }] of byPath) {
+    server.register(path, handle as UntypedHandleCall, asIs, asIs, type === "unary" ? "unary" : "serverStream");
   }
   return server;
 };
