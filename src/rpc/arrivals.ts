@@ -4,9 +4,10 @@ import { AwaitedMessage } from "./awaited-message.ts";
 import type { Call } from "./call.ts";
 import type { HeaderReader } from "./caller.ts";
 import { type Failure, failureOf } from "./failure.ts";
-import type { Exchange } from "./pipeline.ts";
+import type { Answer, Exchange } from "./pipeline.ts";
 import { Refusal, unreadable } from "./refusal.ts";
 import { bodyKey } from "./request-bodies.ts";
+import type { Opened } from "./streams.ts";
 
 /** A call whose headers are there: its message is read once the pipeline has let its caller in. */
 interface Arrival<Answered> {
@@ -69,7 +70,7 @@ const headersOf =
  * @param receive takes the call in.
  * @param begin answers it.
  */
-export const createArrivals = <Answered extends object>(
+export const createArrivals = <Answered extends Answer<Message> | Opened<Message>>(
   receive: (header: HeaderReader, context: HandlerContext) => Call,
   begin: (call: Call, exchange: Exchange<Message>) => Promise<Answered>,
 ) => {
@@ -97,11 +98,10 @@ export const createArrivals = <Answered extends object>(
       });
       context.values.set(key, { call, message, answering });
       const refused = await Promise.race([asked.promise, answering]);
-      if (refused && "failure" in refused) throw errorOf(refused.failure as Failure, call);
+      if (refused && "failure" in refused) throw errorOf(refused.failure, call);
       // It ends while its message comes: by its deadline.
       void answering.then((answer) => {
-        if (!message.isThere && "failure" in answer)
-          context.values.get(bodyKey)?.giveUp(errorOf(answer.failure as Failure, call));
+        if (!message.isThere && "failure" in answer) context.values.get(bodyKey)?.giveUp(errorOf(answer.failure, call));
       });
     },
 

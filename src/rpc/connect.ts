@@ -9,9 +9,8 @@ import type { HttpHandler, HttpRequest } from "./http.ts";
 import { JsonText } from "./json-text.ts";
 import { messageLimit } from "./message-limits.ts";
 import type { Method, StreamMethod, UnaryMethod } from "./methods.ts";
-import type { Answer, Pipeline } from "./pipeline.ts";
+import type { Pipeline } from "./pipeline.ts";
 import { bodyKey, bodyOf } from "./request-bodies.ts";
-import type { Opened } from "./streams.ts";
 
 type Gate = (context: HandlerContext) => Promise<void>;
 
@@ -22,7 +21,7 @@ const optionsOf = ({ desc }: Method, requestGate: Gate, readMaxBytes: number) =>
 });
 
 const registerUnary = (router: ConnectRouter, pipeline: Pipeline, method: UnaryMethod, readMaxBytes: number) => {
-  const arrivals = createArrivals<Answer<Message>>(
+  const arrivals = createArrivals(
     (header, { timeoutMs }) => pipeline.receive(header, timeoutMs()),
     (call, exchange) => pipeline.answer(method, call, exchange),
   );
@@ -44,7 +43,7 @@ const registerStream = (router: ConnectRouter, pipeline: Pipeline, method: Strea
     responseHeader.set("x-request-id", call.requestId);
     return call;
   };
-  const arrivals = createArrivals<Opened<Message>>(receive, (call, exchange) => pipeline.open(method, call, exchange));
+  const arrivals = createArrivals(receive, (call, exchange) => pipeline.open(method, call, exchange));
   async function* handle(request: Message, context: HandlerContext) {
     const { call, message, answering } = arrivals.of(context);
     message.deliver(request);
