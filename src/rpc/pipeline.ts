@@ -10,7 +10,7 @@ import { type Failure, failureOf } from "./failure.ts";
 import type { MethodOf, StreamMethod, UnaryMethod } from "./methods.ts";
 import { createRecorder } from "./records.ts";
 import { refusal } from "./refusal.ts";
-import { type Opened, type StreamExchange, createStreams } from "./streams.ts";
+import { type Opened, createStreams } from "./streams.ts";
 
 interface PipelineOptions {
   readonly tokens: ServiceTokens;
@@ -31,6 +31,8 @@ export interface Exchange<Encoded> {
   /** Once the transport has the message, which it reads when it is asked; rejected with what refuses it. */
   decode(): Promise<Message>;
   encode(message: Message): Encoded;
+  /** Whether the connection takes no new calls any more, and will end the streams that are left. */
+  isLeaving?(): boolean;
 }
 
 /** What every call goes through, whichever transport brought it. */
@@ -40,11 +42,7 @@ export interface Pipeline {
   /** Answers it; never throws. `decode` is asked only once the caller may call. */
   answer<Encoded>(method: UnaryMethod, call: Call, exchange: Exchange<Encoded>): Promise<Answer<Encoded>>;
   /** Likewise begins a stream, whose messages the transport asks for one by one. */
-  open<Encoded>(
-    method: StreamMethod,
-    call: Call,
-    exchange: Exchange<Encoded> & StreamExchange<Encoded>,
-  ): Promise<Opened<Encoded>>;
+  open<Encoded>(method: StreamMethod, call: Call, exchange: Exchange<Encoded>): Promise<Opened<Encoded>>;
   /** Ends the streams: callers resume them elsewhere. */
   endStreams(): void;
   /** Answers those under way, and those whose messages have not come, that the server shuts down: callers try them elsewhere. */

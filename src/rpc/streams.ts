@@ -1,9 +1,10 @@
-import { type Message, create } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import type { Log } from "../log.ts";
 import { startPolling } from "../polling.ts";
 import type { Call } from "./call.ts";
 import { type Failure, failureOf } from "./failure.ts";
 import type { StreamMethod } from "./methods.ts";
+import type { Exchange } from "./pipeline.ts";
 import type { Ended } from "./records.ts";
 import { refusal } from "./refusal.ts";
 
@@ -19,13 +20,6 @@ export type Messages<Encoded> = AsyncGenerator<Encoded, Failure | undefined, und
 /** A stream that can begin, or why it cannot. */
 export type Opened<Encoded> = { readonly messages: Messages<Encoded> } | { readonly failure: Failure };
 
-/** How a stream's messages are written, by its transport. */
-export interface StreamExchange<Encoded> {
-  encode(message: Message): Encoded;
-  /** Whether the connection takes no new calls any more, and will end what is left. */
-  isLeaving?(): boolean;
-}
-
 /** How a stream ended. */
 type StreamEnd = Pick<Ended, "startedAt" | "failure" | "error" | "messages">;
 
@@ -35,7 +29,7 @@ type Answers = Awaited<ReturnType<StreamMethod["handle"]>>;
 interface Opening<Encoded> {
   readonly method: StreamMethod;
   readonly call: Call;
-  readonly exchange: StreamExchange<Encoded>;
+  readonly exchange: Pick<Exchange<Encoded>, "encode" | "isLeaving">;
   readonly begin: () => Promise<Answers>;
   /** Throws once the caller may not read any more. */
   readonly verify: () => Promise<void>;
