@@ -14,9 +14,11 @@ const SCALARS: Partial<Record<ScalarType, string>> = {
   [ScalarType.BOOL]: "must be true or false",
 };
 
-/** A field's path, of a message's own names. */
-export const joinedPath = (name: string, path: string): string =>
-  path === "" || path.startsWith("[") ? name + path : `${name}.${path}`;
+/** What is wrong within a field, by the path that leads through it. */
+export const below = (name: string, { field: path, description }: FieldViolation): FieldViolation => ({
+  field: path === "" || path.startsWith("[") ? name + path : `${name}.${path}`,
+  description,
+});
 
 const isObject = (json: unknown): json is Readonly<Record<string, JsonValue>> =>
   typeof json === "object" && json !== null && !Array.isArray(json);
@@ -37,7 +39,7 @@ const expected = ({ message, scalar }: DescField): string => {
 
 const within = (name: string, field: DescField, json: JsonValue): FieldViolation => {
   const inner = field.message && !WELL_KNOWN[field.message.typeName] ? jsonFault(field.message, json) : undefined;
-  return inner ? { ...inner, field: joinedPath(name, inner.field) } : { field: name, description: expected(field) };
+  return below(name, inner ?? { field: "", description: expected(field) });
 };
 
 /** What is wrong with a field's value, which cannot be read. */

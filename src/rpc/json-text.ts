@@ -1,5 +1,5 @@
 import type { DescEnum, DescField, DescMessage, JsonValue } from "@bufbuild/protobuf";
-import { TIME_FORM, joinedPath, jsonFault } from "./json-faults.ts";
+import { TIME_FORM, below, jsonFault } from "./json-faults.ts";
 import { type FieldViolation, invalid, unreadable } from "./refusal.ts";
 
 /** Answers with the first value that protobuf-es reads as another than it says, or as none. */
@@ -20,11 +20,6 @@ const searchTime: Search = (json) => {
   const lastDay = new Date(Date.UTC(Number(year), Number(month), 0)).getUTCDate();
   return Number(day) > lastDay || hour === "24" ? { field: "", description: TIME_FORM } : undefined;
 };
-
-const below = (name: string, { field, description }: FieldViolation): FieldViolation => ({
-  field: joinedPath(name, field),
-  description,
-});
 
 const searchItems =
   (searchItem: Search): Search =>
