@@ -31,7 +31,7 @@ export const afterSilence = (limitMs: number, fire: () => void): (() => void) =>
 /** Whether `work` ended within so many milliseconds; it goes on where it did not. @throws what it fails with by then. */
 export const endedWithin = async (limitMs: number, work: Promise<unknown>): Promise<boolean> => {
   const over = new AbortController();
-  const late = sleep(limitMs, false, { signal: over.signal }).catch(() => false);
+  const late = sleep(Math.min(limitMs, TIMER_MAX_MS), false, { signal: over.signal }).catch(() => false);
   try {
     return await Promise.race([work.then(() => true), late]);
   } finally {

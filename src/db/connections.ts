@@ -9,6 +9,7 @@ import {
   createTypeParserPreset,
 } from "slonik";
 import { type Config, ConfigError } from "../config.ts";
+import { TIMER_MAX_MS } from "../config-values.ts";
 import type { Log } from "../log.ts";
 import type { Tracing } from "../tracing.ts";
 import { createDriver } from "./driver.ts";
@@ -25,7 +26,7 @@ export const IDLE_MS = 30_000;
 const NO_TIMEOUT_MS = 30_000;
 /** How long a statement's answer is waited for, in milliseconds. */
 export const answerMs = ({ statementTimeoutMs }: Config["database"]): number =>
-  (statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS;
+  Math.min((statementTimeoutMs ?? NO_TIMEOUT_MS) + SILENCE_MS, TIMER_MAX_MS);
 
 const rowParser: Interceptor = {
   name: "row-parser",

@@ -1,5 +1,6 @@
 import { Server, type UntypedHandleCall } from "@grpc/grpc-js";
 import type { Config } from "../config.ts";
+import { TIMER_MAX_MS } from "../config-values.ts";
 import { createGrpcArrivals } from "./grpc-arrivals.ts";
 import { createGrpcStream, createGrpcUnary } from "./grpc-calls.ts";
 import { readEveryHeader } from "./grpc-headers.ts";
@@ -33,7 +34,8 @@ export const createGrpcServer = (
     // Of health and reflection; a gate says how large its method's may be.
     "grpc.max_receive_message_length": Math.min(ANONYMOUS_MAX_BYTES, messageMaxBytes),
     // Behind a layer-4 balancer connections are balanced, not calls: old ones end so that new replicas get their share.
-    "grpc.max_connection_age_ms": grpc.connectionAgeMs,
+    // To which grpc-js adds a tenth at most, by chance.
+    "grpc.max_connection_age_ms": Math.min(grpc.connectionAgeMs, 0.9 * TIMER_MAX_MS),
     "grpc.max_connection_age_grace_ms": grpc.connectionAgeGraceMs,
     "grpc.max_connection_idle_ms": grpc.connectionIdleMs,
   });

@@ -1,5 +1,6 @@
 import { constants } from "node:http2";
 import { createContextKey } from "@connectrpc/connect";
+import { TIMER_MAX_MS } from "../config-values.ts";
 import type { HttpRequest, HttpResponse } from "./http.ts";
 
 /** After CALL_TIMEOUT, for the answer that says so to be read. */
@@ -44,10 +45,11 @@ export const bodyOf = (request: HttpRequest): Body => {
 
 /** A message that comes for longer than a call lasts is cut off. */
 const boundBody = (request: HttpRequest, timeoutMs: number): void => {
-  const late = setTimeout(() => {
+  const cutOff = () => {
     // A connection of HTTP/1.1 serves others by now, where the message is there.
     if (!request.complete) ("stream" in request ? request.stream : request).destroy();
-  }, timeoutMs + GRACE_MS);
+  };
+  const late = setTimeout(cutOff, Math.min(timeoutMs + GRACE_MS, TIMER_MAX_MS));
   request.once("end", () => clearTimeout(late)).once("close", () => clearTimeout(late));
 };
 
