@@ -1,6 +1,5 @@
 import { constants, type ServerHttp2Stream } from "node:http2";
 import { type Metadata, type ServerInterceptor, status } from "@grpc/grpc-js";
-import { TIMER_MAX_MS } from "../config-values.ts";
 
 /** The status of a call, by gRPC's number. */
 export interface Status {
@@ -209,7 +208,7 @@ export const createGrpcArrivals = ({ limitMs, gates }: GrpcArrivalsOptions): Ser
 
   // Only while there is something to look at: a server that is no more leaves no timer.
   const lookLater = () => {
-    timer ??= setTimeout(look, Math.min(LOOK_MS, limitMs, TIMER_MAX_MS)).unref();
+    timer ??= setTimeout(look, Math.min(LOOK_MS, limitMs)).unref();
   };
 
   const onSettled = (arrival: Arrival) => void coming.delete(arrival);
