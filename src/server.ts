@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
-import { type Server, ServerCredentials } from "@grpc/grpc-js";
+import { promisify } from "node:util";
+import { ServerCredentials } from "@grpc/grpc-js";
 import type { Interceptor } from "slonik";
 import { createAuditHead } from "./audit/head.ts";
 import { type Sequencer, startSequencer } from "./audit/sequencer.ts";
@@ -58,11 +59,6 @@ const probeSettings = (database: Config["database"]): Config["database"] => ({
   connectTimeoutMs: 800,
   statementTimeoutMs: 800,
 });
-
-const bindGrpc = (server: Server, address: string, credentials: ServerCredentials): Promise<number> =>
-  new Promise((resolve, reject) => {
-    server.bindAsync(address, credentials, (error, port) => (error ? reject(error) : resolve(port)));
-  });
 
 /** Says which variables have the address that cannot be listened on. */
 const onPort = async <T>(variables: string, binding: T): Promise<Awaited<T>> => {
@@ -150,7 +146,7 @@ export const startServer = async (options: ServerOptions): Promise<RunningServer
     if (ready()) await warmUp(db, log);
     const credentials = certificates?.grpcCredentials() ?? ServerCredentials.createInsecure();
     const address = addressText(config.grpc.host, config.grpc.port);
-    const grpcPort = await onPort("GRPC_HOST, GRPC_PORT", bindGrpc(grpc, address, credentials));
+    const grpcPort = await onPort("GRPC_HOST, GRPC_PORT", promisify(grpc.bindAsync).call(grpc, address, credentials));
     const httpPort = await onPort("HTTP_HOST, HTTP_PORT", http?.listen());
     const { registry } = metrics;
     delivery = startDelivery({ config, databaseUrl, db, probe, macs, templates, senders, registry, log, ready });

@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import { type Server, createServer } from "node:http";
 import { type Http2SecureServer, type ServerHttp2Session, createSecureServer } from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
@@ -89,15 +90,6 @@ const withCors = (origins: readonly string[], handler: HttpHandler): HttpHandler
   return (request, response) => middleware(request, response, () => handler(request, response));
 };
 
-const listening = (server: Server | Http2SecureServer, host: string, port: number): Promise<number> =>
-  new Promise((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(port, host, () => {
-      server.off("error", reject);
-      resolve((server.address() as AddressInfo).port);
-    });
-  });
-
 /** HTTP/1.1, and HTTP/2 beside it where TLS negotiates it. */
 export const createHttpServer = ({ config, handler, certificates }: HttpOptions): HttpServer => {
   const sockets = new Set<Socket>();
@@ -136,7 +128,10 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
   });
 
   return {
-    listen: () => listening(server, config.http.host, config.http.port),
+    async listen() {
+      await once(server.listen(config.http.port, config.http.host), "listening");
+      return (server.address() as AddressInfo).port;
+    },
     drain() {
       draining = true;
       return new Promise<void>((resolve) => server.close(() => resolve()));
