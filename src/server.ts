@@ -1,7 +1,7 @@
-import { readFileSync } from "node:fs";
 import { promisify } from "node:util";
 import { ServerCredentials } from "@grpc/grpc-js";
 import type { Interceptor } from "slonik";
+import packageJson from "../package.json" with { type: "json" };
 import { createAuditHead } from "./audit/head.ts";
 import { type Sequencer, startSequencer } from "./audit/sequencer.ts";
 import type { Config } from "./config.ts";
@@ -46,10 +46,6 @@ interface ServerOptions {
   /** Watches every statement; tests hold row schemas against the database with it. */
   readonly interceptors?: readonly Interceptor[];
 }
-
-const VERSION = (
-  JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8")) as { readonly version: string }
-).version;
 
 // Health must see the database, not our own queue before it, and be told within its poll.
 const probeSettings = (database: Config["database"]): Config["database"] => ({
@@ -103,7 +99,7 @@ const followHealth = ({ db, probe, metrics, log }: HealthParts, services: readon
 export const startServer = async (options: ServerOptions): Promise<RunningServer> => {
   const { config, databaseUrl, peppers, log, interceptors = [] } = options;
   const { templates, certificates, keys } = await openConfiguredFiles(config, options.jwtKeysFile, log);
-  const metrics = createMetrics(VERSION);
+  const metrics = createMetrics(packageJson.version);
   const tracing = await startTracing(config.tracing, log);
   const database = { url: databaseUrl, log, interceptors };
   const db = openDatabase({ ...database, settings: config.database, onWait: metrics.observePoolWait, tracing });
