@@ -8,8 +8,6 @@ import type { Log } from "./log.ts";
 const PEPPERS = "secret.peppers";
 const JWT_KEYS = "jwt-keys.json";
 
-const isExisting = (error: unknown) => (error as NodeJS.ErrnoException).code === "EEXIST";
-
 const writeDraft = async (dataDir: string, name: string, text: string): Promise<string> => {
   const draft = join(dataDir, `${name}.${randomUUID()}`);
   try {
@@ -32,7 +30,7 @@ const makeOnce = async (dataDir: string, name: string, text: string): Promise<bo
     await link(draft, join(dataDir, name));
     return true;
   } catch (error) {
-    if (!isExisting(error)) throw error;
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
     return false;
   } finally {
     await rm(draft);

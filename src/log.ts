@@ -1,25 +1,19 @@
 import { write, writeSync } from "node:fs";
+import type { DatabaseError } from "pg";
+import { type DestinationStream, type Logger, pino } from "pino";
 import { sqlStateOf } from "./db/sql-state.ts";
-import { type DestinationStream, pino, type Logger } from "pino";
 
 export type Log = Logger;
 
 // PostgreSQL quotes the offending value in messages of these classes (data exception, integrity violation, syntax).
 const QUOTES_VALUES = /^(22|23|42)/;
 
-interface DatabaseFault {
-  readonly code?: unknown;
-  readonly constraint?: unknown;
-  readonly table?: unknown;
-  readonly column?: unknown;
-}
-
 const frames = (stack: string | undefined) => stack?.split("\n").filter((line) => /^\s+at /.test(line));
 
 /** Never `detail`, `values`, `row` or `where`: database errors carry what callers sent. */
 const errorSerializer = (error: unknown): unknown => {
   if (!(error instanceof Error)) return { type: typeof error };
-  const { code, constraint, table, column } = error as Error & DatabaseFault;
+  const { code, constraint, table, column } = error as Error & Partial<DatabaseError>;
   const cause: unknown = error.cause;
   const quotes = QUOTES_VALUES.test(sqlStateOf(error) ?? "") || error.constructor.name === "InvalidInputError";
   return {
