@@ -5,6 +5,7 @@ import { column } from "../db/columns.ts";
 import type { Database } from "../db/pool.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { Log } from "../log.ts";
+import { startPolling } from "../polling.ts";
 import { type Waiting, waitingFor } from "../rpc/call.ts";
 import type { GivenJobs } from "./given-jobs.ts";
 
@@ -89,7 +90,6 @@ interface HeartbeatOptions {
 
 /** Beats now and then until its end, and each time frees what nobody sends: what others left, or it was not told of. */
 export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): Heartbeat => {
-  let ended = false;
   let blindUntil = 0;
 
   const beat = async () => {
@@ -109,15 +109,9 @@ export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): 
     const jobs = await freeLostJobs(db, waitingFor(WAIT_MS));
     if (jobs > 0) log.warn({ jobs }, "freed what a lost replica was sending");
   };
-  let timer: NodeJS.Timeout | undefined;
-  const beatOn = () => {
-    void tick()
-      .catch((error: unknown) => log.debug({ err: error }, "no heartbeat of the delivery"))
-      .then(() => {
-        if (!ended) timer = setTimeout(beatOn, BEAT_MS).unref();
-      });
-  };
-  beatOn();
+  const missed = (error: unknown) => log.debug({ err: error }, "no heartbeat of the delivery");
+  const polling = startPolling(() => tick().catch(missed), BEAT_MS);
+  void polling.now();
 
   return {
     async answered(signal) {
@@ -131,8 +125,7 @@ export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): 
       }
     },
     async end() {
-      ended = true;
-      clearTimeout(timer);
+      polling.stop();
       await transact(db, waitingFor(WAIT_MS), async (tx) => {
         await tx.any(deleteWorker(workerId));
         await freeJobs(tx, [workerId]);
