@@ -1,3 +1,5 @@
+import type { Waiting } from "../rpc/call.ts";
+
 /** How far the stream of audit events has come, as far as this process knows. */
 export interface AuditHead {
   /** The last position that is known to be given out. */
@@ -5,9 +7,9 @@ export interface AuditHead {
   /**
    * Resolves once events behind `position` are known, of the tenant where one is named: at once where there are already.
    * Now and then there is none after all.
-   * @throws the signal's reason when it aborts.
+   * @throws why `waiting` is over.
    */
-  movedPast(position: bigint, tenantId: string | undefined, signal: AbortSignal): Promise<void>;
+  movedPast(position: bigint, tenantId: string | undefined, waiting: Waiting): Promise<void>;
   /**
    * Wakes who waits.
    * @param tenants those of the events since the former position; undefined where they are too many to say.
@@ -27,29 +29,21 @@ export const createAuditHead = (): AuditHead => {
   let head = 0n;
   return {
     position: () => head,
-    movedPast: (position, tenantId, signal) =>
-      new Promise((resolve, reject) => {
-        signal.throwIfAborted();
-        // An earlier one is that of a database which has lost events meanwhile.
-        if (head !== position) return resolve();
-        const leave = () => {
-          waiters.delete(waiter);
-          signal.removeEventListener("abort", abort);
-        };
-        const abort = () => {
-          leave();
-          reject(signal.reason as Error);
-        };
-        const waiter = {
-          tenantId,
-          wake() {
-            leave();
-            resolve();
-          },
-        };
-        waiters.add(waiter);
-        signal.addEventListener("abort", abort);
-      }),
+    async movedPast(position, tenantId, waiting) {
+      waiting.throwIfOver();
+      // An earlier one is that of a database which has lost events meanwhile.
+      if (head !== position) return;
+      const { promise, resolve, reject } = Promise.withResolvers<undefined>();
+      const waiter = { tenantId, wake: () => resolve(undefined) };
+      waiters.add(waiter);
+      const stay = waiting.whenOver(reject);
+      try {
+        await promise;
+      } finally {
+        waiters.delete(waiter);
+        stay();
+      }
+    },
     advance(position, tenants) {
       if (position === head) return;
       head = position;

@@ -3,7 +3,7 @@ import { type CommonQueryMethods, sql } from "slonik";
 import { z } from "zod";
 import { read } from "../db/transact.ts";
 import type { OrgService, WatchAuditEventsResponseSchema } from "../gen/org/v1/org_pb.ts";
-import type { Call } from "../rpc/call.ts";
+import { type Call, waitingUntil } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { invalid, refusal } from "../rpc/refusal.ts";
 import { auditEventMessage, auditEventRow } from "./audit-events.ts";
@@ -72,7 +72,7 @@ export const auditWatchHandlers = ({ db, auditHead }: Pick<OrgParts, "db" | "aud
   /** Where the watch begins; waits for an event that has no position yet. */
   const placeOf = async (auditId: string, tenantId: string | undefined, call: Call): Promise<Place> => {
     const late = AbortSignal.timeout(PENDING_MAX_MS);
-    const signal = AbortSignal.any([call.signal, late]);
+    const waiting = waitingUntil(AbortSignal.any([call.signal, late]));
     for (;;) {
       // Read before the statement is sent: what it does not see yet is behind this position.
       const known = auditHead.position();
@@ -80,7 +80,7 @@ export const auditWatchHandlers = ({ db, auditHead }: Pick<OrgParts, "db" | "aud
       const event = await read(db, call, (connection) => connection.maybeOne(select));
       if (event && event.position_val !== null) return { audit_id: event.audit_id, position_val: event.position_val };
       if (!event?.pending) throw notOfStream();
-      await auditHead.movedPast(known, tenantId, signal).catch((error: unknown) => {
+      await auditHead.movedPast(known, tenantId, waiting).catch((error: unknown) => {
         throw late.aborted ? refusal("OVERLOADED") : error;
       });
     }
@@ -103,7 +103,7 @@ export const auditWatchHandlers = ({ db, auditHead }: Pick<OrgParts, "db" | "aud
         place = event;
         yield { event: auditEventMessage(event) };
       }
-      if (events.length < PAGE) await auditHead.movedPast(known, tenantId, call.signal);
+      if (events.length < PAGE) await auditHead.movedPast(known, tenantId, call);
     }
   }
 

@@ -11,7 +11,7 @@ import { parseConfig } from "../../src/config.ts";
 import { type Database, openDatabase } from "../../src/db/pool.ts";
 import { transact } from "../../src/db/transact.ts";
 import { createLog } from "../../src/log.ts";
-import { detached } from "../../src/rpc/call.ts";
+import { detached, waitingFor, waitingUntil } from "../../src/rpc/call.ts";
 import { refusal } from "../../src/rpc/refusal.ts";
 import { openPool } from "../support/admin.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
@@ -175,7 +175,7 @@ test("a move of so many that their tenants are not looked up wakes everybody", a
   const head = createAuditHead();
   const sequencer = startSequencer({ db, head, intervalMs: 5, log, ready: () => ready });
   onTestFinished(() => sequencer.stop());
-  const woken = head.movedPast(0n, randomUUID(), AbortSignal.timeout(5_000));
+  const woken = head.movedPast(0n, randomUUID(), waitingFor(5_000));
   ready = true;
   await woken;
   expect(head.position()).toBe(1_500n);
@@ -211,8 +211,9 @@ test("the head wakes those whose tenant has news, those who watch all, and every
   const head = createAuditHead();
   const woken: string[] = [];
   const controller = new AbortController();
+  const waiting = waitingUntil(controller.signal);
   const wait = (name: string, tenantId: string | undefined) =>
-    void head.movedPast(head.position(), tenantId, controller.signal).then(
+    void head.movedPast(head.position(), tenantId, waiting).then(
       () => woken.push(name),
       () => woken.push(`${name} gave up`),
     );
@@ -226,7 +227,7 @@ test("the head wakes those whose tenant has news, those who watch all, and every
   head.advance(5n, new Set(["a"]));
   await expect.poll(() => woken).toEqual(["ann", "all"]);
   head.advance(5n, undefined);
-  await head.movedPast(4n, "b", controller.signal);
+  await head.movedPast(4n, "b", waiting);
   expect(woken).toEqual(["ann", "all"]);
   head.advance(6n, undefined);
   await expect.poll(() => woken).toEqual(["ann", "all", "bob", "cid"]);
@@ -236,9 +237,9 @@ test("the head wakes those whose tenant has news, those who watch all, and every
   head.restart(4n);
   await expect.poll(() => woken.at(-1)).toBe("dan");
   expect(head.position()).toBe(4n);
-  await head.movedPast(6n, "d", controller.signal);
+  await head.movedPast(6n, "d", waiting);
   wait("bob", "b");
   controller.abort(new Error("gone"));
   await expect.poll(() => woken.at(-1)).toBe("bob gave up");
-  await expect(head.movedPast(4n, "b", controller.signal)).rejects.toThrow("gone");
+  await expect(head.movedPast(4n, "b", waiting)).rejects.toThrow("gone");
 });
