@@ -32,6 +32,8 @@ export interface GrpcCall {
   };
   /** What bounds it once it is decompressed. */
   maxReceiveMessageSize: number;
+  /** Told that he has: with what has come, that begins its handler. */
+  handleEndEvent(): void;
   getDeadline(): Date | number;
   start(listener: Listener): void;
   sendMetadata(metadata: Metadata): void;
@@ -172,6 +174,8 @@ class Arrival implements GrpcArrival, Listener {
     const hasBegun = !receivedHalfClose && stream.headersSent;
     this.#plain.sendStatus.call(this.call, answer);
     if (receivedHalfClose) return;
+    // To close the stream below is an end of what came: a handler would begin, and never be told that its call is over.
+    this.call.handleEndEvent = () => undefined;
     // Once the answer is on its way (RFC 9113, 8.1).
     const close = () => void setImmediate(() => stream.close(constants.NGHTTP2_NO_ERROR));
     if (!hasBegun) return close();

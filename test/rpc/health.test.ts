@@ -16,9 +16,11 @@ import { makeCredential } from "../../src/service-identity/credentials.ts";
 import { administer, databaseName } from "../support/admin.ts";
 import { type DatabaseProxy, poolStartups, startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createDatabase, createEmptyDatabase } from "../support/database.ts";
+import { frame } from "../support/frames.ts";
 import { healthClient, probe, watchHealth } from "../support/health-client.ts";
 import { loggedLines } from "../support/logged-lines.ts";
 import { metric } from "../support/metrics.ts";
+import { PATHS, beginGrpc, openGrpc } from "../support/raw-grpc.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { serve } from "../support/serve.ts";
 
@@ -119,13 +121,26 @@ test("a server that starts while its database is away is alive, and not serving 
   await expect.poll(() => server.readiness()).toBe("ready");
 });
 
-test("names that are none of ours are not kept, however many are watched", async () => {
+const spyOnKept = () => {
   const kept = vi.spyOn(HealthImplementation.prototype as unknown as { addWatcher: () => void }, "addWatcher");
   onTestFinished(() => kept.mockRestore());
+  return kept;
+};
+
+test("names that are none of ours are not kept, however many are watched", async () => {
+  const kept = spyOnKept();
   const watches = [1, 2, 3].map((n) => watchHealth(server.grpcPort, `${"x".repeat(60_000)}${n}`));
   await expect.poll(() => watches.flatMap(({ heard }) => heard)).toEqual(Array(3).fill("SERVICE_UNKNOWN"));
   expect(kept).not.toHaveBeenCalled();
   for (const watch of watches) watch.cancel();
+});
+
+test("a Watch whose deadline passes before its sender ends does not begin, and is not kept", async () => {
+  const kept = spyOnKept();
+  const { stream, answered } = beginGrpc(openGrpc(server), PATHS.HEALTH_WATCH, { "grpc-timeout": "50m" });
+  stream.write(frame(""));
+  expect(await answered).toMatchObject({ status: String(status.DEADLINE_EXCEEDED) });
+  expect(kept).not.toHaveBeenCalled();
 });
 
 test("a Watch that comes when all are being ended ends too, and what was cancelled is not ended again", () => {

@@ -14,6 +14,7 @@ export const PATHS = {
   WATCH: "/org.v1.OrgService/WatchAuditEvents",
   AUTHENTICATE: "/service_identity.v1.ServiceIdentityService/AuthenticateService",
   CHECK: "/grpc.health.v1.Health/Check",
+  HEALTH_WATCH: "/grpc.health.v1.Health/Watch",
   REFLECT: "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 } as const;
 
