@@ -2,7 +2,7 @@ import type { DescMethodServerStreaming, DescMethodUnary, Message } from "@bufbu
 import { type ConnectRouter, type HandlerContext, createContextValues } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { TIMER_MAX_MS } from "../config-values.ts";
-import { createArrivals, errorOf } from "./arrivals.ts";
+import { createArrivals, errorOf } from "./connect-arrivals.ts";
 import type { HeaderReader } from "./caller.ts";
 import { shortTimeout } from "./grpc-headers.ts";
 import type { HttpHandler, HttpRequest } from "./http.ts";
