@@ -12,7 +12,7 @@ import {
 import { CANDIDATES, candidateColumns, isLastCandidate } from "../rpc/candidates.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { type Page, microseconds, readPage } from "../rpc/page.ts";
-import { microsecondsFrom, timestampOf } from "../rpc/timestamps.ts";
+import { microsecondsRoundedUp, timestampOf } from "../rpc/timestamps.ts";
 import type { OrgParts } from "./parts.ts";
 
 // Of payloads on a page, as JSON; an event has 256 KiB at most. It stays below the 4 MiB that gRPC clients take.
@@ -95,7 +95,7 @@ const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null
   WHERE w.place <= ${size} AND (w.place = 1 OR w.payload_bytes <= ${PAGE_PAYLOAD_BYTES})
   ORDER BY w.position`;
 
-const boundOf = (time: Timestamp | undefined): string | null => (time ? String(microsecondsFrom(time)) : null);
+const boundOf = (time: Timestamp | undefined): string | null => (time ? String(microsecondsRoundedUp(time)) : null);
 
 /** An object in each event of ours; another JSON value, from a bulk load, stands under `value`. */
 const payloadOf = (payload: unknown): JsonObject => {

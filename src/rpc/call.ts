@@ -10,7 +10,7 @@ export interface Waiting {
   throwIfOver(): void;
   /**
    * Calls `listener` once with that Refusal when the wait ends, at once where it has; answers with what takes it back.
-   * Cheaper than a listener of the signal, at a fifth of its cost: one CheckAccess asks for it three times.
+   * At a fifth of the cost of a signal's listener.
    */
   whenOver(listener: (reason: unknown) => void): () => void;
   /** Milliseconds until the deadline, never negative. */

@@ -6,7 +6,7 @@ export const microsecondsOf = ({ seconds, nanos }: Timestamp): bigint =>
   seconds * 1_000_000n + BigInt(Math.trunc(nanos / 1_000));
 
 /** Rounded up: to times of whole microseconds both `>=` and `<` then mean what nanoseconds would. */
-export const microsecondsFrom = ({ seconds, nanos }: Timestamp): bigint =>
+export const microsecondsRoundedUp = ({ seconds, nanos }: Timestamp): bigint =>
   seconds * 1_000_000n + BigInt(Math.ceil(nanos / 1_000));
 
 /** Of microseconds since 1970. */
