@@ -171,7 +171,7 @@ class Arrival implements GrpcArrival, Listener {
   settle(answer: Status): void {
     this.#onSettled(this);
     const { stream, receivedHalfClose } = this.call;
-    const hasBegun = !receivedHalfClose && stream.headersSent;
+    const hasBegun = stream.headersSent;
     this.#plain.sendStatus.call(this.call, answer);
     if (receivedHalfClose) return;
     // To close the stream below is an end of what came: a handler would begin, and never be told that its call is over.
