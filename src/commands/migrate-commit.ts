@@ -1,19 +1,22 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmod, mkdtemp, readdir } from "node:fs/promises";
+import { cp, mkdtemp, readFile, readdir, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startEmbeddedPostgres } from "../db/embedded-postgres.ts";
 
-const COMMITTED = "migrations/committed";
-/** graphile-migrate makes what it commits unreadable for others, such as the user of a container. */
-const READABLE = 0o644;
+const FOLDER = "migrations";
+const COMMITTED = join(FOLDER, "committed");
+const CURRENT = join(FOLDER, "current.sql");
+
+/** Without what node-postgres would read of a connection to another database than ours. */
+const environment = () => Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith("PG")));
 
 const urlOf = (postgresUrl: string, database: string): string =>
   Object.assign(new URL(postgresUrl), { pathname: `/${database}` }).href;
 
-/** Lets graphile-migrate commit `migrations/current.sql` of the working directory; answers with its exit code. */
-const commit = async (postgresUrl: string, name: string): Promise<number | null> => {
+/** Lets graphile-migrate commit `migrations/current.sql` of this folder; answers with its exit code. */
+const commit = async (cwd: string, postgresUrl: string, name: string): Promise<number | null> => {
   const urls = {
     DATABASE_URL: postgresUrl,
     SHADOW_DATABASE_URL: urlOf(postgresUrl, "shadow"),
@@ -21,11 +24,20 @@ const commit = async (postgresUrl: string, name: string): Promise<number | null>
     ROOT_DATABASE_URL: urlOf(postgresUrl, "template1"),
   };
   const child = spawn("graphile-migrate", ["commit", "--message", name], {
-    env: { ...process.env, ...urls },
+    cwd,
+    env: { ...environment(), ...urls },
     stdio: "inherit",
   });
   const [code] = (await once(child, "exit")) as [number | null];
   return code;
+};
+
+/** Takes over what was committed in a copy. As files of ours: graphile-migrate's are unreadable for a container's user. */
+const take = async (copy: string): Promise<void> => {
+  const known = new Set(await readdir(COMMITTED));
+  const added = (await readdir(join(copy, COMMITTED))).filter((file) => !known.has(file));
+  for (const file of added) await writeFile(join(COMMITTED, file), await readFile(join(copy, COMMITTED, file)));
+  await writeFile(CURRENT, "");
 };
 
 /** `npm run migrate:commit -- <name>`: on a PostgreSQL that stands just for this, where all migrations are tried. */
@@ -37,8 +49,11 @@ const run = async (name: string | undefined): Promise<number> => {
   const dataDir = await mkdtemp(join(tmpdir(), "auth-service-commit-"));
   const postgres = await startEmbeddedPostgres({ dataDir, durable: false, removeAtEnd: true });
   try {
-    const code = await commit(postgres.url, name);
-    for (const file of await readdir(COMMITTED)) await chmod(join(COMMITTED, file), READABLE);
+    // In a copy: cut short, graphile-migrate leaves a migration both committed and waiting.
+    const copy = join(dataDir, "copy");
+    for (const path of [FOLDER, ".gmrc"]) await cp(path, join(copy, path), { recursive: true });
+    const code = await commit(copy, postgres.url, name);
+    if (code === 0) await take(copy);
     return code ?? 1;
   } finally {
     await postgres.stop();

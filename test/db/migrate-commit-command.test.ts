@@ -1,7 +1,8 @@
-import { spawnSync } from "node:child_process";
-import { cp, readFile, readdir, writeFile } from "node:fs/promises";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { cp, readFile, readdir, stat, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { beforeEach, expect, test } from "vitest";
+import { beforeEach, expect, onTestFinished, test, vi } from "vitest";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const COMMAND = resolve("src/commands/migrate-commit.ts");
@@ -13,12 +14,14 @@ beforeEach(async () => {
   for (const name of ["migrations", ".gmrc"]) await cp(name, join(folder, name), { recursive: true });
 });
 
+const CURRENT = "migrations/current.sql";
+
 const run = async (sql: string, ...args: string[]) => {
-  await writeFile(join(folder, "migrations/current.sql"), sql);
+  await writeFile(join(folder, CURRENT), sql);
   const before = await readdir(join(folder, "migrations/committed"));
   const { status, stderr } = spawnSync(process.execPath, [COMMAND, ...args], { cwd: folder, encoding: "utf8" });
   const after = await readdir(join(folder, "migrations/committed"));
-  const current = await readFile(join(folder, "migrations/current.sql"), "utf8");
+  const current = await readFile(join(folder, CURRENT), "utf8");
   return { status, stderr, added: after.filter((file) => !before.includes(file)), current: current.trim() };
 };
 
@@ -26,6 +29,39 @@ test("what runs becomes the next migration, by its name, and nothing waits any m
   const { status, added, current } = await run("ALTER TABLE tenants ADD COLUMN note_text TEXT;", "tenant-notes");
   expect({ status, current }).toEqual({ status: 0, current: "" });
   expect(added).toEqual([expect.stringMatching(/^\d{6}-tenant-notes\.sql$/)]);
+});
+
+test("others can read what is committed", async () => {
+  const { added } = await run("SELECT 1;", "nothing");
+  const { mode } = await stat(join(folder, "migrations/committed", added[0] ?? ""));
+  expect(mode & 0o444).toBe(0o444);
+});
+
+test("it has a database of its own, whatever the environment says of others", async () => {
+  vi.stubEnv("PGSSLMODE", "require");
+  vi.stubEnv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nowhere");
+  onTestFinished(() => void vi.unstubAllEnvs());
+  expect(await run("SELECT 1;", "nothing")).toMatchObject({ status: 0 });
+});
+
+test("what is interrupted waits on, and is not committed", async () => {
+  const sql = "SELECT pg_sleep(60);";
+  await writeFile(join(folder, CURRENT), sql);
+  const committed = join(folder, "migrations/committed");
+  const before = await readdir(committed);
+  // As a terminal interrupts: all of them at once.
+  const command = spawn(process.execPath, [COMMAND, "asleep"], { cwd: folder, detached: true });
+  const ended = once(command, "exit");
+  let said = "";
+  for await (const text of command.stdout.setEncoding("utf8")) {
+    said += String(text);
+    if (said.includes("New migration")) process.kill(-(command.pid ?? 0), "SIGINT");
+  }
+  expect(await ended).toEqual([null, "SIGINT"]);
+  expect({ files: await readdir(committed), current: await readFile(join(folder, CURRENT), "utf8") }).toEqual({
+    files: before,
+    current: sql,
+  });
 });
 
 test("what does not run waits on, and is not committed", async () => {
