@@ -1,6 +1,6 @@
 import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { migrate } from "./commands/migrate.ts";
+import { migrate, migrationUrl } from "./commands/migrate.ts";
 import type { Config } from "./config.ts";
 import type { Pepper } from "./config-values.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "./db/embedded-postgres.ts";
@@ -42,7 +42,7 @@ export const prepareEmbeddedDatabase = async (
 ): Promise<PreparedDatabase> => {
   const postgres = await startEmbeddedPostgres({ dataDir: config.dataDir });
   try {
-    const { applied, queueSteps } = await migrate(postgres.url);
+    const { applied, queueSteps } = await migrate(migrationUrl(postgres.url, config.database));
     if (applied.length + queueSteps > 0) log.info({ applied, queue_steps: queueSteps }, "migrated");
     return { ...postgres, rootSecret: await bootstrap(config, postgres.url, peppers, log) };
   } catch (error) {

@@ -8,7 +8,14 @@ import { type ServerProcess, startProcess } from "./support/server-process.ts";
 import { clientsOf, launchService } from "./support/service.ts";
 import { temporaryFolder } from "./support/temporary-folder.ts";
 
-const NOTHING = { DATABASE_URL: "", SECRET_PEPPERS: "", JWT_KEYS_FILE: "", NODE_ENV: "development" };
+// PGSSLMODE says of other databases how to reach them.
+const NOTHING = {
+  DATABASE_URL: "",
+  SECRET_PEPPERS: "",
+  JWT_KEYS_FILE: "",
+  NODE_ENV: "development",
+  PGSSLMODE: "require",
+};
 
 /** One for all tests here: to make a database takes longer than all else of a start. */
 let dataDir: string;

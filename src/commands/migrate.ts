@@ -46,10 +46,13 @@ export const migrate = async (databaseUrl: string): Promise<Migrated> => {
   }
 };
 
-/** The URL with what DATABASE_TLS says, in the words of node-postgres, which has nothing else to read it from. */
+/**
+ * The URL with what DATABASE_TLS says, in the words of node-postgres, which has nothing else to read it from: where neither
+ * says anything it would heed PGSSLMODE, which the server does not.
+ */
 export const migrationUrl = (url: string, { tls, tlsCaFile }: Config["database"]): string => {
   const uri = new URL(url);
-  if (tls === "off") uri.searchParams.set("sslmode", "disable");
+  if (tls === "off" || !uri.searchParams.has("sslmode")) uri.searchParams.set("sslmode", "disable");
   // It means the same by `require`, and would warn of it.
   if (tls === "verify" || uri.searchParams.get("sslmode") === "require") uri.searchParams.set("sslmode", "verify-full");
   if (tlsCaFile !== undefined) uri.searchParams.set("sslrootcert", resolve(tlsCaFile));

@@ -57,6 +57,10 @@ test("a database that cannot hold every text is refused before anything is done"
   });
 });
 
+test("PGSSLMODE is no more heeded than by the server", async () => {
+  expect(await runMigrate(await emptyDatabase(), { PGSSLMODE: "require" })).toMatchObject({ code: 0, stderr: "" });
+});
+
 test("TLS that must verify refuses a server without it", async () => {
   const { code, stderr } = await runMigrate(inject("postgresUrl"), { DATABASE_TLS: "verify" });
   expect({ code, stderr }).toEqual({
@@ -71,7 +75,7 @@ test.each([
   [{ DATABASE_TLS: "verify", DATABASE_TLS_CA_FILE: "/ca.crt" }, "", "sslmode=verify-full&sslrootcert=%2Fca.crt"],
   [{}, "?sslmode=require", "sslmode=verify-full"],
   [{}, "?sslmode=no-verify", "sslmode=no-verify"],
-  [{}, "", ""],
+  [{}, "", "sslmode=disable"],
 ])("what %o and a URL with %j say of TLS is what a migration's URL says", (variables, query, said) => {
   const DATABASE_URL = `postgresql://db.internal/auth${query}`;
   const { database } = parseConfig({ DATABASE_URL, ...variables });
