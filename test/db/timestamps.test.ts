@@ -2,6 +2,7 @@ import fc from "fast-check";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { z } from "zod";
+import { timestamptzParser } from "../../src/db/timestamps.ts";
 import { transact } from "../../src/db/transact.ts";
 import { detached } from "../../src/rpc/call.ts";
 import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
@@ -59,4 +60,8 @@ test("times before our era, after a Date's last and without end are read too", a
     Infinity,
     -Infinity,
   ]);
+});
+
+test("a time in a style that is not asked for is none, rather than 1970", () => {
+  expect(timestamptzParser.parse("01.05.2024 12:00:00 UTC")).toBeNaN();
 });
