@@ -58,7 +58,7 @@ type StandingRow = z.output<typeof standingRow>;
 const selectStandings = (sessionIds: readonly string[]) => sql.prepared("select-standings", standingRow)`
   SELECT x.user_id, x.tenant_id,
     coalesce(x.revoked_utc IS NULL AND x.expiry_utc > now(), false) AS session_live,
-    coalesce(u.user_state_code = 'active' AND u.erased_utc IS NULL, false) AS user_active,
+    coalesce(u.user_state_code = 'active', false) AS user_active,
     coalesce(t.tenant_state_code = 'active', false) AS tenant_active,
     now() AS now_utc
   FROM unnest(${sql.array(sessionIds, "uuid")}) WITH ORDINALITY AS asked (session_id, position)

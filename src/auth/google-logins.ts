@@ -39,8 +39,6 @@ const selectNetworkIsKnown = (tenantId: string, subject: string, { tags, lifeMs 
       AND n.last_login_utc > now() - ${lifeMs}::float8 * interval '1 millisecond'
   ) AS network_is_known`;
 
-const isActive = (user: UserRow) => user.user_state_code === "active" && user.erased_utc === null;
-
 /** As a display name may be: one line without control characters, at most 200 characters. */
 const displayName = (name = ""): string | null => {
   return Array.from(oneLine(name.toWellFormed())).slice(0, NAME_MAX_CHARACTERS).join("").trim() || null;
@@ -50,11 +48,11 @@ const findLinked = async (tx: Tx, tenantId: string, userId: string, subject: str
   const user = await tx.maybeOne(lockUser(tenantId, userId));
   const linked = await tx.maybeOne(selectGoogleIdentity(tenantId, subject));
   if (linked?.user_id !== userId) return changedMeanwhile;
-  return user && isActive(user) ? { user, created: false } : refusal("INVALID_CREDENTIALS");
+  return user?.user_state_code === "active" ? { user, created: false } : refusal("INVALID_CREDENTIALS");
 };
 
 const link = async (tx: Tx, call: Call, user: UserRow, account: GoogleAccount) => {
-  if (!isActive(user)) return refusal("INVALID_CREDENTIALS");
+  if (user.user_state_code !== "active") return refusal("INVALID_CREDENTIALS");
   if (user.email_verified_utc === null) return refusal("LINK_REQUIRED");
   const linked = await linkGoogle(tx, call, user, account);
   if (!(linked instanceof Refusal)) return { user, created: false };

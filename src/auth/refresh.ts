@@ -44,7 +44,7 @@ const standingRow = z.object({ may_refresh: z.boolean() });
 const rotatedRow = z.object({ expiry_utc: z.number() });
 
 const selectMayRefresh = (tenantId: string, userId: string) => sql.prepared("select-may-refresh", standingRow)`
-  SELECT u.user_state_code = 'active' AND u.erased_utc IS NULL AND t.tenant_state_code = 'active' AS may_refresh
+  SELECT u.user_state_code = 'active' AND t.tenant_state_code = 'active' AS may_refresh
   FROM users u JOIN tenants t ON t.tenant_id = u.tenant_id
   WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid`;
 
@@ -61,7 +61,7 @@ const updateGeneration = (
   FROM users u JOIN tenants t ON t.tenant_id = u.tenant_id
   WHERE x.tenant_id = ${tenantId}::uuid AND x.session_id = ${sessionId}::uuid
     AND u.tenant_id = x.tenant_id AND u.user_id = x.user_id
-    AND u.user_state_code = 'active' AND u.erased_utc IS NULL AND t.tenant_state_code = 'active'
+    AND u.user_state_code = 'active' AND t.tenant_state_code = 'active'
   RETURNING x.expiry_utc`;
 
 /** A session whose row is locked, and whose token is genuine. */

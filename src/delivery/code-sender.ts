@@ -34,7 +34,7 @@ const selectCode = (otpId: string) => sql.type(codeRow)`
   JOIN users u ON u.tenant_id = o.tenant_id AND u.user_id = o.user_id
   JOIN tenants t ON t.tenant_id = o.tenant_id
   WHERE o.otp_id = ${otpId}::uuid AND o.consumed_utc IS NULL AND o.expiry_utc > now()
-    AND o.attempt_count < o.attempt_max AND u.user_state_code = 'active' AND u.erased_utc IS NULL
+    AND o.attempt_count < o.attempt_max AND u.user_state_code = 'active'
     AND NOT EXISTS (
       SELECT FROM otp_codes n
       WHERE n.tenant_id = o.tenant_id AND n.destination_text = o.destination_text AND n.purpose_code = o.purpose_code
