@@ -18,14 +18,10 @@ export const selectGoogleIdentity = (tenantId: string, subject: string) => sql.t
   FROM user_identities i
   WHERE i.ident_provider_code = 'google' AND i.provider_subject_key = ${subjectKey(tenantId, subject)}`;
 
-const selectUsersGoogleIdentity = (userId: string) => sql.type(identityRow)`
-  SELECT i.ident_id, i.user_id, i.ident_provider_code, i.provider_subject_key, i.email_verified_flag,
-    i.phone_verified_flag, i.created_utc
-  FROM user_identities i WHERE i.user_id = ${userId}::uuid AND i.ident_provider_code = 'google'`;
-
-const insertGoogleIdentity = (userId: string, key: string, emailVerified: boolean) => sql.type(identityRow)`
+const insertGoogleIdentity = ({ tenant_id, user_id }: UserRow, { subject, emailVerified }: GoogleAccount) =>
+  sql.type(identityRow)`
   INSERT INTO user_identities (ident_id, user_id, ident_provider_code, provider_subject_key, email_verified_flag)
-  VALUES (${uuidv7()}::uuid, ${userId}::uuid, 'google', ${key}, ${emailVerified})
+  VALUES (${uuidv7()}::uuid, ${user_id}::uuid, 'google', ${subjectKey(tenant_id, subject)}, ${emailVerified})
   ON CONFLICT DO NOTHING
   RETURNING ident_id, user_id, ident_provider_code, provider_subject_key, email_verified_flag, phone_verified_flag,
     created_utc`;
@@ -40,10 +36,9 @@ export const linkGoogle = async (
   user: UserRow,
   account: GoogleAccount,
 ): Promise<IdentityRow | Refusal> => {
-  const key = subjectKey(user.tenant_id, account.subject);
-  const present = await tx.maybeOne(selectUsersGoogleIdentity(user.user_id));
-  if (present?.provider_subject_key === key) return present;
-  const linked = await tx.maybeOne(insertGoogleIdentity(user.user_id, key, account.emailVerified));
+  const present = await tx.maybeOne(selectGoogleIdentity(user.tenant_id, account.subject));
+  if (present?.user_id === user.user_id) return present;
+  const linked = await tx.maybeOne(insertGoogleIdentity(user, account));
   if (!linked) return refusal("IDENTITY_TAKEN");
   await recordEvent(tx, call, {
     ...userEvent("auth.identity.link", user.tenant_id, user.user_id),
