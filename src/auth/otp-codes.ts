@@ -7,6 +7,9 @@ const otpIdRow = z.object({ otp_id: z.string() });
 
 const CODES = 1_000_000n;
 
+export const otpChannel = z.enum(["email", "sms", "whatsapp"]);
+export type Channel = z.output<typeof otpChannel>;
+
 export const otpPurpose = z.enum(["login", "verify_email", "verify_phone", "reset_password"]);
 export type PurposeCode = z.output<typeof otpPurpose>;
 
@@ -15,7 +18,7 @@ const attemptRow = z.object({
   otp_id: z.string(),
   user_id: z.string().nullable(),
   destination_text: z.string(),
-  channel_code: z.enum(["email", "sms", "whatsapp"]),
+  channel_code: otpChannel,
   purpose_code: otpPurpose,
   code_hash_text: z.string(),
 });
@@ -27,7 +30,7 @@ export interface NewCode {
   /** Null where the destination is nobody's: such a code is written all the same, and never right. */
   readonly userId: string | null;
   readonly destination: string;
-  readonly channelCode: AttemptRow["channel_code"];
+  readonly channelCode: Channel;
   readonly purposeCode: PurposeCode;
   readonly hash: string;
   readonly ttlMs: number;

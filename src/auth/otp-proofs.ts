@@ -7,7 +7,15 @@ import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { Client } from "./clients.ts";
 import type { ContactKind } from "./contacts.ts";
 import { type Origin, originOf } from "./login-networks.ts";
-import { type AttemptRow, type PurposeCode, consumeCode, countAttempt, isRightCode } from "./otp-codes.ts";
+import {
+  type AttemptRow,
+  type Channel,
+  type PurposeCode,
+  consumeCode,
+  countAttempt,
+  isRightCode,
+  otpChannel,
+} from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
 import { type UserRow, lockUser, userEvent, userRow } from "./users.ts";
 
@@ -15,7 +23,7 @@ import { type UserRow, lockUser, userEvent, userRow } from "./users.ts";
 const targetRow = z.object({
   tenant_state_code: z.enum(["active", "suspended"]),
   destination_text: z.string().nullable(),
-  channel_code: z.enum(["email", "sms", "whatsapp"]).nullable(),
+  channel_code: otpChannel.nullable(),
   network_is_known: z.boolean(),
 });
 type TargetRow = z.output<typeof targetRow>;
@@ -65,7 +73,7 @@ export interface Proof {
 
 const WRONG = Symbol();
 
-const kindOf = (channel: AttemptRow["channel_code"]): ContactKind => (channel === "email" ? "email" : "phone");
+const kindOf = (channel: Channel): ContactKind => (channel === "email" ? "email" : "phone");
 
 const identifierOf = (target: TargetRow | null) =>
   target?.destination_text && target.channel_code

@@ -1,7 +1,6 @@
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { v7 as uuidv7 } from "uuid";
 import { read, transact } from "../db/transact.ts";
-import type { Channel } from "../delivery/message.ts";
 import { enqueueCode } from "../delivery/queue.ts";
 import { type AuthService, OtpChannel, OtpPurpose } from "../gen/auth/v1/auth_pb.ts";
 import { activeTenant } from "../org/tenants.ts";
@@ -10,11 +9,11 @@ import { invalid, refusal } from "../rpc/refusal.ts";
 import { readClient } from "./clients.ts";
 import { type Contact, readContact } from "./contacts.ts";
 import { originOf } from "./login-networks.ts";
-import { type PurposeCode, hashNewCode, insertCode } from "./otp-codes.ts";
+import { type Channel, type PurposeCode, hashNewCode, insertCode } from "./otp-codes.ts";
 import type { AuthParts } from "./parts.ts";
 import { selectByContact } from "./password-proofs.ts";
 import type { Limit } from "./throttles.ts";
-import { type UserRow, lockUser } from "./users.ts";
+import { lockUser } from "./users.ts";
 
 const HOUR_MS = 3_600_000;
 const PHONE_LENGTH_MAX = 32;
@@ -56,8 +55,6 @@ const checkPurpose = (purpose: PurposeCode, { kind }: Contact) => {
   }
 };
 
-const contactsOf = ({ email_addr, phone_e164 }: UserRow) => [email_addr, phone_e164];
-
 export const otpRequestHandlers = (parts: AuthParts) => {
   const { db, macs, throttles, channels } = parts;
   const { ttlMs, attemptMax, requestIntervalMs, requestsPerHour } = parts.config.otp;
@@ -98,7 +95,7 @@ export const otpRequestHandlers = (parts: AuthParts) => {
         mayBeSent = false;
         // Whoever erases the user or changes its contact has been before us, or finds the code. No user has a code's id.
         const user = await tx.maybeOne(lockUser(tenantId, found.user_id ?? otpId));
-        const isTheirs = user !== null && contactsOf(user).includes(contact.text);
+        const isTheirs = user !== null && [user.email_addr, user.phone_e164].includes(contact.text);
         const inserted = await tx.maybeOne(
           insertCode({
             otpId,

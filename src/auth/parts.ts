@@ -1,9 +1,9 @@
 import type { Config } from "../config.ts";
 import type { Database } from "../db/pool.ts";
-import type { Channel } from "../delivery/message.ts";
 import type { Macs } from "../macs.ts";
 import type { AccessTokens } from "./access-tokens.ts";
 import type { Google } from "./google.ts";
+import type { Channel } from "./otp-codes.ts";
 import type { Passwords } from "./passwords.ts";
 import type { Sessions } from "./sessions.ts";
 import type { SigningKeys } from "./signing-keys.ts";

@@ -1,12 +1,12 @@
 import { sql } from "slonik";
 import { z } from "zod";
-import { deriveCode, otpPurpose } from "../auth/otp-codes.ts";
+import { type Channel, deriveCode, otpChannel, otpPurpose } from "../auth/otp-codes.ts";
 import type { Database } from "../db/pool.ts";
 import { read, transact } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 import type { Macs } from "../macs.ts";
 import { detached } from "../rpc/call.ts";
-import { type Channel, type Message, NotSent, type Senders, asNotSent } from "./message.ts";
+import { type Message, NotSent, type Senders, asNotSent } from "./message.ts";
 import type { CountOutcome } from "./metrics.ts";
 import type { SendCode } from "./runner.ts";
 import type { Templates } from "./templates.ts";
@@ -18,7 +18,7 @@ const MINUTE_MS = 60_000;
 const codeRow = z.object({
   otp_id: z.string(),
   destination_text: z.string(),
-  channel_code: z.enum(["email", "sms", "whatsapp"]),
+  channel_code: otpChannel,
   purpose_code: otpPurpose,
   code_hash_text: z.string(),
   remaining_ms: z.number(),

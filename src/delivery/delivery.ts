@@ -1,11 +1,12 @@
 import type { Registry } from "prom-client";
+import type { Channel } from "../auth/otp-codes.ts";
 import type { Config } from "../config.ts";
 import type { Database } from "../db/pool.ts";
 import type { Log } from "../log.ts";
 import type { Macs } from "../macs.ts";
 import { createCodeSender } from "./code-sender.ts";
 import { createEmailSender } from "./email.ts";
-import type { Channel, Send, Senders } from "./message.ts";
+import type { Send, Senders } from "./message.ts";
 import { createDeliveryMetrics } from "./metrics.ts";
 import { createOutbox } from "./outbox.ts";
 import { type Runner, startRunner } from "./runner.ts";

@@ -1,6 +1,4 @@
-import type { PurposeCode } from "../auth/otp-codes.ts";
-
-export type Channel = "email" | "sms" | "whatsapp";
+import type { Channel, PurposeCode } from "../auth/otp-codes.ts";
 
 /** A rendered message on its way to one person. */
 export interface Message {

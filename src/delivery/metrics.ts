@@ -1,12 +1,12 @@
 import { Counter, type Registry } from "prom-client";
 import { sql } from "slonik";
 import { z } from "zod";
+import type { Channel } from "../auth/otp-codes.ts";
 import type { Database } from "../db/pool.ts";
 import { read } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 import { waitingFor } from "../rpc/call.ts";
 import { addGauge } from "../rpc/metrics.ts";
-import type { Channel } from "./message.ts";
 
 const loadRow = z.object({ waiting: z.bigint(), dead: z.bigint() });
 

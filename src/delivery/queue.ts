@@ -1,7 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
+import type { Channel } from "../auth/otp-codes.ts";
 import type { Tx } from "../db/transact.ts";
-import type { Channel } from "./message.ts";
 
 const idRow = z.object({ id: z.bigint() });
 
