@@ -58,7 +58,7 @@ interface Guess<P, T> {
   /** Whether a session comes of it, which a suspended tenant has none of. */
   readonly signsIn: boolean;
   /** Costly work for a code that is right, before it is spent: what it refuses leaves the code unspent. */
-  prepare(tenantId: string, userId: string): Promise<P>;
+  prepare(userId: string): Promise<P>;
   /** Runs in the transaction that spends the code, as `transact` says, with the user locked and its contact verified. */
   proven(tx: Tx, proof: Proof, prepared: P): Promise<T | Refusal>;
 }
@@ -117,7 +117,7 @@ const compareAndSpend = async <P, T>({ db, macs }: AuthParts, call: Call, guess:
   );
   if (!attempt || !isRightCode(macs, attempt, guess.code) || attempt.user_id === null) return undefined;
   const userId = attempt.user_id;
-  const prepared = await guess.prepare(guess.tenantId, userId);
+  const prepared = await guess.prepare(userId);
   const result = await transact(db, call, (tx) => spend(tx, call, guess, attempt, userId, prepared));
   return result === WRONG ? undefined : { result };
 };

@@ -7,7 +7,7 @@ import { readClient } from "./clients.ts";
 import { deletePasswordIdentity, unlinkProviders, upsertPasswordHash } from "./identities.ts";
 import { type Proof, proveCode } from "./otp-proofs.ts";
 import type { AuthParts } from "./parts.ts";
-import { passwordChanged } from "./password-changes.ts";
+import { ownOf, passwordChanged } from "./password-changes.ts";
 import { checkNewPassword } from "./password-rules.ts";
 import { endSessions } from "./sessions.ts";
 import { selectUser, userEvent, userMessage } from "./users.ts";
@@ -83,10 +83,9 @@ export const otpUseHandlers = (parts: AuthParts) => {
         purposes: ["reset_password"],
         signsIn: false,
         // Only who has the code learns whether the password would do, and only he makes us hash.
-        async prepare(tenant, userId) {
-          const user = await read(db, call, (connection) => connection.maybeOne(selectUser(tenant, userId)));
-          const own = [user?.email_addr, user?.phone_e164, user?.display_label];
-          return passwords.hash(call, await checkNewPassword(newPassword, "new_password", own));
+        async prepare(userId) {
+          const user = await read(db, call, (connection) => connection.one(selectUser(tenantId, userId)));
+          return passwords.hash(call, await checkNewPassword(newPassword, "new_password", ownOf(user)));
         },
         proven: (tx, proof, hash) => setPassword(tx, call, proof, hash),
       });

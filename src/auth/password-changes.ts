@@ -18,7 +18,8 @@ const NEW_PASSWORD = "new_password";
 
 type Owner = Pick<UserRow, "email_addr" | "phone_e164" | "display_label">;
 
-const ownOf = (user: Owner) => [user.email_addr, user.phone_e164, user.display_label];
+/** What a password must not be (`checkNewPassword`). */
+export const ownOf = (user: Owner) => [user.email_addr, user.phone_e164, user.display_label];
 
 interface Change {
   readonly action: "auth.password.set" | "auth.password.change" | "auth.password.reset";
