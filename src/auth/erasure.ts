@@ -1,6 +1,6 @@
 import { sql } from "slonik";
 import { recordEvent } from "../audit/record.ts";
-import { BATCH, changedRow, inBatches } from "../db/batches.ts";
+import { BATCH, inBatches, noRow } from "../db/batches.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import { endRights } from "../org/erased-users.ts";
@@ -11,43 +11,31 @@ import type { AuthParts } from "./parts.ts";
 import { endSessions } from "./sessions.ts";
 import { type UserRow, lockUserForErasure, userEvent, userMessage, userNotFound, userRow } from "./users.ts";
 
-const clearSessionClients = (tenantId: string, userId: string) => sql.type(changedRow)`
-  WITH cleared AS (
-    UPDATE refresh_sessions SET client_user_agent_text = NULL, client_ip_text = NULL
-    WHERE session_id = ANY (ARRAY(
-      SELECT s.session_id FROM refresh_sessions s
-      WHERE s.tenant_id = ${tenantId}::uuid AND s.user_id = ${userId}::uuid
-        AND (s.client_user_agent_text IS NOT NULL OR s.client_ip_text IS NOT NULL)
-      LIMIT ${BATCH}
-    ))
-    RETURNING 1
-  )
-  SELECT count(*) AS count FROM cleared`;
+const clearSessionClients = (tenantId: string, userId: string) => sql.type(noRow)`
+  UPDATE refresh_sessions SET client_user_agent_text = NULL, client_ip_text = NULL
+  WHERE session_id = ANY (ARRAY(
+    SELECT s.session_id FROM refresh_sessions s
+    WHERE s.tenant_id = ${tenantId}::uuid AND s.user_id = ${userId}::uuid
+      AND (s.client_user_agent_text IS NOT NULL OR s.client_ip_text IS NOT NULL)
+    LIMIT ${BATCH}
+  ))`;
 
 /** Also those that were asked for by its contacts while they were nobody's. */
-const deleteCodes = ({ tenant_id, user_id, email_addr, phone_e164 }: UserRow) => sql.type(changedRow)`
-  WITH deleted AS (
-    DELETE FROM otp_codes WHERE otp_id = ANY (ARRAY(
-      SELECT c.otp_id FROM otp_codes c WHERE c.tenant_id = ${tenant_id}::uuid AND c.user_id = ${user_id}::uuid
-      UNION
-      SELECT c.otp_id FROM otp_codes c
-      WHERE c.tenant_id = ${tenant_id}::uuid AND c.destination_text IN (${email_addr}::text, ${phone_e164}::text)
-      LIMIT ${BATCH}
-    ))
-    RETURNING 1
-  )
-  SELECT count(*) AS count FROM deleted`;
+const deleteCodes = ({ tenant_id, user_id, email_addr, phone_e164 }: UserRow) => sql.type(noRow)`
+  DELETE FROM otp_codes WHERE otp_id = ANY (ARRAY(
+    SELECT c.otp_id FROM otp_codes c WHERE c.tenant_id = ${tenant_id}::uuid AND c.user_id = ${user_id}::uuid
+    UNION
+    SELECT c.otp_id FROM otp_codes c
+    WHERE c.tenant_id = ${tenant_id}::uuid AND c.destination_text IN (${email_addr}::text, ${phone_e164}::text)
+    LIMIT ${BATCH}
+  ))`;
 
-const deleteNetworks = (tenantId: string, userId: string) => sql.type(changedRow)`
-  WITH deleted AS (
-    DELETE FROM login_networks WHERE user_id = ${userId}::uuid AND network_hash = ANY (ARRAY(
-      SELECT n.network_hash FROM login_networks n
-      WHERE n.tenant_id = ${tenantId}::uuid AND n.user_id = ${userId}::uuid
-      LIMIT ${BATCH}
-    ))
-    RETURNING 1
-  )
-  SELECT count(*) AS count FROM deleted`;
+const deleteNetworks = (tenantId: string, userId: string) => sql.type(noRow)`
+  DELETE FROM login_networks WHERE user_id = ${userId}::uuid AND network_hash = ANY (ARRAY(
+    SELECT n.network_hash FROM login_networks n
+    WHERE n.tenant_id = ${tenantId}::uuid AND n.user_id = ${userId}::uuid
+    LIMIT ${BATCH}
+  ))`;
 
 const eraseUser = (tenantId: string, userId: string) => sql.type(userRow)`
   UPDATE users SET email_addr = NULL, phone_e164 = NULL, display_label = NULL, email_verified_utc = NULL,

@@ -1,14 +1,11 @@
 import { type QuerySqlToken, sql } from "slonik";
-import { z } from "zod";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
 import { startPolling } from "../polling.ts";
 import { detached } from "../rpc/call.ts";
+import { noRow } from "./batches.ts";
 import type { Database } from "./pool.ts";
 import { transact } from "./transact.ts";
-
-/** How many rows a statement changes is all that is asked of it. */
-const noRow = z.object({});
 
 const BATCH = 1_000;
 /** How long somebody can look at what was not sent. */
