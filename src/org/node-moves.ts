@@ -1,6 +1,7 @@
 import { sql } from "slonik";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
+import { noRow } from "../db/batches.ts";
 import { column } from "../db/columns.ts";
 import type { OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Handlers } from "../rpc/methods.ts";
@@ -10,7 +11,6 @@ import type { OrgParts } from "./parts.ts";
 import type { TreeWriter } from "./tree.ts";
 
 const movedRow = z.object({ height: z.number(), node_ids: z.string() });
-const writtenRow = z.object({ written: z.bigint() });
 const movedNodeRow = nodeRow.omit({ depth_val: true });
 
 const pathRow = z.object({
@@ -81,25 +81,20 @@ const distancesOf = (ancestors: readonly Ancestor[]) => sql.array(column(ancesto
 /** Changes the rows of all that is moved, by one statement, which holds the move's time limit. */
 const updatePaths = (nodeId: string, movedIds: string, { changed, removed, added }: PathChanges) => {
   const [from, to] = [column(changed, "from"), column(changed, "to")];
-  return sql.type(writtenRow)`
+  return sql.type(noRow)`
   WITH updated AS (
     UPDATE org_node_paths p SET ancestor_org_node_id = c.to_id, depth_val = p.depth_val + c.to_distance - c.from_distance
     FROM unnest(${idsOf(from)}, ${distancesOf(from)}, ${idsOf(to)}, ${distancesOf(to)})
       AS c (from_id, from_distance, to_id, to_distance)
     WHERE p.ancestor_org_node_id = c.from_id AND p.descendant_org_node_id = ANY(${movedIds}::uuid[])
-    RETURNING 1
   ), deleted AS (
     DELETE FROM org_node_paths p
     WHERE p.ancestor_org_node_id = ANY(${idsOf(removed)}) AND p.descendant_org_node_id = ANY(${movedIds}::uuid[])
-    RETURNING 1
-  ), inserted AS (
-    INSERT INTO org_node_paths (tenant_id, ancestor_org_node_id, descendant_org_node_id, depth_val)
-    SELECT m.tenant_id, a.id, m.descendant_org_node_id, m.depth_val + a.distance
-    FROM org_node_paths m CROSS JOIN unnest(${idsOf(added)}, ${distancesOf(added)}) AS a (id, distance)
-    WHERE m.ancestor_org_node_id = ${nodeId}::uuid
-    RETURNING 1
   )
-  SELECT (SELECT count(*) FROM updated) + (SELECT count(*) FROM deleted) + (SELECT count(*) FROM inserted) AS written`;
+  INSERT INTO org_node_paths (tenant_id, ancestor_org_node_id, descendant_org_node_id, depth_val)
+  SELECT m.tenant_id, a.id, m.descendant_org_node_id, m.depth_val + a.distance
+  FROM org_node_paths m CROSS JOIN unnest(${idsOf(added)}, ${distancesOf(added)}) AS a (id, distance)
+  WHERE m.ancestor_org_node_id = ${nodeId}::uuid`;
 };
 
 const updateParent = (tenantId: string, nodeId: string, parentId: string | null) =>
@@ -137,7 +132,7 @@ export const nodeMoveHandlers = ({ config }: OrgParts, writeTree: TreeWriter) =>
 
         const from = ancestorsOf(nodeId, paths).filter(({ id }) => id !== nodeId);
         const to = above.map(({ id, distance }) => ({ id, distance: distance + 1 }));
-        await tx.one(updatePaths(nodeId, movedIds, pathChanges(from, to)));
+        await tx.query(updatePaths(nodeId, movedIds, pathChanges(from, to)));
         // Last, since its lock makes whoever changes the node itself wait.
         const after = await tx.one(updateParent(tenantId, nodeId, parentId));
         const payload = {
