@@ -9,7 +9,7 @@ import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
 import type { OrgParts } from "./parts.ts";
-import { type TreeWriter, deleteNodePaths } from "./tree.ts";
+import type { TreeWriter } from "./tree.ts";
 
 const usedRow = z.object({ used: z.boolean() });
 
@@ -63,7 +63,11 @@ const selectIsUsed = (tenantId: string, nodeId: string) => sql.type(usedRow)`
     OR EXISTS (SELECT FROM visibility_grants g WHERE g.org_node_id = ${nodeId}::uuid)
     OR EXISTS (SELECT FROM invitations i WHERE i.target_org_node_id = ${nodeId}::uuid)) AS used`;
 
+/** A leaf, with its paths. */
 const deleteNode = (tenantId: string, nodeId: string) => sql.type(nodeIdRow)`
+  WITH above AS (
+    DELETE FROM org_node_paths WHERE descendant_org_node_id = ${nodeId}::uuid
+  )
   DELETE FROM org_nodes WHERE tenant_id = ${tenantId}::uuid AND org_node_id = ${nodeId}::uuid
   RETURNING org_node_id`;
 
@@ -118,7 +122,6 @@ export const nodeHandlers = ({ db }: OrgParts, writeTree: TreeWriter) =>
         // Whoever names the node holds it by a foreign key's KEY SHARE: wait for them, and only then look for what they wrote.
         if (!(await tx.maybeOne(lockNodeForDelete(tenantId, nodeId)))) return nodeNotFound(nodeId);
         if ((await tx.one(selectIsUsed(tenantId, nodeId))).used) return refusal("NODE_IN_USE", { node_id: nodeId });
-        await tx.any(deleteNodePaths(nodeId));
         await tx.one(deleteNode(tenantId, nodeId));
         await recordEvent(tx, call, nodeEvent("org.node.delete", tenantId, nodeId));
         return undefined;

@@ -6,8 +6,6 @@ import { type Call, detached } from "../rpc/call.ts";
 import type { Refusal } from "../rpc/refusal.ts";
 import type { OrgParts } from "./parts.ts";
 
-const depthRow = z.object({ depth_val: z.number() });
-
 /*
  * `org_node_paths` has a row for each node and each node above it, with their distance, and one for the node itself, with
  * distance 0. It is written together with `parent_org_node_id` and always says the same.
@@ -117,7 +115,3 @@ export const createTreeWriter = (parts: OrgParts): TreeWriter => {
     return answer.promise;
   };
 };
-
-/** A leaf's rows. */
-export const deleteNodePaths = (nodeId: string) => sql.type(depthRow)`
-  DELETE FROM org_node_paths WHERE descendant_org_node_id = ${nodeId}::uuid RETURNING depth_val`;
