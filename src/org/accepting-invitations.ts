@@ -19,14 +19,13 @@ import {
   invitationEvent,
   invitationMessage,
   invitationNotFound,
+  invitationRow,
   lockInvitation,
   selectInvitation,
   stateOf,
 } from "./invitations.ts";
 import type { OrgParts } from "./parts.ts";
 import { selectTenantState } from "./tenants.ts";
-
-const invitationIdRow = z.object({ invite_id: z.string() });
 
 const ownerRow = z.object({ user_id: z.string(), user_state_code: z.enum(["active", "inactive"]) });
 type OwnerRow = z.output<typeof ownerRow>;
@@ -45,11 +44,12 @@ const shareOwner = ({ tenant_id, email_addr, phone_e164 }: InvitationRow) => sql
 
 /** None where it has expired, or its tenant is suspended, by now. */
 const updateAccepted = ({ tenant_id, invite_id }: InvitationRow, userId: string) =>
-  sql.type(invitationIdRow)`
+  sql.type(invitationRow)`
   UPDATE invitations SET accepted_utc = statement_timestamp(), accepted_user_id = ${userId}::uuid
   WHERE tenant_id = ${tenant_id}::uuid AND invite_id = ${invite_id}::uuid AND expiry_utc > statement_timestamp()
     AND EXISTS (SELECT FROM tenants t WHERE t.tenant_id = ${tenant_id}::uuid AND t.tenant_state_code = 'active')
-  RETURNING invite_id`;
+  RETURNING invite_id, tenant_id, email_addr, phone_e164, invited_by_user_id, target_role_id, target_org_node_id,
+    invite_token_hash_text, expiry_utc, accepted_utc, revoked_utc, created_utc, false AS expired`;
 
 /** What an invitation and the user of its contact are, at one moment. */
 interface Look {
@@ -137,14 +137,15 @@ const accept = async (
   if (!user) return changedMeanwhile;
   const userId = user.user_id;
   const assignment = await assignTarget(tx, call, invitation, userId);
-  if (!(await tx.maybeOne(updateAccepted(invitation, userId)))) {
+  const accepted = await tx.maybeOne(updateAccepted(invitation, userId));
+  if (!accepted) {
     // Somebody held the contact until the invitation had expired, or its tenant was suspended. Thrown, as above.
     const now = await tx.one(selectInvitation(invitation.tenant_id, invitation.invite_id));
     throw (await refuseEnded(tx, now)) ?? refusal("INVITATION_EXPIRED", { invitation_id: invitation.invite_id });
   }
   const payload = { user_id: userId, ...(assignment && { assignment_id: assignment.assignment_id }) };
-  await recordEvent(tx, call, { ...invitationEvent("org.invitation.accept", invitation), payload });
-  return { userId, invitation: await tx.one(selectInvitation(invitation.tenant_id, invitation.invite_id)), assignment };
+  await recordEvent(tx, call, { ...invitationEvent("org.invitation.accept", accepted), payload });
+  return { userId, invitation: accepted, assignment };
 };
 
 export const acceptingInvitationHandlers = ({ db, macs, passwords }: OrgParts) => {

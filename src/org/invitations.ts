@@ -81,10 +81,12 @@ const insertInvitation = (invitation: NewInvitation, inviterId: string | null, h
     invite_token_hash_text, expiry_utc, accepted_utc, revoked_utc, created_utc, false AS expired`;
 };
 
-const updateRevoked = (tenantId: string, invitationId: string) => sql.type(invitationIdRow)`
+const updateRevoked = (tenantId: string, invitationId: string) => sql.type(invitationRow)`
   UPDATE invitations SET revoked_utc = statement_timestamp()
   WHERE tenant_id = ${tenantId}::uuid AND invite_id = ${invitationId}::uuid
-  RETURNING invite_id`;
+  RETURNING invite_id, tenant_id, email_addr, phone_e164, invited_by_user_id, target_role_id, target_org_node_id,
+    invite_token_hash_text, expiry_utc, accepted_utc, revoked_utc, created_utc,
+    expiry_utc <= statement_timestamp() AS expired`;
 
 export const stateOf = (row: Pick<InvitationRow, "accepted_utc" | "revoked_utc" | "expired">): InvitationState => {
   if (row.accepted_utc !== null) return InvitationState.ACCEPTED;
@@ -217,9 +219,9 @@ export const invitationHandlers = ({ db, config, macs }: OrgParts) => {
         const before = await tx.one(selectInvitation(tenantId, invitationId));
         if (before.accepted_utc !== null) return refusal("INVITATION_ENDED", { invitation_id: invitationId });
         if (before.revoked_utc !== null) return before;
-        await tx.one(updateRevoked(tenantId, invitationId));
-        await recordEvent(tx, call, invitationEvent("org.invitation.revoke", before));
-        return tx.one(selectInvitation(tenantId, invitationId));
+        const after = await tx.one(updateRevoked(tenantId, invitationId));
+        await recordEvent(tx, call, invitationEvent("org.invitation.revoke", after));
+        return after;
       });
       return { invitation: invitationMessage(row) };
     },
