@@ -11,7 +11,7 @@ import type { Call } from "../rpc/call.ts";
 import { checkTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, invalid, refusal } from "../rpc/refusal.ts";
-import { type AssignmentRow, assign, assignmentMessage } from "./assignments.ts";
+import { type AssignmentRow, assignHeld, assignmentMessage } from "./assignments.ts";
 import { holdNode, holdRole } from "./holds.ts";
 import {
   type InvitationRow,
@@ -115,9 +115,9 @@ const makeNewcomer = (tx: Tx, call: Call, invitation: InvitationRow, { displayNa
 const assignTarget = async (tx: Tx, call: Call, invitation: InvitationRow, userId: string) => {
   const { tenant_id: tenantId, target_role_id: roleId, target_org_node_id: nodeId } = invitation;
   if (roleId === null || nodeId === null) return undefined;
-  const window = { startUs: null, endUs: null };
-  const assignment = await assign(tx, call, { tenantId, assignmentId: uuidv7(), userId, nodeId, roleId, ...window });
-  // All that it names is held: thrown, since the user and the end of the invitation are written already.
+  const target = { tenantId, userId, nodeId, roleId, startUs: null, endUs: null };
+  const assignment = await assignHeld(tx, call, { assignmentId: uuidv7(), ...target });
+  // Nothing has its id yet: thrown, since the user and the end of the invitation are written already.
   if (assignment instanceof Refusal) throw assignment;
   return assignment;
 };

@@ -136,17 +136,10 @@ const selectRepeated = async (tx: Tx, assignment: NewAssignment): Promise<Assign
 };
 
 /**
- * Assigns a role in the transaction of a mutation, and records it.
- * @returns USER_NOT_FOUND, USER_ERASED, ROLE_NOT_FOUND, NODE_NOT_FOUND, ASSIGNMENT_ID_TAKEN or INVALID_REQUEST
- *   (`end_time`), before anything was written.
+ * Assigns a role, and records it, where the transaction holds user, role and node.
+ * @returns ASSIGNMENT_ID_TAKEN or INVALID_REQUEST (`end_time`), with nothing written.
  */
-export const assign = async (tx: Tx, call: Call, assignment: NewAssignment): Promise<AssignmentRow | Refusal> => {
-  const { tenantId, userId, roleId, nodeId } = assignment;
-  const missing =
-    (await holdUser(tx, tenantId, userId)) ??
-    (await holdRole(tx, tenantId, roleId)) ??
-    (await holdNode(tx, tenantId, nodeId));
-  if (missing) return missing;
+export const assignHeld = async (tx: Tx, call: Call, assignment: NewAssignment): Promise<AssignmentRow | Refusal> => {
   const row = await tx.maybeOne(insertAssignment(assignment));
   if (!row) return (await selectRepeated(tx, assignment)) ?? endTooEarly();
   await recordEvent(tx, call, assignmentEvent("org.assignment.create", row));
@@ -160,8 +153,12 @@ export const assignmentHandlers = ({ db }: OrgParts) =>
       const assignment = { tenantId, assignmentId, userId, nodeId, roleId, ...readWindow(request) };
       const row = await transact(db, call, async (tx) => {
         // Before anything is held: a repeat is answered also once the user was erased or the role deleted.
-        const repeated = request.assignmentId === undefined ? undefined : await selectRepeated(tx, assignment);
-        return repeated ?? assign(tx, call, assignment);
+        const answered =
+          (request.assignmentId === undefined ? undefined : await selectRepeated(tx, assignment)) ??
+          (await holdUser(tx, tenantId, userId)) ??
+          (await holdRole(tx, tenantId, roleId)) ??
+          (await holdNode(tx, tenantId, nodeId));
+        return answered ?? assignHeld(tx, call, assignment);
       });
       return { assignment: assignmentMessage(row) };
     },
