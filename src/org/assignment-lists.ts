@@ -45,8 +45,8 @@ export const selectAssignments = (filter: AssignmentFilter, after: string | null
       coalesce((${filter.nodeId}::uuid IS NULL OR a.org_node_id = ${filter.nodeId}::uuid)
         AND (${filter.roleId}::uuid IS NULL OR a.role_id = ${filter.roleId}::uuid)
         AND (${filter.activeAt}::timestamptz IS NULL
-          OR a.cancelled_utc IS NULL AND a.start_utc <= ${filter.activeAt}::timestamptz
-            AND (a.end_utc IS NULL OR a.end_utc > ${filter.activeAt}::timestamptz)), false) AS matches,
+          OR a.start_utc <= ${filter.activeAt}::timestamptz AND a.lasts_utc > ${filter.activeAt}::timestamptz), false)
+        AS matches,
       row_number() OVER (ORDER BY a.assignment_id) AS position
     FROM org_assignments a
     WHERE a.tenant_id IS NOT DISTINCT FROM ${filter.tenantId}::uuid

@@ -26,8 +26,8 @@ const endAssignments = ({ tenant_id, user_id }: ErasedUser) => sql.type(assignme
     cancelled_utc = CASE WHEN start_utc > statement_timestamp() THEN statement_timestamp() END
   WHERE assignment_id = ANY (ARRAY(
     SELECT a.assignment_id FROM org_assignments a
-    WHERE a.tenant_id = ${tenant_id}::uuid AND a.user_id = ${user_id}::uuid AND a.cancelled_utc IS NULL
-      AND (a.end_utc IS NULL OR a.end_utc > statement_timestamp() + interval '1 microsecond')
+    WHERE a.tenant_id = ${tenant_id}::uuid AND a.user_id = ${user_id}::uuid
+      AND a.lasts_utc > statement_timestamp() + interval '1 microsecond'
     LIMIT ${BATCH}
   ))
   RETURNING assignment_id, tenant_id, user_id, org_node_id, role_id,
@@ -42,8 +42,8 @@ const endGrants = ({ tenant_id, user_id }: ErasedUser) => sql.type(grantRow)`
     cancelled_utc = CASE WHEN start_utc > statement_timestamp() THEN statement_timestamp() END
   WHERE grant_id = ANY (ARRAY(
     SELECT g.grant_id FROM visibility_grants g
-    WHERE g.tenant_id = ${tenant_id}::uuid AND g.user_id = ${user_id}::uuid AND g.cancelled_utc IS NULL
-      AND (g.end_utc IS NULL OR g.end_utc > statement_timestamp() + interval '1 microsecond')
+    WHERE g.tenant_id = ${tenant_id}::uuid AND g.user_id = ${user_id}::uuid
+      AND g.lasts_utc > statement_timestamp() + interval '1 microsecond'
     LIMIT ${BATCH}
   ))
   RETURNING grant_id, tenant_id, user_id, org_node_id, access_scope_code,

@@ -110,8 +110,7 @@ export const insertRoleCapabilities = (roleId: string, capabilityIds: readonly s
 export const selectUse = (tenantId: string, roleId: string) => sql.type(usedRow)`
   SELECT (
     SELECT a.assignment_id FROM org_assignments a
-    WHERE a.tenant_id = ${tenantId}::uuid AND a.role_id = ${roleId}::uuid AND a.cancelled_utc IS NULL
-      AND (a.end_utc IS NULL OR a.end_utc > clock_timestamp())
+    WHERE a.tenant_id = ${tenantId}::uuid AND a.role_id = ${roleId}::uuid AND a.lasts_utc > clock_timestamp()
     ORDER BY a.assignment_id
     LIMIT 1
   ) IS NOT NULL OR (

@@ -47,8 +47,8 @@ export const selectGrants = (filter: GrantFilter, after: string | null, limit: n
       coalesce((${filter.nodeId}::uuid IS NULL OR g.org_node_id = ${filter.nodeId}::uuid)
         AND (${filter.scope}::text IS NULL OR g.access_scope_code = ${filter.scope}::text)
         AND (${filter.activeAt}::timestamptz IS NULL
-          OR g.cancelled_utc IS NULL AND g.start_utc <= ${filter.activeAt}::timestamptz
-            AND (g.end_utc IS NULL OR g.end_utc > ${filter.activeAt}::timestamptz)), false) AS matches,
+          OR g.start_utc <= ${filter.activeAt}::timestamptz AND g.lasts_utc > ${filter.activeAt}::timestamptz), false)
+        AS matches,
       row_number() OVER (ORDER BY g.grant_id) AS position
     FROM visibility_grants g
     WHERE g.tenant_id IS NOT DISTINCT FROM ${filter.tenantId}::uuid
