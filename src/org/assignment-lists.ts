@@ -68,13 +68,7 @@ export const assignmentListHandlers = ({ db }: OrgParts) =>
     async listAssignments(request, call) {
       const page = readPage(ListAssignmentsRequestSchema, request, z.guid());
       const { tenantId, userId = null, nodeId = null, roleId = null, activeAt } = request;
-      const filter = {
-        tenantId,
-        userId,
-        nodeId,
-        roleId,
-        activeAt: timeText(activeAt ? microsecondsOf(activeAt) : null),
-      };
+      const filter = { tenantId, userId, nodeId, roleId, activeAt: timeText(microsecondsOf(activeAt)) };
       const list = selectAssignments(filter, page.after ?? null, page.size + 1);
       const found = await read(db, call, (connection) => connection.any(list));
       const { rows, nextPageToken } = cutCandidates(page, found, (row) => row.assignment_id);

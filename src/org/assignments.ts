@@ -167,7 +167,7 @@ export const assignmentHandlers = ({ db }: OrgParts) =>
       const row = await transact(db, call, async (tx) => {
         if (!(await tx.maybeOne(lockAssignment(tenantId, assignmentId)))) return notFound(assignmentId);
         const before = await tx.one(selectAssignment(tenantId, assignmentId));
-        const window = endWindow(before, endTime ? microsecondsOf(endTime) : null, before.now_us);
+        const window = endWindow(before, microsecondsOf(endTime), before.now_us);
         if (window === undefined) return before;
         if (window instanceof Refusal) return window;
         const after = await tx.one(updateAssignmentWindow(before, window));

@@ -71,13 +71,7 @@ export const visibilityListHandlers = ({ db }: OrgParts) =>
       const page = readPage(ListVisibilityGrantsRequestSchema, request, z.guid());
       const { tenantId, userId = null, nodeId = null, activeAt } = request;
       const scope = request.scope === undefined ? null : scopeCode(request.scope);
-      const filter = {
-        tenantId,
-        userId,
-        nodeId,
-        scope,
-        activeAt: timeText(activeAt ? microsecondsOf(activeAt) : null),
-      };
+      const filter = { tenantId, userId, nodeId, scope, activeAt: timeText(microsecondsOf(activeAt)) };
       const list = selectGrants(filter, page.after ?? null, page.size + 1);
       const found = await read(db, call, (connection) => connection.any(list));
       const { rows, nextPageToken } = cutCandidates(page, found, (row) => row.grant_id);

@@ -159,7 +159,7 @@ export const visibilityHandlers = ({ db }: OrgParts) =>
       const row = await transact(db, call, async (tx) => {
         if (!(await tx.maybeOne(lockGrant(tenantId, grantId)))) return notFound(grantId);
         const before = await tx.one(selectGrant(tenantId, grantId));
-        const window = endWindow(before, endTime ? microsecondsOf(endTime) : null, before.now_us);
+        const window = endWindow(before, microsecondsOf(endTime), before.now_us);
         if (window === undefined) return before;
         if (window instanceof Refusal) return window;
         const after = await tx.one(updateGrantWindow(before, window));

@@ -33,8 +33,8 @@ export const endTooEarly = (): Refusal => invalid({ field: "end_time", descripti
 
 /** @throws INVALID_REQUEST where a window would end before it begins; one without a start begins now. */
 export const readWindow = (request: Pick<AssignRoleRequest, "startTime" | "endTime">): WindowRequest => {
-  const startUs = request.startTime ? microsecondsOf(request.startTime) : null;
-  const endUs = request.endTime ? microsecondsOf(request.endTime) : null;
+  const startUs = microsecondsOf(request.startTime);
+  const endUs = microsecondsOf(request.endTime);
   if (startUs !== null && endUs !== null && endUs <= startUs) throw endTooEarly();
   return { startUs, endUs };
 };
