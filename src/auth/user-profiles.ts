@@ -3,8 +3,8 @@ import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { changedMeanwhile, transactAgain } from "../db/looks.ts";
-import { UNIQUE_VIOLATION, sqlStateOf } from "../db/sql-state.ts";
 import type { Tx } from "../db/transact.ts";
+import { unlessTaken } from "../db/unless-taken.ts";
 import type { AuthService, CreateUserRequest, UpdateUserRequest } from "../gen/auth/v1/auth_pb.ts";
 import { missingTenant } from "../org/tenants.ts";
 import type { Call } from "../rpc/call.ts";
@@ -96,18 +96,13 @@ const created = async (tx: Tx, tenantId: string, userId: string, profile: Profil
     : refusal("USER_ID_TAKEN", { user_id: userId });
 };
 
-/** An UPDATE has no ON CONFLICT: who took a contact meanwhile is caught outside of a savepoint. */
-const writeProfile = async (tx: Tx, tenantId: string, userId: string, profile: Profile) => {
-  const taken = await takenContact(tx, tenantId, userId, profile);
-  if (taken) return taken;
-  try {
-    return await tx.transaction((savepoint) => savepoint.one(updateProfile(tenantId, userId, profile)));
-  } catch (error) {
-    if (sqlStateOf(error) !== UNIQUE_VIOLATION) throw error;
-    // Whoever had it may have let go of it since.
-    return (await takenContact(tx, tenantId, userId, profile)) ?? changedMeanwhile;
-  }
-};
+/** Looks first: two who swap their contacts would wait for each other. */
+const writeProfile = async (tx: Tx, tenantId: string, userId: string, profile: Profile) =>
+  (await takenContact(tx, tenantId, userId, profile)) ??
+  (await unlessTaken(tx, updateProfile(tenantId, userId, profile))) ??
+  // Whoever took it meanwhile may have let go of it since.
+  (await takenContact(tx, tenantId, userId, profile)) ??
+  changedMeanwhile;
 
 const contactOf = (kind: ContactKind, text: string | undefined) =>
   text === undefined ? null : readContact(kind, text).text;

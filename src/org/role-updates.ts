@@ -2,6 +2,7 @@ import { sql } from "slonik";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { type Tx, transact } from "../db/transact.ts";
+import { unlessTaken } from "../db/unless-taken.ts";
 import type { OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
@@ -17,7 +18,6 @@ import {
   roleEvent,
   roleMessage,
   selectRole,
-  updatedUnlessTaken,
 } from "./roles.ts";
 
 const capabilityIdRow = z.object({ cap_id: z.string() });
@@ -56,7 +56,7 @@ const changeRole = async (tx: Tx, call: Call, before: RoleRow, { label, keys }: 
   }
   const capabilityIds = await holdCapabilities(tx, added);
   if (capabilityIds instanceof Refusal) return capabilityIds;
-  if (isRenamed && !(await updatedUnlessTaken(tx, updateRoleLabel(tenantId, roleId, label)))) {
+  if (isRenamed && !(await unlessTaken(tx, updateRoleLabel(tenantId, roleId, label)))) {
     return refusal("ROLE_LABEL_TAKEN");
   }
   if (removed.length > 0) await tx.any(deleteRoleCapabilities(roleId, removed));

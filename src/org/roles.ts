@@ -1,11 +1,11 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { type QuerySqlToken, sql } from "slonik";
+import { sql } from "slonik";
 import { v7 as uuidv7 } from "uuid";
 import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
-import { UNIQUE_VIOLATION, sqlStateOf } from "../db/sql-state.ts";
 import { type Tx, read, transact } from "../db/transact.ts";
+import { unlessTaken } from "../db/unless-taken.ts";
 import {
   type CreateRoleRequest,
   ListRolesRequestSchema,
@@ -154,17 +154,6 @@ export const lockRole = lockingBy(selectRoleForUpdate);
 /** Locks a role whose label stays: whoever assigns it goes on. */
 export const lockRoleContent = lockingBy(selectRoleForChange);
 
-/** Runs an UPDATE in a savepoint, since it has no ON CONFLICT; false where its label is taken, and nothing is written. */
-export const updatedUnlessTaken = async (tx: Tx, update: QuerySqlToken): Promise<boolean> => {
-  try {
-    await tx.transaction((savepoint) => savepoint.one(update));
-    return true;
-  } catch (error) {
-    if (sqlStateOf(error) !== UNIQUE_VIOLATION) throw error;
-    return false;
-  }
-};
-
 /** Whether a repeated create says nothing else than the first: what it leaves out is not compared. */
 const isSameContent = (row: RoleRow, { label, capabilityKeys: keys }: CreateRoleRequest) =>
   row.role_label === label && (keys.length === 0 || sameSet(keys, row.cap_keys));
@@ -180,7 +169,7 @@ const created = async (tx: Tx, roleId: string, request: CreateRoleRequest) => {
 /** Ends a locked role; its label becomes free, and its capabilities stay for the history of what was assigned. */
 const softDelete = async (tx: Tx, { tenant_id, role_id, role_label }: RoleRow) => {
   const label = `${role_label}#${role_id}`;
-  if (await updatedUnlessTaken(tx, updateRoleDeleted(tenant_id, role_id, label))) return;
+  if (await unlessTaken(tx, updateRoleDeleted(tenant_id, role_id, label))) return;
   // Somebody chose that very label for another role; nobody can have chosen this one.
   await tx.one(updateRoleDeleted(tenant_id, role_id, `${label}#${uuidv7()}`));
 };
