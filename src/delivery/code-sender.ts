@@ -23,27 +23,24 @@ const codeRow = z.object({
   code_hash_text: z.string(),
   remaining_ms: z.number(),
   tenant_label: z.string(),
+  is_due: z.boolean(),
 });
 type CodeRow = z.output<typeof codeRow>;
 
-/** A code that is worth sending: of an active user, and neither spent, guessed at too often, expired nor ended by a newer one. */
+/** Due is one of an active user that is neither spent, guessed at too often, expired nor ended by a newer one. */
 const selectCode = (otpId: string) => sql.type(codeRow)`
   SELECT o.otp_id, o.destination_text, o.channel_code, o.purpose_code, o.code_hash_text,
-    (extract(epoch FROM o.expiry_utc - now()) * 1000)::float8 AS remaining_ms, t.tenant_label
+    (extract(epoch FROM o.expiry_utc - now()) * 1000)::float8 AS remaining_ms, t.tenant_label,
+    coalesce(u.user_state_code = 'active', false) AND o.consumed_utc IS NULL AND o.expiry_utc > now()
+      AND o.attempt_count < o.attempt_max AND NOT EXISTS (
+        SELECT FROM otp_codes n
+        WHERE n.tenant_id = o.tenant_id AND n.destination_text = o.destination_text AND n.purpose_code = o.purpose_code
+          AND (n.created_utc, n.otp_id) > (o.created_utc, o.otp_id)
+      ) AS is_due
   FROM otp_codes o
-  JOIN users u ON u.tenant_id = o.tenant_id AND u.user_id = o.user_id
   JOIN tenants t ON t.tenant_id = o.tenant_id
-  WHERE o.otp_id = ${otpId}::uuid AND o.consumed_utc IS NULL AND o.expiry_utc > now()
-    AND o.attempt_count < o.attempt_max AND u.user_state_code = 'active'
-    AND NOT EXISTS (
-      SELECT FROM otp_codes n
-      WHERE n.tenant_id = o.tenant_id AND n.destination_text = o.destination_text AND n.purpose_code = o.purpose_code
-        AND (n.created_utc, n.otp_id) > (o.created_utc, o.otp_id)
-    )`;
-
-const channelRow = codeRow.pick({ channel_code: true });
-const selectChannel = (otpId: string) => sql.type(channelRow)`
-  SELECT o.channel_code FROM otp_codes o WHERE o.otp_id = ${otpId}::uuid`;
+  LEFT JOIN users u ON u.tenant_id = o.tenant_id AND u.user_id = o.user_id
+  WHERE o.otp_id = ${otpId}::uuid`;
 
 /** A job that is being run is not tried again once its key is removed; it stays, as a dead letter. */
 const endTries = (otpId: string) => sql.type(idRow)`
@@ -98,10 +95,7 @@ export const createCodeSender = (options: CodeSenderOptions): SendCode => {
   return async (otpId, attempt, signal) => {
     try {
       const row = await read(db, detached(), (connection) => connection.maybeOne(selectCode(otpId)));
-      if (!row) {
-        const code = await read(db, detached(), (connection) => connection.maybeOne(selectChannel(otpId)));
-        return count(code?.channel_code ?? "unknown", "dropped");
-      }
+      if (!row?.is_due) return count(row?.channel_code ?? "unknown", "dropped");
       try {
         await send(row, signal);
         count(row.channel_code, "sent");
