@@ -11,7 +11,7 @@ import { Refusal, refusal } from "../rpc/refusal.ts";
 import { makeCredential } from "./credentials.ts";
 import type { ServiceIdentityParts } from "./parts.ts";
 import { secretIdRow } from "./rows.ts";
-import { endSecretSessions } from "./service-sessions.ts";
+import { endSecret } from "./service-sessions.ts";
 import { lockTarget, serviceEvent, visibleService } from "./services.ts";
 
 const secretRow = z.object({
@@ -48,11 +48,6 @@ const updateOtherSecretsEnd = (serviceId: string, secretId: string, overlapMs: n
 const selectSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow)`
   SELECT x.secret_id FROM service_secrets x
   WHERE x.svc_id = ${serviceId}::uuid AND x.secret_id = ${secretId}::uuid`;
-
-const revokeSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow)`
-  UPDATE service_secrets SET revoked_utc = now()
-  WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND (revoked_utc IS NULL OR revoked_utc > now())
-  RETURNING secret_id`;
 
 /**
  * Makes a secret, which is in the answer alone, and stores its MAC: the entropy is in the secret, so a slow hash would only
@@ -111,9 +106,7 @@ export const secretHandlers = ({ db, macs, tokens }: ServiceIdentityParts) =>
           if (target instanceof Refusal) return target;
           const named = await tx.maybeOne(selectSecret(serviceId, secretId));
           if (!named) return refusal("SERVICE_SECRET_NOT_FOUND", { secret_id: secretId });
-          await tx.maybeOne(revokeSecret(serviceId, secretId));
-          // What has ended by itself, or by a rotation, may have sessions that go on.
-          if (!(await endSecretSessions(tx, serviceId, secretId))) return undefined;
+          if (!(await endSecret(tx, serviceId, secretId))) return undefined;
           const payload = { secret_id: named.secret_id };
           await recordEvent(tx, call, { ...serviceEvent("service.secret.revoke", target), payload });
           return undefined;

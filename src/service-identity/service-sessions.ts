@@ -93,8 +93,9 @@ const REVOKE_ROWS = 1_000;
 const markService = (serviceId: string) => sql.type(svcIdRow)`
   UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
 
+/** One that a rotation has ended, or will end, has no mark: its sessions go on. */
 const markSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow)`
-  UPDATE service_secrets SET sessions_ended_utc = clock_timestamp()
+  UPDATE service_secrets SET revoked_utc = least(revoked_utc, now()), sessions_ended_utc = clock_timestamp()
   WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND sessions_ended_utc IS NULL
   RETURNING secret_id`;
 
@@ -117,10 +118,10 @@ export const endServiceSessions = async (tx: Tx, serviceId: string): Promise<voi
 };
 
 /**
- * Ends the sessions that a secret opened; the service's row is locked.
- * @returns whether they had not been ended before.
+ * Ends a secret, and the sessions that it opened; the service's row is locked.
+ * @returns whether these had not been ended before.
  */
-export const endSecretSessions = async (tx: Tx, serviceId: string, secretId: string): Promise<boolean> => {
+export const endSecret = async (tx: Tx, serviceId: string, secretId: string): Promise<boolean> => {
   const marked = await tx.maybeOne(markSecret(serviceId, secretId));
   await tx.any(revokeSomeSessions(serviceId, secretId));
   return marked !== null;
