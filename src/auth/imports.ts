@@ -116,8 +116,6 @@ const personOfRow = (row: PersonRow): Person => ({
 const readDirectory = async (tx: Tx, tenantId: string, rows: readonly ImportRow[]) =>
   new Directory(tenantId, (await tx.any(selectPeople(tenantId, rows))).map(personOfRow));
 
-const userIdsOf = (rows: readonly z.output<typeof userIdRow>[]) => new Set(rows.map(({ user_id }) => user_id));
-
 // Calls that share people meet them in the same order, so that none waits for one that waits for it.
 const orderKey = ({ says }: ImportRow) => says.email ?? says.phone ?? "";
 const inOrder = (rows: readonly ImportRow[]) => rows.toSorted((a, b) => (orderKey(a) < orderKey(b) ? -1 : 1));
@@ -126,16 +124,16 @@ const inOrder = (rows: readonly ImportRow[]) => rows.toSorted((a, b) => (orderKe
 const createUsers = async (tx: Tx, tenantId: string, rows: readonly ImportRow[]): Promise<ReadonlySet<string>> => {
   const ordered = inOrder(rows);
   const people = ordered.map((row) => personOf(tenantId, row));
-  const inserted = userIdsOf(await tx.any(insertUsers(tenantId, people)));
+  const inserted = new Set(column(await tx.any(insertUsers(tenantId, people)), "user_id"));
   const standing = ordered.filter(({ userId }) => inserted.has(userId));
   const accounts = standing.flatMap(({ userId, says }): NewIdentity[] =>
     isText(says.subjectKey) ? [{ userId, provider: "google", subjectKey: says.subjectKey, hash: null }] : [],
   );
-  const linked = userIdsOf(await tx.any(insertIdentities(accounts)));
+  const linked = new Set(column(await tx.any(insertIdentities(accounts)), "user_id"));
   // An account that was linked since it was looked for: its row cannot stand, and nobody has seen the user yet.
-  const unlinked = accounts.map(({ userId }) => userId).filter((userId) => !linked.has(userId));
-  if (unlinked.length > 0) await tx.any(deleteUsers(tenantId, unlinked));
-  const created = new Set([...inserted].filter((userId) => !unlinked.includes(userId)));
+  const unlinked = new Set(column(accounts, "userId")).difference(linked);
+  if (unlinked.size > 0) await tx.any(deleteUsers(tenantId, [...unlinked]));
+  const created = inserted.difference(unlinked);
   const passwords = standing.flatMap(({ userId, passwordHash }): NewIdentity[] =>
     isText(passwordHash) && created.has(userId)
       ? [{ userId, provider: "password", subjectKey: null, hash: passwordHash }]
