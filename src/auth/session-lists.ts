@@ -36,25 +36,18 @@ const PAGE_WEIGHT: Weight<SessionRow> = {
 interface SessionList {
   readonly tenantId: string;
   readonly userId: string;
+  readonly includeEnded: boolean;
   readonly afterId: string | null;
   readonly limit: number;
 }
 
 // Newest first, since ids are by time.
-const selectLiveSessions = ({ tenantId, userId, afterId, limit }: SessionList) => sql.type(sessionRow)`
-  SELECT x.session_id, x.user_id, x.tenant_id, x.client_user_agent_text, x.client_ip_text, x.created_utc,
-    x.refreshed_utc, x.expiry_utc, x.revoked_utc
-  FROM refresh_sessions x
-  WHERE x.tenant_id = ${tenantId}::uuid AND x.user_id = ${userId}::uuid AND x.revoked_utc IS NULL
-    AND x.expiry_utc > now() AND (${afterId}::uuid IS NULL OR x.session_id < ${afterId}::uuid)
-  ORDER BY x.session_id DESC
-  LIMIT ${limit}`;
-
-const selectSessions = ({ tenantId, userId, afterId, limit }: SessionList) => sql.type(sessionRow)`
+const selectSessions = ({ tenantId, userId, includeEnded, afterId, limit }: SessionList) => sql.type(sessionRow)`
   SELECT x.session_id, x.user_id, x.tenant_id, x.client_user_agent_text, x.client_ip_text, x.created_utc,
     x.refreshed_utc, x.expiry_utc, x.revoked_utc
   FROM refresh_sessions x
   WHERE x.tenant_id = ${tenantId}::uuid AND x.user_id = ${userId}::uuid
+    AND (${includeEnded}::boolean OR x.revoked_utc IS NULL AND x.expiry_utc > now())
     AND (${afterId}::uuid IS NULL OR x.session_id < ${afterId}::uuid)
   ORDER BY x.session_id DESC
   LIMIT ${limit}`;
@@ -88,12 +81,11 @@ const sessionMessage = (row: SessionRow): MessageInitShape<typeof SessionSchema>
 export const sessionListHandlers = ({ db }: AuthParts) =>
   ({
     async listSessions(request, call) {
-      const { tenantId, userId, includeEnded } = request;
+      const { tenantId, userId, includeEnded = false } = request;
       const page = readPage(ListSessionsRequestSchema, request, z.tuple([z.guid()]));
-      const list = { tenantId, userId, afterId: page.after?.[0] ?? null, limit: page.size + 1 };
-      const select = includeEnded ? selectSessions(list) : selectLiveSessions(list);
+      const list = { tenantId, userId, includeEnded, afterId: page.after?.[0] ?? null, limit: page.size + 1 };
       const found = await read(db, call, async (connection) => {
-        const sessions = await connection.any(select);
+        const sessions = await connection.any(selectSessions(list));
         // Who has sessions exists: the user is looked for only where there are none.
         return sessions.length > 0 || (await connection.maybeOne(selectUser(tenantId, userId))) ? sessions : undefined;
       });
