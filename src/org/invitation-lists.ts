@@ -10,37 +10,28 @@ import type { OrgParts } from "./parts.ts";
 
 const candidateRow = invitationRow.extend(candidateColumns);
 
-const selectAll = (tenantId: string, after: string | null, limit: number) => sql.type(invitationRow)`
+/** Exported for the test that holds its plans, as selectOpen. @param ended how those have ended that are listed; null is all. */
+export const selectInvitations = (
+  tenantId: string,
+  ended: "accepted" | "revoked" | null,
+  after: string | null,
+  limit: number,
+) => sql.type(invitationRow)`
   SELECT i.invite_id, i.tenant_id, i.email_addr, i.phone_e164, i.invited_by_user_id, i.target_role_id,
     i.target_org_node_id, i.invite_token_hash_text, i.expiry_utc, i.accepted_utc, i.revoked_utc, i.created_utc,
     i.expiry_utc <= statement_timestamp() AS expired
   FROM invitations i
-  WHERE i.tenant_id = ${tenantId}::uuid AND (${after}::uuid IS NULL OR i.invite_id > ${after}::uuid)
-  ORDER BY i.invite_id
-  LIMIT ${limit}`;
-
-const selectAccepted = (tenantId: string, after: string | null, limit: number) => sql.type(invitationRow)`
-  SELECT i.invite_id, i.tenant_id, i.email_addr, i.phone_e164, i.invited_by_user_id, i.target_role_id,
-    i.target_org_node_id, i.invite_token_hash_text, i.expiry_utc, i.accepted_utc, i.revoked_utc, i.created_utc,
-    i.expiry_utc <= statement_timestamp() AS expired
-  FROM invitations i
-  WHERE i.tenant_id = ${tenantId}::uuid AND i.accepted_utc IS NOT NULL
-    AND (${after}::uuid IS NULL OR i.invite_id > ${after}::uuid)
-  ORDER BY i.invite_id
-  LIMIT ${limit}`;
-
-const selectRevoked = (tenantId: string, after: string | null, limit: number) => sql.type(invitationRow)`
-  SELECT i.invite_id, i.tenant_id, i.email_addr, i.phone_e164, i.invited_by_user_id, i.target_role_id,
-    i.target_org_node_id, i.invite_token_hash_text, i.expiry_utc, i.accepted_utc, i.revoked_utc, i.created_utc,
-    i.expiry_utc <= statement_timestamp() AS expired
-  FROM invitations i
-  WHERE i.tenant_id = ${tenantId}::uuid AND i.revoked_utc IS NOT NULL
+  WHERE i.tenant_id = ${tenantId}::uuid
+    AND (${ended}::text IS DISTINCT FROM 'accepted' OR i.accepted_utc IS NOT NULL)
+    AND (${ended}::text IS DISTINCT FROM 'revoked' OR i.revoked_utc IS NOT NULL)
     AND (${after}::uuid IS NULL OR i.invite_id > ${after}::uuid)
   ORDER BY i.invite_id
   LIMIT ${limit}`;
 
 /** Those that nobody ended, expired or not: only the clock tells these apart. */
-const selectOpen = (tenantId: string, expired: boolean, after: string | null, limit: number) => sql.type(candidateRow)`
+export const selectOpen = (tenantId: string, expired: boolean, after: string | null, limit: number) => sql.type(
+  candidateRow,
+)`
   SELECT w.invite_id, w.tenant_id, w.email_addr, w.phone_e164, w.invited_by_user_id, w.target_role_id,
     w.target_org_node_id, w.invite_token_hash_text, w.expiry_utc, w.accepted_utc, w.revoked_utc, w.created_utc,
     w.expired, w.matches, w.position
@@ -60,17 +51,9 @@ const selectOpen = (tenantId: string, expired: boolean, after: string | null, li
   ORDER BY w.invite_id
   LIMIT ${limit}`;
 
-/** By state; exported for the test that holds their plans. */
-export const SELECTS = {
-  all: selectAll,
-  accepted: selectAccepted,
-  revoked: selectRevoked,
-  open: selectOpen,
-} as const;
-
-const selectOf = (state: InvitationState | undefined) => {
-  if (state === InvitationState.ACCEPTED) return SELECTS.accepted;
-  return state === InvitationState.REVOKED ? SELECTS.revoked : SELECTS.all;
+const endedCode = (state: InvitationState | undefined) => {
+  if (state === InvitationState.ACCEPTED) return "accepted";
+  return state === InvitationState.REVOKED ? "revoked" : null;
 };
 
 const isOpen = (state: InvitationState | undefined) =>
@@ -85,9 +68,10 @@ export const invitationListHandlers = ({ db }: OrgParts) =>
       const { rows, nextPageToken } = await read(db, call, async (connection) => {
         const keyOf = (row: { readonly invite_id: string }) => row.invite_id;
         if (!isOpen(state)) {
-          return cutPage(page, await connection.any(selectOf(state)(tenantId, after, limit)), keyOf);
+          const list = selectInvitations(tenantId, endedCode(state), after, limit);
+          return cutPage(page, await connection.any(list), keyOf);
         }
-        const open = SELECTS.open(tenantId, state === InvitationState.EXPIRED, after, limit);
+        const open = selectOpen(tenantId, state === InvitationState.EXPIRED, after, limit);
         return cutCandidates(page, await connection.any(open), keyOf);
       });
       return { invitations: rows.map(invitationMessage), nextPageToken };

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { type QuerySqlToken, sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { InvitationState } from "../../src/gen/org/v1/org_pb.ts";
-import { SELECTS } from "../../src/org/invitation-lists.ts";
+import { selectInvitations, selectOpen } from "../../src/org/invitation-lists.ts";
 import { type Invited, expireIn, invite } from "../support/invitations.ts";
 import { indexesOf, planOf, sortsOf } from "../support/plans.ts";
 import { expectRefusal } from "../support/refusals.ts";
@@ -109,11 +109,11 @@ test("each list reads its index in order, and sorts nothing", async () => {
   for (const tenant of [tenantId, ...others]) await plantAll(server, tenant, 8_000);
   await server.pool.query(sql.unsafe`VACUUM (ANALYZE) invitations`);
   const statements: [string, QuerySqlToken][] = [null, randomUUID()].flatMap((after) => [
-    ["idx_invite_tenant_list", SELECTS.all(tenantId, after, 51)],
-    ["idx_invite_tenant_accepted", SELECTS.accepted(tenantId, after, 51)],
-    ["idx_invite_tenant_revoked", SELECTS.revoked(tenantId, after, 51)],
-    ["idx_invite_tenant_open", SELECTS.open(tenantId, false, after, 51)],
-    ["idx_invite_tenant_open", SELECTS.open(tenantId, true, after, 51)],
+    ["idx_invite_tenant_list", selectInvitations(tenantId, null, after, 51)],
+    ["idx_invite_tenant_accepted", selectInvitations(tenantId, "accepted", after, 51)],
+    ["idx_invite_tenant_revoked", selectInvitations(tenantId, "revoked", after, 51)],
+    ["idx_invite_tenant_open", selectOpen(tenantId, false, after, 51)],
+    ["idx_invite_tenant_open", selectOpen(tenantId, true, after, 51)],
   ]);
   for (const [index, statement] of statements) {
     const plan = await planOf(server.pool, statement);
