@@ -66,20 +66,16 @@ const listedRoleRow = roleRow.extend({ has_next: z.boolean() });
 
 /** As many as have at most PAGE_KEYS_MAX capabilities together, and always the first. */
 export const selectRoles = (tenantId: string, after: string | null, size: number) => sql.type(listedRoleRow)`
-  WITH candidates AS (
-    SELECT r.role_id, r.tenant_id, r.role_label, r.created_utc,
-      (SELECT count(*) FROM role_capabilities rc WHERE rc.role_id = r.role_id) AS cap_count
+  WITH counted AS (
+    SELECT r.role_id, r.tenant_id, r.role_label, r.created_utc, row_number() OVER by_id AS position,
+      sum((SELECT count(*) FROM role_capabilities rc WHERE rc.role_id = r.role_id)) OVER by_id AS cap_total,
+      coalesce(lead(true) OVER by_id, false) AS has_next
     FROM roles r
     WHERE r.tenant_id = ${tenantId}::uuid AND r.deleted_utc IS NULL
       AND (${after}::uuid IS NULL OR r.role_id > ${after}::uuid)
+    WINDOW by_id AS (ORDER BY r.role_id)
     ORDER BY r.role_id
-    LIMIT ${size + 1}
-  ), counted AS (
-    SELECT c.role_id, c.tenant_id, c.role_label, c.created_utc,
-      row_number() OVER (ORDER BY c.role_id) AS position,
-      sum(c.cap_count) OVER (ORDER BY c.role_id) AS cap_total,
-      coalesce(lead(true) OVER (ORDER BY c.role_id), false) AS has_next
-    FROM candidates c
+    LIMIT ${size}
   )
   SELECT r.role_id, r.tenant_id, r.role_label, r.created_utc,
     ARRAY(SELECT c.cap_key FROM role_capabilities rc
@@ -87,7 +83,7 @@ export const selectRoles = (tenantId: string, after: string | null, size: number
       WHERE rc.role_id = r.role_id ORDER BY c.cap_key COLLATE "C") AS cap_keys,
     r.has_next
   FROM counted r
-  WHERE r.position <= ${size} AND (r.position = 1 OR r.cap_total <= ${PAGE_KEYS_MAX})
+  WHERE r.position = 1 OR r.cap_total <= ${PAGE_KEYS_MAX}
   ORDER BY r.role_id`;
 
 const insertRole = (tenantId: string, roleId: string, label: string) => sql.type(roleIdRow)`
