@@ -50,7 +50,12 @@ interface Filter {
 const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null], size: number) => sql.type(eventRow)`
   WITH candidates AS (
     SELECT a.audit_id, a.tenant_id, a.actor_user_id, a.actor_svc_id, a.action_key, a.entity_kind_code, a.entity_id,
-      a.occurred_utc, a.payload_json
+      a.occurred_utc, a.payload_json,
+      (${filter.action}::text IS NULL OR a.action_key = ${filter.action}::text)
+        AND (${filter.entityKind}::text IS NULL OR a.entity_kind_code = ${filter.entityKind}::text)
+        AND (${filter.actorUserId}::uuid IS NULL OR coalesce(a.actor_user_id = ${filter.actorUserId}::uuid, false))
+        AS matches,
+      row_number() OVER (ORDER BY a.occurred_utc DESC, a.audit_id DESC) AS position
     FROM audit_events a
     WHERE (${filter.tenantId}::uuid IS NULL OR a.tenant_id = ${filter.tenantId}::uuid)
       AND (${filter.entityId}::uuid IS NULL OR a.entity_id = ${filter.entityId}::uuid)
@@ -64,35 +69,22 @@ const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null
         ('epoch'::timestamptz + ${afterUs}::bigint * interval '1 microsecond', ${afterId}::uuid))
     ORDER BY a.occurred_utc DESC, a.audit_id DESC
     LIMIT ${CANDIDATES}
-  ), numbered AS (
-    SELECT c.audit_id, c.tenant_id, c.actor_user_id, c.actor_svc_id, c.action_key, c.entity_kind_code, c.entity_id,
-      c.occurred_utc, c.payload_json,
-      (${filter.action}::text IS NULL OR c.action_key = ${filter.action}::text)
-        AND (${filter.entityKind}::text IS NULL OR c.entity_kind_code = ${filter.entityKind}::text)
-        AND (${filter.actorUserId}::uuid IS NULL OR coalesce(c.actor_user_id = ${filter.actorUserId}::uuid, false))
-        AS matches,
-      row_number() OVER (ORDER BY c.occurred_utc DESC, c.audit_id DESC) AS position
-    FROM candidates c
-  ), asked AS (
-    SELECT n.audit_id, n.tenant_id, n.actor_user_id, n.actor_svc_id, n.action_key, n.entity_kind_code, n.entity_id,
-      n.occurred_utc, n.payload_json, n.matches, n.position
-    FROM numbered n
-    WHERE n.matches OR n.position = ${CANDIDATES}
-    ORDER BY n.position
-    LIMIT ${size + 1}
   ), weighed AS (
-    SELECT q.audit_id, q.tenant_id, q.actor_user_id, q.actor_svc_id, q.action_key, q.entity_kind_code, q.entity_id,
-      q.occurred_utc, q.payload_json, q.matches, q.position,
-      row_number() OVER (ORDER BY q.position) AS place,
-      sum(coalesce(octet_length(q.payload_json::text), 0)) OVER (ORDER BY q.position) AS payload_bytes,
-      coalesce(lead(true) OVER (ORDER BY q.position), false) AS has_next
-    FROM asked q
+    SELECT c.audit_id, c.tenant_id, c.actor_user_id, c.actor_svc_id, c.action_key, c.entity_kind_code, c.entity_id,
+      c.occurred_utc, c.payload_json, c.matches, c.position, row_number() OVER in_order AS place,
+      sum(coalesce(octet_length(c.payload_json::text), 0)) OVER in_order AS payload_bytes,
+      coalesce(lead(true) OVER in_order, false) AS has_next
+    FROM candidates c
+    WHERE c.matches OR c.position = ${CANDIDATES}
+    WINDOW in_order AS (ORDER BY c.position)
+    ORDER BY c.position
+    LIMIT ${size}
   )
   SELECT w.audit_id, w.tenant_id, w.actor_user_id, w.actor_svc_id, w.action_key, w.entity_kind_code, w.entity_id,
     (extract(epoch FROM w.occurred_utc) * 1000000)::bigint AS occurred_us, w.payload_json, w.matches, w.position,
     w.has_next
   FROM weighed w
-  WHERE w.place <= ${size} AND (w.place = 1 OR w.payload_bytes <= ${PAGE_PAYLOAD_BYTES})
+  WHERE w.place = 1 OR w.payload_bytes <= ${PAGE_PAYLOAD_BYTES}
   ORDER BY w.position`;
 
 const boundOf = (time: Timestamp | undefined): string | null => (time ? String(microsecondsRoundedUp(time)) : null);
