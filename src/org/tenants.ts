@@ -38,7 +38,7 @@ type TenantStateRow = z.output<typeof tenantStateRow>;
 export const selectTenantState = (tenantId: string) => sql.prepared("select-tenant-state", tenantStateRow)`
   SELECT t.tenant_state_code FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid`;
 
-const selectTenantForUpdate = (tenantId: string) => sql.type(tenantRow)`
+const lockTenant = (tenantId: string) => sql.type(tenantRow)`
   SELECT t.tenant_id, t.tenant_label, t.tenant_state_code, t.created_utc
   FROM tenants t WHERE t.tenant_id = ${tenantId}::uuid FOR NO KEY UPDATE`;
 
@@ -97,7 +97,7 @@ export const tenantHandlers = ({ db, forgetTokens }: OrgParts) => {
   const setState = async (tenantId: string, state: StateCode, action: string, call: Call) => {
     requireTenantless(call);
     const change = async (tx: Tx) => {
-      const before = await tx.maybeOne(selectTenantForUpdate(tenantId));
+      const before = await tx.maybeOne(lockTenant(tenantId));
       if (!before) return tenantNotFound(tenantId);
       if (before.tenant_state_code === state) return before;
       const row = await tx.one(updateTenantState(tenantId, state));
@@ -142,7 +142,7 @@ export const tenantHandlers = ({ db, forgetTokens }: OrgParts) => {
     async updateTenant({ tenantId, label, updateMask }, call) {
       const fields = maskedFields(updateMask, { label }, ["label"]);
       const row = await transact(db, call, async (tx) => {
-        const before = await tx.maybeOne(selectTenantForUpdate(tenantId));
+        const before = await tx.maybeOne(lockTenant(tenantId));
         if (!before) return tenantNotFound(tenantId);
         if (!fields.has("label") || before.tenant_label === label) return before;
         const updated = await tx.one(updateTenantLabel(tenantId, label));

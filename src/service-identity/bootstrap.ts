@@ -15,7 +15,7 @@ const ROOT_PERMISSIONS = ["*"];
 
 const rootRow = z.object({ svc_id: z.string(), svc_state_code: z.string() });
 
-const selectRootForUpdate = () => sql.type(rootRow)`
+const lockRoot = () => sql.type(rootRow)`
   SELECT s.svc_id, s.svc_state_code FROM services s
   WHERE s.tenant_id IS NULL AND s.svc_key = ${ROOT_KEY} FOR NO KEY UPDATE`;
 
@@ -46,7 +46,7 @@ export const bootstrapRoot = (db: Database, macs: Macs): Promise<string | undefi
  */
 export const recoverRoot = (db: Database, macs: Macs): Promise<string | undefined> =>
   transact(db, detached(), async (tx) => {
-    const found = await tx.maybeOne(selectRootForUpdate());
+    const found = await tx.maybeOne(lockRoot());
     if (!found) return undefined;
     const root = { svc_id: found.svc_id, tenant_id: null };
     if (found.svc_state_code !== "active") {
