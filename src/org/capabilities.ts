@@ -14,7 +14,7 @@ import { type Refusal, refusal } from "../rpc/refusal.ts";
 import type { OrgParts } from "./parts.ts";
 
 const roleIdRow = z.object({ role_id: z.string() });
-const capabilityIdRow = z.object({ cap_id: z.string() });
+export const capabilityIdRow = z.object({ cap_id: z.string() });
 
 const capabilityRow = z.object({ cap_id: z.string(), cap_key: z.string(), created_utc: z.number() });
 type CapabilityRow = z.output<typeof capabilityRow>;

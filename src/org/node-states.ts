@@ -1,14 +1,11 @@
 import { sql } from "slonik";
-import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { transact } from "../db/transact.ts";
 import type { OrgService } from "../gen/org/v1/org_pb.ts";
 import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { lockNode, nodeEvent, nodeMessage, nodeNotFound, selectNode } from "./nodes.ts";
+import { lockNode, nodeEvent, nodeIdRow, nodeMessage, nodeNotFound, selectNode } from "./nodes.ts";
 import type { OrgParts } from "./parts.ts";
-
-const nodeIdRow = z.object({ org_node_id: z.string() });
 
 const updateNodeActive = (tenantId: string, nodeId: string, active: boolean) =>
   sql.type(nodeIdRow)`

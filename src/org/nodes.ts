@@ -45,7 +45,7 @@ export const lockNode = (tenantId: string, nodeId: string) => sql.type(lockedNod
   FROM org_nodes n WHERE n.tenant_id = ${tenantId}::uuid AND n.org_node_id = ${nodeId}::uuid
   FOR NO KEY UPDATE`;
 
-const nodeIdRow = z.object({ org_node_id: z.string() });
+export const nodeIdRow = z.object({ org_node_id: z.string() });
 
 const updateNode = (tenantId: string, nodeId: string, label: string, type: string) => sql.type(nodeIdRow)`
   UPDATE org_nodes SET node_label = ${label}, node_type_code = ${type}

@@ -1,5 +1,4 @@
 import { sql } from "slonik";
-import { z } from "zod";
 import { recordEvent } from "../audit/record.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import { unlessTaken } from "../db/unless-taken.ts";
@@ -8,7 +7,7 @@ import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, invalid, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
-import { holdCapabilities } from "./capabilities.ts";
+import { capabilityIdRow, holdCapabilities } from "./capabilities.ts";
 import type { OrgParts } from "./parts.ts";
 import {
   type RoleRow,
@@ -16,11 +15,10 @@ import {
   lockRole,
   lockRoleContent,
   roleEvent,
+  roleIdRow,
   roleMessage,
   selectRole,
 } from "./roles.ts";
-
-const capabilityIdRow = z.object({ cap_id: z.string() });
 
 /** Of one role, however many requests add them: each answer has all of them. */
 const CAPABILITIES_MAX = 1_000;
@@ -30,8 +28,6 @@ interface Content {
   readonly label: string;
   readonly keys: readonly string[];
 }
-
-const roleIdRow = z.object({ role_id: z.string() });
 
 const updateRoleLabel = (tenantId: string, roleId: string, label: string) => sql.type(roleIdRow)`
   UPDATE roles SET role_label = ${label} WHERE tenant_id = ${tenantId}::uuid AND role_id = ${roleId}::uuid

@@ -16,11 +16,10 @@ import type { Handlers } from "../rpc/methods.ts";
 import { readPage } from "../rpc/page.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { sameSet } from "../same-set.ts";
-import { holdCapabilities } from "./capabilities.ts";
+import { capabilityIdRow, holdCapabilities } from "./capabilities.ts";
 import type { OrgParts } from "./parts.ts";
 import { missingTenant } from "./tenants.ts";
 
-const capabilityIdRow = z.object({ cap_id: z.string() });
 const usedRow = z.object({ used: z.boolean() });
 
 // Capability keys on a page of roles, 128 bytes each at most: it stays below the 4 MiB that gRPC clients take.
@@ -35,7 +34,7 @@ const roleRow = z.object({
 });
 export type RoleRow = z.output<typeof roleRow>;
 
-const roleIdRow = z.object({ role_id: z.string() });
+export const roleIdRow = z.object({ role_id: z.string() });
 
 /** OFFSET 0 here and below: before tables that were loaded are analysed, all capabilities would be read for each role. */
 export const selectRole = (tenantId: string, roleId: string) => sql.type(roleRow)`
