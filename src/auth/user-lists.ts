@@ -186,6 +186,7 @@ export const userListHandlers = ({ db }: AuthParts) => {
     const users: FoundRow[] = [];
     let last = page.after;
     for (const stage of STAGES.slice(last ? STAGES.indexOf(last[0]) : 0)) {
+      if (search[stage] === null) continue;
       const room = page.size - users.length;
       const after = last?.[0] === stage ? ([last[1], last[2]] as const) : ([null, null] as const);
       const rows = await read(db, call, (connection) => connection.any(SELECTS[stage](search, after, room + 1)));
