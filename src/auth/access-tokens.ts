@@ -25,8 +25,7 @@ interface AccessClaims {
 /** The reasons stand in the order in which they are looked for. */
 type VerifiedAccess =
   | { readonly reason: "MALFORMED" | "SIGNATURE" }
-  | ({ readonly reason: "EXPIRED" | "USER_INACTIVE" | "SESSION_ENDED" | "TENANT_SUSPENDED" } & AccessClaims)
-  | ({ readonly reason: "OK" } & AccessClaims);
+  | ({ readonly reason: "EXPIRED" | "USER_INACTIVE" | "SESSION_ENDED" | "TENANT_SUSPENDED" | "OK" } & AccessClaims);
 
 export interface AccessTokens {
   /** @param nowMs the database's clock, from which it lives. */
