@@ -20,15 +20,11 @@ export const createSenders = ({ smtp, twilio, outboxDir, timeoutMs }: Config["de
   const phone = twilio && createTwilioSender(twilio, timeoutMs);
   const sms = twilio?.smsFrom === undefined ? outbox : phone;
   const whatsApp = twilio?.whatsAppFrom === undefined ? outbox : phone;
-  return new Map(
-    (
-      [
-        ["email", email],
-        ["sms", sms],
-        ["whatsapp", whatsApp],
-      ] as const
-    ).filter((entry): entry is [Channel, Send] => entry[1] !== undefined),
-  );
+  const senders = new Map<Channel, Send>();
+  if (email) senders.set("email", email);
+  if (sms) senders.set("sms", sms);
+  if (whatsApp) senders.set("whatsapp", whatsApp);
+  return senders;
 };
 
 interface DeliveryOptions {
