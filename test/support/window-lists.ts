@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
+import { column } from "../../src/db/columns.ts";
 import type { AccessScope } from "../../src/gen/org/v1/org_pb.ts";
 import { timeText } from "../../src/org/windows.ts";
 import type { TestService } from "./service.ts";
@@ -55,22 +56,15 @@ export const plantNames = async (server: TestService, tenantId: string, count = 
 
 /** The same rows as assignments and as grants, without the checks of foreign keys, which would be most of the time. */
 export const insertRows = ({ pool }: TestService, tenantId: string, rows: readonly Row[]) => {
-  const uuids = (read: (row: Row) => string) => sql.array(rows.map(read), "uuid");
-  const times = (read: (row: Row) => bigint | null) =>
-    sql.array(
-      rows.map((row) => timeText(read(row))),
-      "text",
-    );
-  const columns = [uuids(({ id }) => id), uuids(({ user }) => user), uuids(({ node }) => node)] as const;
-  const windows = [times(({ start }) => start), times(({ end }) => end), times(({ cancelled }) => cancelled)] as const;
+  const uuids = (name: "id" | "user" | "node" | "role") => sql.array(column(rows, name), "uuid");
+  const times = (name: "start" | "end" | "cancelled") => sql.array(column(rows, name).map(timeText), "text");
+  const columns = [uuids("id"), uuids("user"), uuids("node")] as const;
+  const windows = [times("start"), times("end"), times("cancelled")] as const;
   const asAssignments = sql.unsafe`
     INSERT INTO org_assignments (assignment_id, tenant_id, user_id, org_node_id, role_id, start_utc, end_utc, cancelled_utc)
     SELECT r.a, ${tenantId}::uuid, r.b, r.c, r.d, r.e::timestamptz, r.f::timestamptz, r.g::timestamptz
-    FROM unnest(${sql.join([...columns, uuids(({ role }) => role), ...windows], sql.fragment`, `)}) AS r (a, b, c, d, e, f, g)`;
-  const scopes = sql.array(
-    rows.map(({ scope }) => scope),
-    "text",
-  );
+    FROM unnest(${sql.join([...columns, uuids("role"), ...windows], sql.fragment`, `)}) AS r (a, b, c, d, e, f, g)`;
+  const scopes = sql.array(column(rows, "scope"), "text");
   const asGrants = sql.unsafe`
     INSERT INTO visibility_grants (grant_id, tenant_id, user_id, org_node_id, access_scope_code, start_utc, end_utc,
       cancelled_utc)
