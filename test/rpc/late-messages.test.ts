@@ -7,6 +7,7 @@ import { describe, expect, onTestFinished, test } from "vitest";
 import { RegisterServiceRequestSchema } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
 import { frame } from "../support/frames.ts";
 import { beginGrpc, openGrpc, reasonIn } from "../support/raw-grpc.ts";
+import { expectRefusal } from "../support/refusals.ts";
 import { type TestService, type TransportName, startService, transports, uniqueKey } from "../support/service.ts";
 import { signInBy } from "../support/sign-in.ts";
 
@@ -50,7 +51,17 @@ const begin: Record<TransportName, (service: TestService, headers: Headers, key:
   },
 };
 
-describe.each(transports)("%s: a message that comes late", (transport) => {
+/** Begins to register a service over each transport; answers with all that came back once the messages were sent. */
+const beginBoth = (service: TestService, headers: Headers) => {
+  const keys = transports.map(uniqueKey);
+  const begun = transports.map((transport, n) => begin[transport](service, headers, keys[n]!));
+  return { keys, finish: () => Promise.all(begun.map(({ finish }) => finish())) };
+};
+
+const start = () => startService("grpc");
+const onBoth = (reason: string) => transports.map(() => expect.stringContaining(reason) as unknown);
+
+describe("on each transport a message that comes late", () => {
   test.each([
     [
       "of a service that was disabled meanwhile",
@@ -64,35 +75,36 @@ describe.each(transports)("%s: a message that comes late", (transport) => {
         services.revokeServicePermissions({ serviceId, permissions: PERMISSIONS }),
     ],
   ])("%s is %s, and nothing is written", async (_, reason, lose) => {
-    const service = await startService(transport);
+    const service = await start();
     const { serviceId, token } = await service.addService(PERMISSIONS);
-    const key = uniqueKey();
-    const begun = begin[transport](service, { authorization: `Bearer ${token}` }, key);
+    const { keys, finish } = beginBoth(service, { authorization: `Bearer ${token}` });
     await sleep(LATE_MS);
     await lose(service, serviceId);
-    expect(await begun.finish()).toContain(reason);
-    await expect(service.services.getService({ selector: { case: "key", value: key } })).rejects.toThrow();
+    expect(await finish()).toEqual(onBoth(reason));
+    for (const value of keys) {
+      await expectRefusal(service.services.getService({ selector: { case: "key", value } }), "SERVICE_NOT_FOUND");
+    }
   });
 
   test("for a user whose session has ended meanwhile is ACTOR_TOKEN_INVALID", async () => {
-    const service = await startService(transport);
+    const service = await start();
     const { tenantId, sessionId, accessToken } = await (await signInBy(service))();
     const { token } = await service.addService(PERMISSIONS);
-    const headers = { authorization: `Bearer ${token}`, "x-actor-token": accessToken };
-    const begun = begin[transport](service, headers, uniqueKey());
+    const { finish } = beginBoth(service, { authorization: `Bearer ${token}`, "x-actor-token": accessToken });
     await sleep(LATE_MS);
     await service.auth.revokeSession({ tenantId, sessionId });
-    expect(await begun.finish()).toContain("ACTOR_TOKEN_INVALID");
+    expect(await finish()).toEqual(onBoth("ACTOR_TOKEN_INVALID"));
   });
 
   test("of a caller who still may call is answered", async () => {
-    const service = await startService(transport);
+    const service = await start();
     const { token } = await service.addService(PERMISSIONS);
-    const key = uniqueKey();
-    const begun = begin[transport](service, { authorization: `Bearer ${token}` }, key);
+    const { keys, finish } = beginBoth(service, { authorization: `Bearer ${token}` });
     await sleep(LATE_MS);
-    await begun.finish();
-    const { service: made } = await service.services.getService({ selector: { case: "key", value: key } });
-    expect(made?.permissions).toEqual(PERMISSIONS);
+    await finish();
+    for (const value of keys) {
+      const { service: made } = await service.services.getService({ selector: { case: "key", value } });
+      expect(made?.permissions).toEqual(PERMISSIONS);
+    }
   });
 });
