@@ -74,7 +74,9 @@ const queueLogger = new QueueLogger(() => (_level, message) => {
 
 const fail = ({ message }: Error): Promise<void> => {
   const busy = message === "Failed to get exclusive lock";
-  return answer({ failure: running ? `${running}: ${message}` : message, busy });
+  // What keeps a file from running says its name; the one that ran last is another.
+  const isNamed = !running || /\b\d{6}\S*\.sql\b/.test(message);
+  return answer({ failure: isNamed ? message : `${running}: ${message}`, busy });
 };
 // Nobody else hears of a connection that is lost while graphile-migrate uses it.
 process.on("uncaughtException", (error) => void fail(error).then(() => process.exit()));

@@ -1,3 +1,6 @@
+import { appendFile, cp, symlink } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { pathToFileURL } from "node:url";
 import { sql } from "slonik";
 import { expect, inject, onTestFinished, test } from "vitest";
 import { migrate, migrationUrl } from "../../src/commands/migrate.ts";
@@ -8,6 +11,7 @@ import { createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { NOBODY_LISTENS } from "../support/ports.ts";
 import { runCommand } from "../support/run-command.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const count = committedMigrations().length;
 
@@ -129,6 +133,18 @@ test("a migration that fails is named", async () => {
     stdout: "",
     stderr: `cannot migrate: ${committedMigrations()[0]}: relation "tenants" already exists\n`,
   });
+});
+
+test("a migration that was edited once it was committed is named, and not the one that has run before it", async () => {
+  const folder = await temporaryFolder();
+  for (const name of ["migrations", "package.json", "src"]) await cp(name, join(folder, name), { recursive: true });
+  await symlink(resolve("node_modules"), join(folder, "node_modules"));
+  const edited = committedMigrations()[1]!;
+  await appendFile(join(folder, "migrations/committed", edited), "-- as an afterthought\n");
+  const url = { DATABASE_URL: await emptyDatabase() };
+  const { code, stderr } = await runCommand("migrate", [], url, pathToFileURL(`${folder}/`));
+  expect(code).toBe(1);
+  expect(stderr).toMatch(new RegExp(`^cannot migrate: Hash for ${edited} does not match .*\n$`));
 });
 
 test("a connection that is lost during a migration is told of in one line", async () => {

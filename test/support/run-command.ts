@@ -14,9 +14,10 @@ export const runCommand = (
   command: string,
   args: readonly string[] = [],
   variables: Readonly<Record<string, string>> = {},
+  checkout = new URL("../../", import.meta.url),
 ): Promise<Finished> =>
   new Promise((resolve) => {
-    const file = fileURLToPath(new URL(`../../src/commands/${command}.ts`, import.meta.url));
+    const file = fileURLToPath(new URL(`src/commands/${command}.ts`, checkout));
     const options = { env: { ...CHILD_ENV, ...variables }, cwd: "/", timeout: 20_000 };
     const child = execFile(process.execPath, [file, ...args], options, (_error, stdout, stderr) => {
       resolve({ code: child.exitCode, stdout, stderr });
