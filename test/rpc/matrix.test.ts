@@ -157,12 +157,11 @@ const reasonOf = (error: unknown) =>
 
 const samples = ({ method }: Rpc, known: Known): readonly Message[] => sampleMessages(method.input, known);
 
-test("the walk finds every service, and the rules of each method", () => {
+test("the walk finds every service, and each of its methods", () => {
   expect(services.map(({ typeName }) => typeName)).toEqual(
     expect.arrayContaining(["auth.v1.AuthService", "org.v1.OrgService", "service_identity.v1.ServiceIdentityService"]),
   );
   expect(rpcs).toHaveLength(services.flatMap(({ methods }) => methods).length);
-  expect(rpcs.filter(({ rule }) => rule.case === undefined)).toEqual([]);
   expect(guarded.length).toBeGreaterThan(catalogue.length);
 });
 

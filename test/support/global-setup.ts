@@ -11,6 +11,7 @@ import { jwtKeysFileOf } from "../../src/dev-keys.ts";
 import { createLog } from "../../src/log.ts";
 import { ROOTED, TEMPLATE, administer, databaseUrl } from "./admin.ts";
 import { makeRoot } from "./root.ts";
+import { rpcs } from "./rpcs.ts";
 
 declare module "vitest" {
   export interface ProvidedContext {
@@ -49,11 +50,18 @@ const makeTemplates = async (postgresUrl: string): Promise<string> => {
 
 const CURRENT = "migrations/current.sql";
 
-/** One PostgreSQL for the whole run, with migrated databases that tests copy. */
-export default async ({ provide }: TestProject) => {
-  // Tests would fail one by one, for want of what stands there.
+/** Tests would fail one by one, for want of what stands in the one or of a server, which does not start without the other. */
+const refuseUnfinished = () => {
   if (readFileSync(CURRENT, "utf8").trim() !== "")
     throw new Error(`${CURRENT} is not committed: npm run migrate:commit`);
+  const open = rpcs.filter(({ rule }) => rule.case === undefined).map(({ name }) => name);
+  if (open.length > 0)
+    throw new Error(`proto/ does not say who may call ${open.join(", ")}: each needs the option caller.v1.caller_rule`);
+};
+
+/** One PostgreSQL for the whole run, with migrated databases that tests copy. */
+export default async ({ provide }: TestProject) => {
+  refuseUnfinished();
   const dataDir = await mkdtemp(join(folderOfRun(), "auth-service-test-"));
   const postgres = await startEmbeddedPostgres({ dataDir, durable: false, removeAtEnd: true });
   try {
