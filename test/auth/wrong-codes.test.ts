@@ -133,6 +133,22 @@ test("a wrong guess runs the same statements, whoever has the destination", asyn
   expect(await statementsFor(reset, reset.code)).toEqual(expected);
 });
 
+test.each(transports)("%s: whatever a code is for, so many guesses are taken and no more", async (transport) => {
+  const server = await launchForCodes(transport, { THROTTLE_IDENTIFIER: "3" });
+  const { auth } = server;
+  const newPassword = "another staple 123";
+  const uses: readonly (readonly [OtpPurpose, (guess: SentCode) => Promise<unknown>])[] = [
+    [LOGIN, (guess) => auth.loginWithOtp(guess)],
+    [VERIFY_EMAIL, (guess) => auth.verifyContact(guess)],
+    [RESET_PASSWORD, (guess) => auth.resetPassword({ ...guess, newPassword })],
+  ];
+  for (const [purpose, use] of uses) {
+    const { sent } = await someone(server, purpose);
+    for (let n = 0; n < 3; n++) await expectRefusal(use({ ...sent, code: otherCode(sent.code) }), "INVALID_CODE");
+    await expectRefusal(use(sent), "RATE_LIMITED");
+  }
+});
+
 test("a code's guesses are counted by its destination and address, and right ones are given back", async () => {
   const server = await launchForCodes("grpc", { THROTTLE_IDENTIFIER_ADDRESS: "3", OTP_REQUESTS_PER_HOUR: "100" });
   const { tenantId, email: destination = "" } = await addUser(server);

@@ -1,5 +1,5 @@
 import { existsSync, readFileSync, statfsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sql } from "slonik";
@@ -12,6 +12,7 @@ import { createLog } from "../../src/log.ts";
 import { ROOTED, TEMPLATE, administer, databaseUrl } from "./admin.ts";
 import { makeRoot } from "./root.ts";
 import { rpcs } from "./rpcs.ts";
+import { unprovoked } from "./unprovoked.ts";
 
 declare module "vitest" {
   export interface ProvidedContext {
@@ -21,6 +22,8 @@ declare module "vitest" {
     rootSecret: string;
     /** The JWKS file of the run's servers. */
     jwtKeysFile: string;
+    /** Where each process of the run notes what its calls were answered. */
+    answersFile: string;
   }
 }
 
@@ -59,8 +62,23 @@ const refuseUnfinished = () => {
     throw new Error(`proto/ does not say who may call ${open.join(", ")}: each needs the option caller.v1.caller_rule`);
 };
 
+/** Whether every test of every file has run, and none has failed, which would be told first. */
+const isWhole = async ({ vitest }: TestProject): Promise<boolean> => {
+  const modules = vitest.state.getTestModules();
+  const files = await vitest.globTestSpecifications();
+  return !vitest.config.testNamePattern && modules.length === files.length && modules.every((module) => module.ok());
+};
+
+/** @throws where no test asked for what the protos promise. */
+const refuseUnprovoked = async (project: TestProject, answersFile: string) => {
+  if (!(await isWhole(project))) return;
+  const missed = unprovoked(new Set((await readFile(answersFile, "utf8")).split("\n")));
+  if (missed.length > 0) throw new Error(`no test has provoked ${missed.join(", ")}`);
+};
+
 /** One PostgreSQL for the whole run, with migrated databases that tests copy. */
-export default async ({ provide }: TestProject) => {
+export default async (project: TestProject) => {
+  const { provide } = project;
   refuseUnfinished();
   const dataDir = await mkdtemp(join(folderOfRun(), "auth-service-test-"));
   const postgres = await startEmbeddedPostgres({ dataDir, durable: false, removeAtEnd: true });
@@ -70,11 +88,18 @@ export default async ({ provide }: TestProject) => {
     await postgres.stop();
     throw error;
   }
-  const keysDir = await mkdtemp(join(tmpdir(), "auth-service-keys-"));
+  const runDir = await mkdtemp(join(tmpdir(), "auth-service-run-"));
+  const answersFile = join(runDir, "answers");
+  await writeFile(answersFile, "");
   provide("postgresUrl", postgres.url);
-  provide("jwtKeysFile", await jwtKeysFileOf(parseConfig({ DATA_DIR: keysDir }), createLog("silent")));
+  provide("answersFile", answersFile);
+  provide("jwtKeysFile", await jwtKeysFileOf(parseConfig({ DATA_DIR: runDir }), createLog("silent")));
   return async () => {
     await postgres.stop();
-    await rm(keysDir, { recursive: true });
+    try {
+      await refuseUnprovoked(project, answersFile);
+    } finally {
+      await rm(runDir, { recursive: true });
+    }
   };
 };

@@ -10,10 +10,9 @@ import {
   hasOption,
 } from "@bufbuild/protobuf";
 import { Code, ConnectError, type Transport } from "@connectrpc/connect";
-import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import { type CallerRule, caller_rule } from "../../src/gen/caller/v1/caller_pb.ts";
 import type { RunningServer } from "../../src/server.ts";
-import type { TransportName } from "./service.ts";
+import { type TransportName, channelOf } from "./channels.ts";
 
 /** One RPC of ours, found in the generated code: a new one is tested without being named anywhere. */
 export interface Rpc {
@@ -86,11 +85,8 @@ export type SendRpc = (
   headers?: Readonly<Record<string, string>>,
 ) => Promise<{ readonly message: Message; readonly header: Headers }>;
 
-export const sender = (transport: TransportName, { grpcPort, httpPort }: RunningServer): SendRpc => {
-  const channel =
-    transport === "grpc"
-      ? createGrpcTransport({ baseUrl: `http://127.0.0.1:${grpcPort}` })
-      : createConnectTransport({ baseUrl: `http://127.0.0.1:${httpPort}`, httpVersion: "1.1", useBinaryFormat: false });
+export const sender = (transport: TransportName, server: RunningServer): SendRpc => {
+  const channel = channelOf(transport, server);
   return ({ method }, request, headers = {}) =>
     method.methodKind === "unary"
       ? channel.unary(method, undefined, 10_000, headers, request)

@@ -1,6 +1,5 @@
 import { randomBytes } from "node:crypto";
 import { type Client, type Interceptor as ClientInterceptor, createClient } from "@connectrpc/connect";
-import { createConnectTransport, createGrpcTransport } from "@connectrpc/connect-node";
 import type { DatabasePool } from "slonik";
 import { inject, vi } from "vitest";
 import { type Config, parseConfig } from "../../src/config.ts";
@@ -11,14 +10,13 @@ import { ServiceIdentityService } from "../../src/gen/service_identity/v1/servic
 import { type Log, createLog } from "../../src/log.ts";
 import { type RunningServer, startServer } from "../../src/server.ts";
 import { openPool } from "./admin.ts";
+import { type TransportName, channelOf } from "./channels.ts";
 import { createDatabase, createRootedDatabase } from "./database.ts";
 import { oncePerFile, onFileFinished } from "./per-file.ts";
 import { PEPPERS, makeRoot } from "./root.ts";
 import { statementSchemas } from "./statement-schemas.ts";
 
-/** Each RPC test runs on both: a handler never knows which one called it. */
-export const transports = ["grpc", "connect"] as const;
-export type TransportName = (typeof transports)[number];
+export { type TransportName, transports } from "./channels.ts";
 
 /** Typed clients that send one service token. */
 export interface Clients {
@@ -81,21 +79,9 @@ export const uniqueKey = (): string => `svc-${randomBytes(8).toString("hex")}`;
 type Connect = (headers: Readonly<Record<string, string>>) => Clients;
 
 /** Makes clients of a server's port. */
-export const clientsOf = (
-  transport: TransportName,
-  { grpcPort, httpPort }: Pick<RunningServer, "grpcPort" | "httpPort">,
-): Connect => {
+export const clientsOf = (transport: TransportName, server: Pick<RunningServer, "grpcPort" | "httpPort">): Connect => {
   return (headers) => {
-    const interceptors = [withHeaders(headers)];
-    const channel =
-      transport === "grpc"
-        ? createGrpcTransport({ baseUrl: `http://127.0.0.1:${grpcPort}`, interceptors })
-        : createConnectTransport({
-            baseUrl: `http://127.0.0.1:${httpPort}`,
-            httpVersion: "1.1",
-            useBinaryFormat: false,
-            interceptors,
-          });
+    const channel = channelOf(transport, server, [withHeaders(headers)]);
     return {
       auth: createClient(AuthService, channel),
       org: createClient(OrgService, channel),
