@@ -1,8 +1,8 @@
 import type { AuditEvent } from "../../src/gen/org/v1/org_pb.ts";
 import type { TestService } from "./service.ts";
 
-/** All that are there would be a thousand soon, for each call. */
-const NEWEST = 100;
+/** All that are there would be a thousand soon, for each call; a batch records twenty. */
+const NEWEST = 30;
 
 /** What was recorded while `work` ran, the first first; the tests of a server must run one after the other. */
 export const recorded = async (server: TestService, work: () => Promise<unknown>): Promise<readonly AuditEvent[]> => {
