@@ -1,4 +1,3 @@
-import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
@@ -7,6 +6,7 @@ import { heldUp } from "../support/held-up.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { plantRoles } from "../support/roles.ts";
 import { type TestService, startService } from "../support/service.ts";
+import { plantRoots } from "../support/trees.ts";
 import { eraseUser } from "../support/user-rows.ts";
 import { actionsOf, outcomes, plantUsers } from "../support/users.ts";
 import { type Kind, type Post, assignments, at, databaseNow, grants, plantPost } from "../support/windows.ts";
@@ -30,12 +30,9 @@ const wrong = ({ pool }: TestService, tenantId: string) =>
     WHERE (u.erased_utc IS NOT NULL OR r.deleted_utc IS NOT NULL) AND w.cancelled_utc IS NULL
       AND (w.end_utc IS NULL OR w.end_utc > now())`);
 
-const plantNodes = async ({ pool }: TestService, tenantId: string): Promise<readonly string[]> => {
-  const ids = Array.from({ length: ROUNDS }, () => randomUUID());
-  await pool.query(sql.unsafe`
-    INSERT INTO org_nodes (org_node_id, tenant_id, node_type_code, node_label)
-    SELECT n.id, ${tenantId}::uuid, 'shop', 'Shop' FROM unnest(${sql.array(ids, "uuid")}) AS n (id)`);
-  await pool.query(sql.unsafe`
+const plantNodes = async (server: TestService, tenantId: string): Promise<readonly string[]> => {
+  const ids = await plantRoots(server, tenantId, ROUNDS);
+  await server.pool.query(sql.unsafe`
     INSERT INTO org_node_paths (tenant_id, ancestor_org_node_id, descendant_org_node_id, depth_val)
     SELECT ${tenantId}::uuid, n.id, n.id, 0 FROM unnest(${sql.array(ids, "uuid")}) AS n (id)`);
   return ids;

@@ -1,18 +1,15 @@
-import { randomUUID } from "node:crypto";
 import { sql } from "slonik";
 import { z } from "zod";
 import type { User } from "../../src/gen/auth/v1/auth_pb.ts";
+import { plantRoles } from "./roles.ts";
 import type { TestService } from "./service.ts";
+import { plantRoots } from "./trees.ts";
 
 /** A node and a role of the tenant, to be assigned. */
-export const plantPlace = async ({ pool }: TestService, tenantId: string) => {
-  const [nodeId, roleId] = [randomUUID(), randomUUID()];
-  await pool.query(sql.unsafe`
-    INSERT INTO org_nodes (org_node_id, tenant_id, node_type_code, node_label)
-    VALUES (${nodeId}::uuid, ${tenantId}::uuid, 'shop', 'Shop')`);
-  await pool.query(sql.unsafe`
-    INSERT INTO roles (role_id, tenant_id, role_label) VALUES (${roleId}::uuid, ${tenantId}::uuid, ${roleId})`);
-  return { nodeId, roleId };
+export const plantPlace = async (server: TestService, tenantId: string) => {
+  const [nodeId] = await plantRoots(server, tenantId, 1);
+  const [roleId] = await plantRoles(server, tenantId, 1);
+  return { nodeId: nodeId!, roleId: roleId! };
 };
 
 /** One window that has ended, one under way with and without an end, one that has not begun, and one cancelled. */

@@ -3,6 +3,7 @@ import { type CommonQueryMethods, sql } from "slonik";
 import { z } from "zod";
 import type { Role } from "../../src/gen/org/v1/org_pb.ts";
 import type { TestService } from "./service.ts";
+import { plantRoots } from "./trees.ts";
 import { addUser } from "./users.ts";
 
 /** The key of a capability that no other test has; `name` is its last part. */
@@ -59,11 +60,8 @@ export interface Place {
 /** A user and a node of a tenant, put into the database as they are. */
 export const plantPlace = async (server: TestService, tenantId: string): Promise<Place> => {
   const { userId } = await addUser(server, { tenantId });
-  const nodeId = randomUUID();
-  await server.pool.query(sql.unsafe`
-    INSERT INTO org_nodes (org_node_id, tenant_id, node_type_code, node_label, active_flag)
-    VALUES (${nodeId}::uuid, ${tenantId}::uuid, 'shop', 'Shop', true)`);
-  return { tenantId, userId, nodeId };
+  const [nodeId] = await plantRoots(server, tenantId, 1);
+  return { tenantId, userId, nodeId: nodeId! };
 };
 
 /** From when until when an assignment counts, in seconds from now; one without end has none. */

@@ -30,6 +30,15 @@ export const addChain = async ({ org }: Server, tenantId: string, length: number
   return nodeIds;
 };
 
+/** Puts nodes that stand below none into the database, without their paths; answers with their ids. */
+export const plantRoots = async ({ pool }: Pick<Server, "pool">, tenantId: string, count: number) => {
+  const ids = Array.from({ length: count }, () => randomUUID());
+  await pool.query(sql.unsafe`
+    INSERT INTO org_nodes (org_node_id, tenant_id, node_type_code, node_label)
+    SELECT n.id, ${tenantId}::uuid, 'shop', 'Shop' FROM unnest(${sql.array(ids, "uuid")}) AS n (id)`);
+  return ids;
+};
+
 /** Puts `count` nodes below a node, ten below each, past the API and past the foreign keys, which take most of the time. */
 export const plantSubtree = (server: Server, tenantId: string, rootId: string, count: number) =>
   plantUnchecked(server, async (tx) => {

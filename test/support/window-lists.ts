@@ -3,7 +3,9 @@ import { sql } from "slonik";
 import { column } from "../../src/db/columns.ts";
 import type { AccessScope } from "../../src/gen/org/v1/org_pb.ts";
 import { timeText } from "../../src/org/windows.ts";
+import { plantRoles } from "./roles.ts";
 import type { TestService } from "./service.ts";
+import { plantRoots } from "./trees.ts";
 import { plantUsers } from "./users.ts";
 import type { at } from "./windows.ts";
 import { plantUnchecked } from "./admin.ts";
@@ -44,13 +46,7 @@ export const counts = ({ start, end, cancelled }: Row, us: bigint) =>
 export const plantNames = async (server: TestService, tenantId: string, count = 2) => {
   const contacts = Array.from({ length: count }, (_, n) => ({ email: null, phone: `+1${n}`, name: null }));
   const users = await plantUsers(server, tenantId, contacts);
-  const [nodes, roles] = [users.map(() => randomUUID()), users.map(() => randomUUID())];
-  await server.pool.query(sql.unsafe`
-    INSERT INTO org_nodes (org_node_id, tenant_id, node_type_code, node_label)
-    SELECT n.id, ${tenantId}::uuid, 'shop', 'Shop' FROM unnest(${sql.array(nodes, "uuid")}) AS n (id)`);
-  await server.pool.query(sql.unsafe`
-    INSERT INTO roles (role_id, tenant_id, role_label)
-    SELECT r.id, ${tenantId}::uuid, r.id::text FROM unnest(${sql.array(roles, "uuid")}) AS r (id)`);
+  const [nodes, roles] = [await plantRoots(server, tenantId, count), await plantRoles(server, tenantId, count)];
   return { users, nodes, roles };
 };
 
