@@ -85,5 +85,6 @@ test("an answer that does not come is waited for no longer than DELIVERY_TIMEOUT
   await expect.poll(async () => (await queue.jobs())[0]?.last_error, ARRIVAL).toBe("twilio TimeoutError");
   await queue.hurry();
   await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
-  expect(twilio.requests.length).toBe(2);
+  // The second try has no more time, and on a busy machine it may be the third that is answered.
+  expect(twilio.requests.length).toBeGreaterThan(1);
 });

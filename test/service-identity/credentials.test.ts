@@ -193,6 +193,20 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
     await expectRefusal(services.authenticateService({ key, secret }), "SERVICE_CREDENTIALS_INVALID");
   });
 
+  test("a secret that a rotation has ended keeps when it did, also once it is revoked", async () => {
+    const { services, addService } = await startService(transport);
+    const { serviceId, secretId } = await addService([]);
+    await services.rotateServiceSecret({ serviceId });
+    const revokeTime = async () => {
+      const { secrets } = await services.listServiceSecrets({ serviceId });
+      return secrets.find((one) => one.secretId === secretId)?.revokeTime;
+    };
+    const ended = await revokeTime();
+    expect(ended).toBeDefined();
+    await services.revokeServiceSecret({ serviceId, secretId });
+    expect(await revokeTime()).toEqual(ended);
+  });
+
   test("revoking a secret ends the sessions that it opened, and no others", async () => {
     const service = await startService(transport);
     const { services, addService, as } = service;
