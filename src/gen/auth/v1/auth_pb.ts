@@ -723,8 +723,8 @@ export type ListUsersRequest = Message<"auth.v1.ListUsersRequest"> & {
 
   /**
    * Only users whose e-mail address, phone number or display name begins with this, 1 to 254 characters. Case, and blanks
-   * around it, count in names alone; a phone number's may have blanks, hyphens, dots and parentheses, and no plus. Not
-   * set: all.
+   * around it, count in names alone; that of a phone number may have blanks, hyphens, dots and parentheses in it, and its
+   * plus may be left out. Not set: all.
    *
    * @generated from field: optional string prefix = 3;
    */
@@ -1096,7 +1096,8 @@ export type ChangePasswordRequest = Message<"auth.v1.ChangePasswordRequest"> & {
   newPassword: string;
 
   /**
-   * The session that stays, a UUID: the one that the user is changing the password in. Not set: none does.
+   * The session that stays, a UUID: the one that the user is changing the password in. Not set, or none of the user's:
+   * none does.
    *
    * @generated from field: optional string keep_session_id = 5;
    */
@@ -2461,7 +2462,8 @@ export const TokenReasonSchema: GenEnum<TokenReason> = /*@__PURE__*/
  * Every RPC except GetJwks can also answer INVALID_REQUEST (a field breaks its rule), CALLER_TOKEN_INVALID,
  * ACTOR_TOKEN_INVALID, PERMISSION_MISSING, TENANT_SUSPENDED (the caller's own tenant), OVERLOADED,
  * DATABASE_UNAVAILABLE, DEADLINE and, where it writes, CONFLICT; the reasons named at an RPC are those beside them.
- * Every error carries its reason in a google.rpc.ErrorInfo (AIP-193), and RATE_LIMITED says in a google.rpc.RetryInfo
+ * A server that shuts down answers any of them SHUTTING_DOWN: call another replica. Every error carries its reason in a
+ * google.rpc.ErrorInfo (AIP-193), and RATE_LIMITED says in a google.rpc.RetryInfo
  * when to try again: when the window of `THROTTLE_WINDOW` (by default 10 minutes) ends, and up to five windows later where
  * one network filled several in a row.
  *

@@ -22,6 +22,9 @@ export const file_caller_v1_caller: GenFile = /*@__PURE__*/
  * A caller is a backend service: it sends `authorization: Bearer <service token>`, where the token is one that
  * AuthenticateService answered.
  *
+ * A caller that acts for a user may also send that user's access token, as `x-actor-token`: events then name the user. It
+ * grants no right. One that is not valid now, or not of the request's tenant, is ACTOR_TOKEN_INVALID.
+ *
  * @generated from message caller.v1.CallerRule
  */
 export type CallerRule = Message<"caller.v1.CallerRule"> & {

@@ -4124,8 +4124,8 @@ export const NearMissReasonSchema: GenEnum<NearMissReason> = /*@__PURE__*/
  *
  * Every RPC can also answer INVALID_REQUEST (a field breaks its rule), CALLER_TOKEN_INVALID, ACTOR_TOKEN_INVALID,
  * PERMISSION_MISSING, TENANT_SUSPENDED (the caller's own tenant), OVERLOADED, DATABASE_UNAVAILABLE, DEADLINE and, where
- * it writes, CONFLICT; the reasons named at an RPC are those beside them. Every error carries its reason in a
- * google.rpc.ErrorInfo (AIP-193).
+ * it writes, CONFLICT; the reasons named at an RPC are those beside them. A server that shuts down answers any of them
+ * SHUTTING_DOWN: call another replica. Every error carries its reason in a google.rpc.ErrorInfo (AIP-193).
  *
  * A caller that belongs to a tenant acts in that tenant alone and must name it: to name another, or none, is
  * TENANT_MISMATCH.
@@ -4283,8 +4283,8 @@ export const OrgService: GenService<{
    * It has a time limit of its own (`TREE_MOVE_TIMEOUT`). A move of very many nodes needs a deadline of the caller's
    * that is as long: without one a call has `CALL_TIMEOUT`, like any other.
    *
-   * Permission: `org.node.write`. Errors: NODE_NOT_FOUND,
-   * NODE_CYCLE (the new parent is the node or below it), NODE_TOO_DEEP. Idempotent.
+   * Permission: `org.node.write`. Errors: NODE_NOT_FOUND, NODE_CYCLE (the new parent is the node or below it),
+   * NODE_TOO_DEEP. Idempotent.
    *
    * @generated from rpc org.v1.OrgService.MoveNode
    */
@@ -4433,8 +4433,7 @@ export const OrgService: GenService<{
   /**
    * Changes a role's label or capabilities (AIP-134). Decisions follow at once.
    *
-   * Permission: `org.role.write`. Errors: ROLE_NOT_FOUND, CAPABILITY_NOT_FOUND,
-   * ROLE_LABEL_TAKEN. Idempotent.
+   * Permission: `org.role.write`. Errors: ROLE_NOT_FOUND, CAPABILITY_NOT_FOUND, ROLE_LABEL_TAKEN. Idempotent.
    *
    * @generated from rpc org.v1.OrgService.UpdateRole
    */
@@ -4686,8 +4685,8 @@ export const OrgService: GenService<{
   /**
    * Answers as CheckAccess, with the assignments that grant it and the paths by which they reach the node, and the
    * assignments on the way that do not, with why. An answer has at most 3,500 parts, an assignment being one and each
-   * node of a path another, so that it stays below the 4 MiB that gRPC clients take. Of more it has what grants first,
-   * and then the nearest.
+   * node of a path another, so that it stays below the 4 MiB that gRPC clients take. Where there are more it has what
+   * grants first, and of both the nearest.
    *
    * Permission: `org.access.check`.
    *

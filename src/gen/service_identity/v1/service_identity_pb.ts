@@ -245,8 +245,8 @@ export type RegisterServiceResponse = Message<"service_identity.v1.RegisterServi
   service?: Service | undefined;
 
   /**
-   * The id of the secret that was made with it, a UUID. Empty in the answer to a repeat: the service was loaded in bulk
-   * and has none.
+   * The id of the secret that was made with it, a UUID. Empty only in the answer to a repeat, where the service was
+   * loaded in bulk and has none.
    *
    * @generated from field: string secret_id = 2;
    */
@@ -892,8 +892,8 @@ export type AuthenticateServiceResponse = Message<"service_identity.v1.Authentic
   expireTime?: Timestamp | undefined;
 
   /**
-   * What the token may do, in alphabetical order, without what another of them covers. Losing a permission narrows it at
-   * once.
+   * What the token may do, in alphabetical order, without what another of them covers. It loses what the service
+   * loses, within one second on all replicas.
    *
    * @generated from field: repeated string permissions = 3;
    */
@@ -1179,7 +1179,8 @@ export const ServiceStateSchema: GenEnum<ServiceState> = /*@__PURE__*/
  * Every RPC except AuthenticateService can also answer INVALID_REQUEST (a field breaks its rule), CALLER_TOKEN_INVALID,
  * ACTOR_TOKEN_INVALID, PERMISSION_MISSING, TENANT_SUSPENDED (the caller's own tenant), OVERLOADED,
  * DATABASE_UNAVAILABLE, DEADLINE and, where it writes, CONFLICT; the reasons named at an RPC are those beside them.
- * Every error carries its reason in a google.rpc.ErrorInfo (AIP-193).
+ * A server that shuts down answers any of them SHUTTING_DOWN: call another replica. Every error carries its reason in a
+ * google.rpc.ErrorInfo (AIP-193).
  *
  * A caller that belongs to a tenant sees the services of that tenant alone: any other is SERVICE_NOT_FOUND, as if it did
  * not exist. PERMISSION_ESCALATION says that the caller's token does not cover every permission that the service has
