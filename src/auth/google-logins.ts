@@ -61,7 +61,7 @@ const link = async (tx: Tx, call: Call, user: UserRow, account: GoogleAccount) =
   return taken ? changedMeanwhile : refusal("INVALID_CREDENTIALS");
 };
 
-/** In a savepoint, which the user goes with where somebody else linked the account meanwhile. */
+/** In a savepoint: where somebody else linked the account meanwhile, the user that was just made goes with it. */
 const create = async (tx: Tx, call: Call, tenantId: string, email: string, account: GoogleAccount) => {
   try {
     return await tx.transaction(async (savepoint) => {
@@ -104,7 +104,7 @@ export const googleLoginHandlers = (parts: AuthParts) => {
       return await google.verify(call, idToken, nonce);
     } catch (error) {
       if (error instanceof Refusal && error.reason === "ID_TOKEN_INVALID") {
-        // It names nobody: of where it comes from alone can be counted.
+        // It names nobody: only where it comes from can be counted.
         await throttles.count(call, { act: "login", tenantId, identifier: undefined, client, networkIsKnown: false });
       }
       throw error;

@@ -41,7 +41,7 @@ const saltAndHash = ({ salt, hash }: Readonly<Record<string, string>>) => {
   return isWithin(read.salt.length, SALT_BYTES) && isWithin(read.expected.length, HASH_BYTES) ? read : undefined;
 };
 
-/** As the library numbers them. Its enums are only there for a compiler that sees all files at once, so it reads them. */
+/** As the library numbers them, read by its own parser: its `const enum`s are of no use without a compiler. */
 const numbersOf = (kind: string, version: string) =>
   parseOptions(`$${kind}$v=${version}$m=8,t=1,p=1$${"A".repeat(22)}$${"A".repeat(43)}`);
 

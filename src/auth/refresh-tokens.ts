@@ -4,7 +4,7 @@ import type { Macs } from "../macs.ts";
 /** What of a session's row its refresh tokens are derived from. */
 export interface RefreshSubject {
   readonly sessionId: string;
-  /** 32 random bytes: who knows the session's id cannot make its tokens, even of another session's MAC. */
+  /** 32 random bytes: who knows the session's id cannot make its tokens, even with another session's MAC. */
   readonly seed: Buffer;
 }
 

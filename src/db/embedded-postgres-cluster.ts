@@ -149,7 +149,7 @@ export const runPostgres = async (cluster: Cluster): Promise<Running> => {
     const closed = once(postgres, "close");
     postgres.once("exit", () => ready.resolve(false));
     if (await ready.promise) return { process: postgres, lifeLine, port };
-    // The watchdog holds the other end: until ours closes, so does the process's output stay open.
+    // The watchdog holds the other end: until ours closes, the process's output stays open too.
     lifeLine.destroy();
     await closed;
     // Somebody may have taken the port since it was found free.

@@ -34,7 +34,7 @@ export const watchGivenJobs = (events: WorkerEvents, lookMs: number): GivenJobs 
   // By id, which try: after a failure the same job may be given again, and that answer be lost.
   const heard = new Map<bigint, number>();
   events.on("job:start", ({ job }) => heard.set(BigInt(job.id), job.attempts));
-  // As long as a lost replica's job waits for another, where an answer may not take longer.
+  // As long as a lost replica's job waits for another replica, or longer where an answer may take longer.
   const unheardMs = Math.max(LOST_MS, 2 * lookMs);
   return {
     async freeUnheard(db, waiting, workerId) {

@@ -79,7 +79,7 @@ const openSession = async (options: RunnerOptions): Promise<Session> => {
     noPreparedStatements: settings.pgBouncer,
     // Its messages hold no payload; what matters of them is logged by us.
     logger: new Logger((scope) => (_level, message) => log.debug({ scope }, message)),
-    // Unless they are batched, it waits for neither, and where the database is away that ends the process.
+    // Batches, even of no delay: without them the worker waits for neither write, and one that fails ends the process.
     preset: { worker: { completeJobBatchDelay: 0, failJobBatchDelay: 0 } },
   }).catch(async (error: unknown) => {
     await endQueuePool(pool, log);

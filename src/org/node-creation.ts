@@ -51,10 +51,10 @@ const insertNodes = (tenantId: string, nodes: readonly PlacedNode[]) => {
   const types = sql.array(column(nodes, "nodeType"), "text");
   const labels = sql.array(column(nodes, "label"), "text");
   const depths = sql.array(column(nodes, "depth"), "int4");
-  // Upwards within the batch, and from where that leaves the batch by the paths that stand already: by LATERAL, since a planner
-  // without fresh statistics would join with all paths of all tenants; and from there alone, since to look for what this very
-  // statement writes finds nothing, at the cost of reading it. What another tenant's writer was faster with is left
-  // out here, and missed by who counts the rows.
+  // Each node's ancestors: within the batch by its parents, and from the topmost one up by the paths that stand already. Those
+  // are read by LATERAL, since a planner without fresh statistics would join with all paths of all tenants; and of the topmost
+  // alone, since no statement sees the paths that it writes itself. A node whose id another tenant's writer has taken meanwhile
+  // is left out, which whoever counts the rows finds.
   return sql.prepared("insert-nodes", nodeRow)`
   WITH RECURSIVE batch AS MATERIALIZED (
     SELECT b.node_id, b.parent_id, b.node_type, b.node_label, b.depth_val

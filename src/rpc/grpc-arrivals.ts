@@ -174,7 +174,7 @@ class Arrival implements GrpcArrival, Listener {
     const hasBegun = stream.headersSent;
     this.#plain.sendStatus.call(this.call, answer);
     if (receivedHalfClose) return;
-    // To close the stream below is an end of what came: a handler would begin, and never be told that its call is over.
+    // Closing the stream below counts as the end of what came: a handler would begin, and never be told that its call is over.
     this.call.handleEndEvent = () => undefined;
     // Once the answer is on its way (RFC 9113, 8.1).
     const close = () => void setImmediate(() => stream.close(constants.NGHTTP2_NO_ERROR));

@@ -7,10 +7,10 @@ export const HTTP2_OPTIONS = {
   strictFieldWhitespaceValidation: false,
   // How many calls may be given up on a connection at once and in a second, before it is ended with everybody's calls on
   // it: 1,000 and 33 by default, and as many deadlines pass whenever a busy caller has to wait. Here it is what a replica
-  // answers in a second or two; of four times as many a hostile peer makes a gigabyte, before they are collected.
+  // answers in a second or two; with four times as many a hostile peer fills a gigabyte before they are collected.
   streamResetBurst: 10_000,
   streamResetRate: 5_000,
-  // Those just given up count among the calls under way, and more than there may be were 100 in a connection's life.
+  // A call just given up still counts as under way, and by default a connection ends once it has sent 100 calls too many.
   maxSessionRejectedStreams: 2 ** 32 - 1,
 } as const satisfies ServerOptions;
 

@@ -9,7 +9,7 @@ import { serviceStateHandlers } from "./service-states.ts";
 import { serviceHandlers } from "./services.ts";
 import { signInHandlers } from "./sign-in.ts";
 
-/** All of ServiceIdentityService. @param tokenTtlMs the life of a service token. */
+/** All of ServiceIdentityService. @param tokenTtlMs the life of a token whose caller asks for none. */
 export const serviceIdentityHandlers = (parts: ServiceIdentityParts, tokenTtlMs: number) =>
   ({
     ...serviceHandlers(parts),
