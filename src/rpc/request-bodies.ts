@@ -77,6 +77,9 @@ const letGo = (request: HttpRequest, response: HttpResponse): void => {
 
 /** Bounds what a request's message may take of time, before its answer and after it. */
 export const boundRequest = (request: HttpRequest, response: HttpResponse, timeoutMs: number): void => {
+  // Node first looks whether anybody listens, and tells in a later turn that the peer has gone: connect listens no more by
+  // then where the response's end was told between, and an error that nobody hears ends the process.
+  request.on("error", () => undefined);
   boundBody(request, timeoutMs);
   letGo(request, response);
 };

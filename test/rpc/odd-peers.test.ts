@@ -2,7 +2,8 @@ import { once } from "node:events";
 import { type ClientHttp2Session, connect as connectHttp2, constants } from "node:http2";
 import { connect as connectTcp } from "node:net";
 import { text } from "node:stream/consumers";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, inject, test } from "vitest";
+import { setImmediate } from "node:timers/promises";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, inject, onTestFinished, test, vi } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { type TestDatabase, createRootedDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
@@ -56,6 +57,24 @@ test.each([
   const content = request.replace("content-length", "content-type: application/json\r\ncontent-length");
   expect(await said(content)).toMatch(/^HTTP\/1.1 400 /);
   expect((await fetch(`http://127.0.0.1:${plain.httpPort}/healthz`)).status).toBeLessThan(600);
+});
+
+test("HTTP/1: a peer that goes after several requests at once ends nothing but its connection", async () => {
+  const onFault = vi.fn<(error: Error) => void>();
+  process.on("uncaughtExceptionMonitor", onFault);
+  onTestFinished(() => void process.off("uncaughtExceptionMonitor", onFault));
+  const refused = `POST ${LIST} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}`;
+  // In different moments of what becomes of them.
+  for (let turns = 0; turns < 40; turns++) {
+    const peer = connectTcp(plain.httpPort!, "127.0.0.1");
+    await once(peer, "connect");
+    peer.write(refused.repeat(3));
+    for (let turn = 0; turn < turns % 20; turn++) await setImmediate();
+    peer.resetAndDestroy();
+  }
+  // Made after the last one was reset, and so seen after it.
+  expect((await fetch(`http://127.0.0.1:${plain.httpPort}/healthz`)).status).toBeLessThan(600);
+  expect(onFault).not.toHaveBeenCalled();
 });
 
 const post = (path: string, headers: Readonly<Record<string, string>> = {}) => {
