@@ -1,10 +1,11 @@
 import { Server, type UntypedHandleCall } from "@grpc/grpc-js";
 import type { Config } from "../config.ts";
 import { TIMER_MAX_MS } from "../config-values.ts";
+import { cutOffEnded } from "./ended-sockets.ts";
 import { createGrpcArrivals } from "./grpc-arrivals.ts";
 import { createGrpcStream, createGrpcUnary } from "./grpc-calls.ts";
 import { readEveryHeader } from "./grpc-headers.ts";
-import { setHttp2Options } from "./http2-options.ts";
+import { onHttp2Server, setHttp2Options } from "./http2-options.ts";
 import { ANONYMOUS_MAX_BYTES, messageLimit } from "./message-limits.ts";
 import type { Method } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
@@ -40,6 +41,7 @@ export const createGrpcServer = (
     "grpc.max_connection_idle_ms": grpc.connectionIdleMs,
   });
   setHttp2Options(server);
+  onHttp2Server(server, cutOffEnded);
   for (const [path, { handle, type }] of byPath) {
     server.register(path, handle as UntypedHandleCall, asIs, asIs, type === "unary" ? "unary" : "serverStream");
   }

@@ -7,6 +7,7 @@ import type { connectNodeAdapter } from "@connectrpc/connect-node";
 import cors from "cors";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
+import { cutOffEnded } from "./ended-sockets.ts";
 import { HTTP2_OPTIONS, HTTP2_SETTINGS } from "./http2-options.ts";
 import { endIdle, isLate } from "./idle-sessions.ts";
 import type { Metrics } from "./metrics.ts";
@@ -117,6 +118,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
       )
     : createServer(listener);
   certificates?.onChange((options) => (server as Http2SecureServer).setSecureContext(options));
+  cutOffEnded(server);
   server.on("connection", (socket: Socket) => {
     sockets.add(socket);
     socket.once("close", () => sockets.delete(socket));

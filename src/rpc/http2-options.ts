@@ -1,4 +1,4 @@
-import type { ServerOptions, Settings } from "node:http2";
+import type { Http2Server, ServerOptions, Settings } from "node:http2";
 import type { Server } from "@grpc/grpc-js";
 
 /** How a server speaks HTTP/2, on both ports, where Node's defaults end calls that are in order. */
@@ -24,4 +24,16 @@ export const HTTP2_SETTINGS = {
 export const setHttp2Options = (server: Server): void => {
   const options = Reflect.get(server, "commonServerOptions") as ServerOptions;
   Object.assign(options, HTTP2_OPTIONS, { settings: { ...options.settings, ...HTTP2_SETTINGS } });
+};
+
+type SetUp = (http2: Http2Server | null, ...rest: readonly unknown[]) => void;
+
+/** Hands over each HTTP/2 server that one of grpc-js makes, which keeps it to itself. */
+export const onHttp2Server = (server: Server, take: (http2: Http2Server) => void): void => {
+  const setUp = Reflect.get(server, "_setupHandlers") as SetUp;
+  const takeAndSetUp: SetUp = (http2, ...rest) => {
+    if (http2) take(http2);
+    setUp.call(server, http2, ...rest);
+  };
+  Reflect.set(server, "_setupHandlers", takeAndSetUp);
 };

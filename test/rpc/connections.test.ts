@@ -39,6 +39,44 @@ test("what has not ended GRPC_CONNECTION_AGE_GRACE after its connection's age is
   expect(performance.now() - began).toBeGreaterThan(1_800);
 });
 
+/** What a client of HTTP/2 says first, and that it begins no more. */
+const GOODBYE = Buffer.concat([
+  Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+  Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]),
+  Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+]);
+
+/** Whether nobody is there any more: only what is sent tells. */
+const isCutOff = (peer: Socket) => () => {
+  peer.write(GOODBYE);
+  return peer.destroyed;
+};
+
+test.each(["gRPC", "HTTP"])("%s: a peer who leaves his side of an ended connection open is cut off", async (name) => {
+  const { server, ca } = await serveTls(database.url);
+  onTestFinished(() => server.stop());
+  const port = name === "gRPC" ? server.grpcPort : server.httpPort!;
+  const to = { port, host: "localhost", ca, ALPNProtocols: ["h2"], allowHalfOpen: true };
+  const peer = connectTls(to);
+  onTestFinished(() => void peer.destroy());
+  peer.on("error", () => undefined).resume();
+  peer.write(GOODBYE);
+  await once(peer, "end");
+  await expect.poll(isCutOff(peer)).toBe(true);
+});
+
+test("a peer who leaves an idle connection open holds up no shutdown", async () => {
+  const server = await serve(database.url, { GRPC_CONNECTION_IDLE: "1s" });
+  const peer = connectTcp({ port: server.grpcPort, host: "127.0.0.1", allowHalfOpen: true });
+  onTestFinished(() => void peer.destroy());
+  peer.on("error", () => undefined).resume();
+  await once(peer, "end");
+  await expect.poll(isCutOff(peer)).toBe(true);
+  const began = performance.now();
+  await server.stop();
+  expect(performance.now() - began).toBeLessThan(2_500);
+});
+
 const secured = (socket: Socket, ca: string) =>
   connectTls({ socket, ca, servername: "localhost", ALPNProtocols: ["h2"] });
 
