@@ -75,11 +75,28 @@ const letGo = (request: HttpRequest, response: HttpResponse): void => {
   stream.once("wantTrailers", () => setImmediate(close));
 };
 
-/** Bounds what a request's message may take of time, before its answer and after it. */
+/**
+ * Gives up an answer of HTTP/2 that is whole, and of which nobody takes anything for longer than a call lasts: with it its
+ * connection is not idle, and lasts.
+ */
+const boundAnswer = (response: HttpResponse, timeoutMs: number): void => {
+  if (!("stream" in response)) return;
+  const { stream } = response;
+  const end = response.end.bind(response) as (...args: unknown[]) => typeof response;
+  const endBounded = (...args: unknown[]) => {
+    end(...args);
+    stream.setTimeout(Math.min(timeoutMs, TIMER_MAX_MS), () => stream.close(constants.NGHTTP2_CANCEL));
+    return response;
+  };
+  response.end = endBounded as never;
+};
+
+/** Bounds what a request may take of time: its message, before its answer and after it, and its answer. */
 export const boundRequest = (request: HttpRequest, response: HttpResponse, timeoutMs: number): void => {
   // Node first looks whether anybody listens, and tells in a later turn that the peer has gone: connect listens no more by
   // then where the response's end was told between, and an error that nobody hears ends the process.
   request.on("error", () => undefined);
   boundBody(request, timeoutMs);
+  boundAnswer(response, timeoutMs);
   letGo(request, response);
 };

@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { Agent, type IncomingMessage, request as requestPlain } from "node:http";
-import { connect } from "node:http2";
+import { connect, constants } from "node:http2";
 import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
@@ -129,4 +129,20 @@ test("so it is with HTTP/2, whose connection serves on", async () => {
   const [{ ":status": status }] = (await once(whole, "response")) as [Record<string, unknown>];
   expect(status).toBe(400);
   expect(session.remoteSettings.maxConcurrentStreams).toBeLessThan(10_000);
+});
+
+test("HTTP/2: an answer of which nobody takes anything is given up, and its connection serves on", async () => {
+  const { server, ca } = await serveTls(database.url, CALL_TIMEOUT);
+  onTestFinished(() => server.stop());
+  const session = connect(`https://localhost:${server.httpPort}`, { ca, settings: { initialWindowSize: 0 } });
+  onTestFinished(() => session.destroy());
+  const post = () => {
+    const stream = session.request({ ":method": "POST", ":path": PATH, "content-type": "application/json" });
+    return stream.on("error", () => undefined).end("{}");
+  };
+  const unread = post();
+  await once(unread, "close");
+  expect(unread.rstCode).toBe(constants.NGHTTP2_CANCEL);
+  const [{ ":status": status }] = (await once(post(), "response")) as [Record<string, unknown>];
+  expect(status).toBe(400);
 });
