@@ -16,6 +16,20 @@ export class IsoClient extends Client {
   override getStartupConf() {
     return { ...super.getStartupConf(), datestyle: "ISO, MDY" };
   }
+
+  override connect(): Promise<Client>;
+  override connect(callback: (error: Error) => void): void;
+  // Where the beginning fails node-postgres leaves the socket to whom it leads to, which may keep it.
+  override connect(callback?: (error: Error) => void): Promise<Client> | undefined {
+    const { promise, resolve, reject } = Promise.withResolvers<Client>();
+    super.connect((error: Error | null) => {
+      if (error) this.connection.stream.destroy();
+      if (callback) callback(error as Error);
+      else if (error) reject(error);
+      else resolve(this);
+    });
+    return callback ? undefined : promise;
+  }
 }
 
 const TEXT_ARRAY = 1009;

@@ -1,5 +1,5 @@
 import { sql } from "slonik";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { parseConfig } from "../../src/config.ts";
 import { answerMs } from "../../src/db/connections.ts";
@@ -7,9 +7,12 @@ import type { Database } from "../../src/db/pool.ts";
 import { type Tx, read, transact } from "../../src/db/transact.ts";
 import { detached } from "../../src/rpc/call.ts";
 import { administer, databaseName, databaseUrl } from "../support/admin.ts";
+import { openQueuePool } from "../../src/delivery/queue-pool.ts";
+import { createLog } from "../../src/log.ts";
 import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
 import { cancellable, openFor, pidOf, reasonOf, settingOf } from "../support/open-database.ts";
+import { startSilentServer } from "../support/silent-server.ts";
 
 let database: TestDatabase;
 
@@ -102,4 +105,29 @@ test("once all connections have been ended a use is refused", async () => {
   await pidOf(db);
   await db.end();
   expect(await reasonOf(pidOf(db))).toBe("DATABASE_UNAVAILABLE");
+});
+
+describe("a connection that is refused, and not closed by who refused it, is closed", () => {
+  const refusal = Buffer.from("SFATAL\0C53300\0Mtoo many connections\0\0");
+  const length = Buffer.alloc(4);
+  length.writeInt32BE(length.length + refusal.length);
+
+  const openQueue = (url: string) => {
+    const { database: settings } = parseConfig({});
+    const pool = openQueuePool({ databaseUrl: url, settings, log: createLog("silent"), size: 1 });
+    onTestFinished(() => pool.end());
+    return pool.connect();
+  };
+
+  test.each([
+    ["for calls", (url: string) => pidOf(openFor(url))],
+    ["for the delivery's queue", openQueue],
+  ])("%s", async (_who, connect) => {
+    const { port, sockets } = await startSilentServer();
+    const refused = expect(connect(`postgres://user:password@127.0.0.1:${port}/db`)).rejects.toThrow();
+    await expect.poll(() => sockets.length).toBe(1);
+    sockets[0]?.write(Buffer.concat([Buffer.from("E"), length, refusal]));
+    await refused;
+    await expect.poll(() => sockets[0]?.destroyed).toBe(true);
+  });
 });
