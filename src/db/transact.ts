@@ -83,10 +83,13 @@ export const transact = async <T>(
   { settled = nothing, statementTimeoutMs }: TransactOptions = {},
 ): Promise<Exclude<T, Refusal>> => {
   const work: Work<T> = (connection, abandoned) => {
+    const timeoutMs = ownTimeout(db, waiting, statementTimeoutMs);
+    const isOwn = statementTimeoutMs !== undefined && timeoutMs !== undefined;
     const limits = {
-      timeoutMs: ownTimeout(db, waiting, statementTimeoutMs),
+      timeoutMs,
       idleMs: db.timeoutByTransaction ? IDLE_MS : undefined,
-      silenceMs: statementTimeoutMs === undefined ? undefined : statementTimeoutMs + SILENCE_MS,
+      // By the deadline too: who waits behind a hung connection would wait for as long as the longest statement may take.
+      silenceMs: isOwn ? timeoutMs + SILENCE_MS : undefined,
     };
     return withLimits(limits, () => attempt(body, connection, abandoned).finally(settled));
   };

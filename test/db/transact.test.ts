@@ -1,5 +1,5 @@
 import { type CommonQueryMethods, sql } from "slonik";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import type { Database } from "../../src/db/pool.ts";
 import { type Tx, read, transact } from "../../src/db/transact.ts";
@@ -7,6 +7,7 @@ import { Call, detached } from "../../src/rpc/call.ts";
 import { Refusal, refusal } from "../../src/rpc/refusal.ts";
 import { databaseName } from "../support/admin.ts";
 import { countOf, createCounters, increment, insert, selectCount } from "../support/counters.ts";
+import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createEmptyDatabase } from "../support/database.ts";
 import { cancellable, openFor, pidOf, reasonOf, selectSetting } from "../support/open-database.ts";
 
@@ -177,6 +178,18 @@ test("a deadline bounds a transaction that has a longer time limit of its own", 
   expect(await reasonOf(call.outcome(() => work))).toBe("DEADLINE");
   expect(await pidOf(db)).toBe(before);
   expect(performance.now() - started).toBeLessThan(2_000);
+});
+
+test("a hung connection is given up soon after its call's deadline, whatever time limit its transaction has", async () => {
+  const proxy = await startDatabaseProxy(database.url);
+  onTestFinished(() => proxy.close());
+  const db = openFor(proxy.url, { DATABASE_POOL_MAX: "1" });
+  await pidOf(db);
+  proxy.swallowExisting();
+  const call = new Call("hung", 200);
+  const work = transact(db, call, (tx) => tx.one(selectSleep(0)), { statementTimeoutMs: 60_000 });
+  expect(await reasonOf(call.outcome(() => work))).toBe("DEADLINE");
+  await expect.poll(() => db.load().inside, { timeout: 2_000 }).toBe(0);
 });
 
 test("a transaction may take longer than one statement may", async () => {
