@@ -44,6 +44,21 @@ interface Session {
   close(graceMs: number): Promise<void>;
 }
 
+/**
+ * Resolves once no look for a job can succeed any more. Before its first one graphile-worker asks for the ids of its tasks,
+ * once, and where that fails each look fails with the same error for ever.
+ */
+const foundBlind = (events: WorkerEvents): Promise<undefined> => {
+  const { promise, resolve } = Promise.withResolvers<undefined>();
+  const errors = new WeakSet<Error>();
+  events.on("worker:getJob:error", ({ error }) => {
+    if (!(error instanceof Error)) return;
+    if (errors.has(error)) resolve(undefined);
+    errors.add(error);
+  });
+  return promise;
+};
+
 const openSession = async (options: RunnerOptions): Promise<Session> => {
   const { databaseUrl, settings, concurrency, db, log, send } = options;
   const pool = openQueuePool({ databaseUrl, settings, log, size: concurrency + SPARE_CONNECTIONS });
@@ -52,6 +67,7 @@ const openSession = async (options: RunnerOptions): Promise<Session> => {
   const heart = Promise.withResolvers<Heartbeat>();
   const freed = Promise.withResolvers<undefined>();
   const given = watchGivenJobs(events, answerMs(settings));
+  const blind = foundBlind(events);
   events.once("pool:create", ({ workerPool }) => {
     heart.resolve(startHeartbeat({ db, log, workerId: workerPool.id, given }));
   });
@@ -85,6 +101,9 @@ const openSession = async (options: RunnerOptions): Promise<Session> => {
     await endQueuePool(pool, log);
     throw error;
   });
+
+  // Rejected where it is stopping already.
+  void blind.then(() => runner.stop()).catch(() => undefined);
 
   let closed: Promise<void> | undefined;
   const close = async (graceMs: number) => {

@@ -195,6 +195,21 @@ test("a failure that cannot be written ends nothing but the consumer, which star
   }
 });
 
+test("a consumer whose beginning failed starts again", async () => {
+  const { queue, server } = await start();
+  const rename = (from: string, to: string) =>
+    queue.pool.query(
+      sql.unsafe`ALTER TABLE graphile_worker.${sql.identifier([from])} RENAME TO ${sql.identifier([to])}`,
+    );
+  const lines: string[] = [];
+  await rename("_private_tasks", "away");
+  await queue.launch({ SMTP_URL: server.url }, createLog("debug", { write: (line: string) => void lines.push(line) }));
+  await expect.poll(() => lines.join(""), ARRIVAL).toContain("Failed to acquire job");
+  await rename("away", "_private_tasks");
+  await queue.add();
+  await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
+});
+
 test("a start while the database is away sends once it is there", async () => {
   const { queue, server } = await start();
   const proxy = await startDatabaseProxy(queue.url);
