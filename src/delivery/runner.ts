@@ -1,6 +1,6 @@
 import { EventEmitter } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Logger, type Task, type WorkerEvents, run } from "graphile-worker";
+import { type Runner as GraphileRunner, Logger, type Task, type WorkerEvents, run } from "graphile-worker";
 import { z } from "zod";
 import type { Config } from "../config.ts";
 import { answerMs } from "../db/connections.ts";
@@ -57,6 +57,19 @@ const foundBlind = (events: WorkerEvents): Promise<undefined> => {
     errors.add(error);
   });
   return promise;
+};
+
+/**
+ * Resolves once graphile-worker has ended. Where several of its writes have failed it miscounts them, and waits for ever:
+ * when its workers have ended, each write is given the time that its answer may take.
+ */
+const endOf = async ({ promise: ended }: GraphileRunner, events: WorkerEvents, writeMs: number): Promise<void> => {
+  const idle = Promise.withResolvers<undefined>();
+  for (const outcome of ["complete", "error"] as const) {
+    events.once(`pool:gracefulShutdown:${outcome}`, () => idle.resolve(undefined));
+  }
+  await Promise.race([ended, idle.promise]);
+  await endedWithin(writeMs, ended);
 };
 
 const openSession = async (options: RunnerOptions): Promise<Session> => {
@@ -117,7 +130,8 @@ const openSession = async (options: RunnerOptions): Promise<Session> => {
     freed.resolve(undefined);
     await endQueuePool(pool, log);
   };
-  return { ended: runner.promise, close: (graceMs) => (closed ??= close(graceMs)) };
+  const ended = endOf(runner, events, answerMs(settings));
+  return { ended, close: (graceMs) => (closed ??= close(graceMs)) };
 };
 
 /** The queue's consumer of this replica. */

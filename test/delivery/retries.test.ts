@@ -173,22 +173,30 @@ test("an outage while a message is being sent neither loses it nor sends it twic
   }
 });
 
-test("a failure that cannot be written ends nothing but the consumer, which starts again", async () => {
+test.each([1, 4])("%i failures that cannot be written end the consumer alone, which starts again", async (count) => {
   const { queue, server } = await start();
   const proxy = await startDatabaseProxy(queue.url);
-  const env = { SMTP_URL: server.url, MAIL_FROM: "no-reply@example.org", DELIVERY_TIMEOUT: "500ms" };
+  const env = {
+    SMTP_URL: server.url,
+    MAIL_FROM: "no-reply@example.org",
+    DELIVERY_TIMEOUT: "1s",
+    DELIVERY_CONCURRENCY: "5",
+    DATABASE_STATEMENT_TIMEOUT: "1s",
+  };
   const lines: string[] = [];
   const through = await serve(proxy.url, env, createLog("warn", { write: (line: string) => void lines.push(line) }));
   try {
     const release = server.hold();
-    await queue.add();
-    await expect.poll(() => server.given(), ARRIVAL).toBe(1);
+    for (let given = 1; given <= count; given++) {
+      await queue.add();
+      await expect.poll(() => server.given(), ARRIVAL).toBe(given);
+    }
     await proxy.refuse();
     await expect.poll(() => lines.join(""), ARRIVAL).toContain("the delivery's consumer ended and starts again");
     release();
     await proxy.pass();
     await queue.add();
-    await expect.poll(() => server.given(), ARRIVAL).toBeGreaterThan(1);
+    await expect.poll(() => server.given(), ARRIVAL).toBeGreaterThan(count);
   } finally {
     await through.stop();
     await proxy.close();
