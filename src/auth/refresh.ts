@@ -48,14 +48,17 @@ const selectMayRefresh = (tenantId: string, userId: string) => sql.prepared("sel
   FROM users u JOIN tenants t ON t.tenant_id = u.tenant_id
   WHERE u.tenant_id = ${tenantId}::uuid AND u.user_id = ${userId}::uuid`;
 
-/** Looks at user and tenant in the statement that writes: no row is one of them being inactive. */
+/**
+ * Looks at user and tenant in the statement that writes: no row is one of them being inactive. The rotation's time is that
+ * of this statement: now() is from before the wait for the session's lock, which would be taken from the grace.
+ */
 const updateGeneration = (
   { tenant_id: tenantId, session_id: sessionId }: SessionRow,
   next: { readonly generation: number; readonly tokenHash: string; readonly idleTtlMs: number },
   client: Client,
 ) => sql.prepared("update-generation", rotatedRow)`
   UPDATE refresh_sessions x SET generation = ${next.generation}, refresh_token_hash_text = ${next.tokenHash},
-    refreshed_utc = now(), client_user_agent_text = coalesce(${client.userAgent}, x.client_user_agent_text),
+    refreshed_utc = statement_timestamp(), client_user_agent_text = coalesce(${client.userAgent}, x.client_user_agent_text),
     client_ip_text = coalesce(${client.ip}, x.client_ip_text),
     expiry_utc = least(now() + ${next.idleTtlMs}::float8 * interval '1 millisecond', x.hard_expiry_utc)
   FROM users u JOIN tenants t ON t.tenant_id = u.tenant_id

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { sql } from "slonik";
@@ -10,6 +11,7 @@ import { parseConfig } from "../../src/config.ts";
 import { RefreshSessionRequestSchema } from "../../src/gen/auth/v1/auth_pb.ts";
 import { createMacs } from "../../src/macs.ts";
 import { Call, detached } from "../../src/rpc/call.ts";
+import { heldUp } from "../support/held-up.ts";
 import { lockWaiters } from "../support/lock-waiters.ts";
 import { openFor } from "../support/open-database.ts";
 import { expectRefusal, refused } from "../support/refusals.ts";
@@ -167,6 +169,19 @@ test("a service of another tenant does not share the answer of a refresh under w
     return { refreshing: refreshed };
   });
   expect(await refreshing).toContain(sessionId);
+});
+
+test("a rotation that waited for its session is answered again for as long as one that did not", async () => {
+  const service = await launchService("grpc", { env: { REFRESH_GRACE: "2s" } });
+  onTestFinished(() => service.stop());
+  const { sessionId, refreshToken } = await (await signInBy(service))();
+  const successor = await heldUp(
+    service,
+    lockRow(sessionId),
+    () => tokenOf(service.auth, refreshToken),
+    () => sleep(2_100),
+  );
+  expect(await tokenOf(service.auth, refreshToken)).toBe(successor);
 });
 
 test("what a call waited for us is not held against its client", () => {
