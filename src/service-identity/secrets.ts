@@ -38,11 +38,11 @@ const selectSecrets = (serviceId: string) => sql.type(secretRow)`
   SELECT x.secret_id, x.svc_id, x.created_utc, x.revoked_utc, x.last_used_utc
   FROM service_secrets x WHERE x.svc_id = ${serviceId}::uuid ORDER BY x.created_utc, x.secret_id`;
 
-/** Those that would end earlier keep their time. */
+/** Those that would end earlier keep their time. By the statement's time: now() is from before the wait for the service. */
 const updateOtherSecretsEnd = (serviceId: string, secretId: string, overlapMs: number) => sql.type(secretIdRow)`
-  UPDATE service_secrets SET revoked_utc = now() + ${overlapMs}::float8 * interval '1 millisecond'
+  UPDATE service_secrets SET revoked_utc = statement_timestamp() + ${overlapMs}::float8 * interval '1 millisecond'
   WHERE svc_id = ${serviceId}::uuid AND secret_id <> ${secretId}::uuid
-    AND (revoked_utc IS NULL OR revoked_utc > now() + ${overlapMs}::float8 * interval '1 millisecond')
+    AND (revoked_utc IS NULL OR revoked_utc > statement_timestamp() + ${overlapMs}::float8 * interval '1 millisecond')
   RETURNING secret_id`;
 
 const selectSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow)`

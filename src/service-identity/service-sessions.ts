@@ -93,9 +93,9 @@ const REVOKE_ROWS = 1_000;
 const markService = (serviceId: string) => sql.type(svcIdRow)`
   UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
 
-/** One that a rotation has ended, or will end, has no mark: its sessions go on. */
+/** One that a rotation has ended, or will end, has no mark: its sessions go on. It may have while this waited for it. */
 const markSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow)`
-  UPDATE service_secrets SET revoked_utc = least(revoked_utc, now()), sessions_ended_utc = clock_timestamp()
+  UPDATE service_secrets SET revoked_utc = least(revoked_utc, statement_timestamp()), sessions_ended_utc = clock_timestamp()
   WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND sessions_ended_utc IS NULL
   RETURNING secret_id`;
 

@@ -2,7 +2,9 @@ import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { crc32 } from "node:zlib";
+import { z } from "zod";
 import { raceFor, startBoth } from "../support/both-transports.ts";
+import { heldUp } from "../support/held-up.ts";
 import { expectRefusal } from "../support/refusals.ts";
 import { bearer } from "../support/rpcs.ts";
 import { type SignedInService, startService, transports, uniqueKey } from "../support/service.ts";
@@ -20,6 +22,18 @@ const unknownId = (credential: string): string => {
   const body = `${kind}_${crypto.randomUUID()}_${random}`;
   return `${body}_${crc32(body).toString(16).padStart(8, "0")}`;
 };
+
+const timeRow = z.object({ time: z.number() });
+
+const lockService = (serviceId: string) =>
+  sql.unsafe`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR NO KEY UPDATE`;
+
+const selectClock = () => sql.type(timeRow)`SELECT clock_timestamp() AS time`;
+
+/** As a rotation without overlap does. */
+const endSecret = (secretId: string) => sql.type(timeRow)`
+  UPDATE service_secrets SET revoked_utc = clock_timestamp() WHERE secret_id = ${secretId}::uuid
+  RETURNING revoked_utc AS time`;
 
 describe.each(transports)("%s: secrets and tokens", (transport) => {
   test("every wrong key or secret gets the one answer", async () => {
@@ -206,6 +220,39 @@ describe.each(transports)("%s: secrets and tokens", (transport) => {
     await services.revokeServiceSecret({ serviceId, secretId });
     expect(await revokeTime()).toEqual(ended);
   });
+
+  test("an overlap is as long as it was asked for, however long the rotation waited for its service", async () => {
+    const server = await startService(transport);
+    const { serviceId, secretId } = await server.addService([]);
+    let waitedUntil = Infinity;
+    await heldUp(
+      server,
+      lockService(serviceId),
+      () => server.services.rotateServiceSecret({ serviceId, overlap: { seconds: 60n, nanos: 0 } }),
+      async (tx) => (waitedUntil = await tx.oneFirst(selectClock())),
+    );
+    const { secrets } = await server.services.listServiceSecrets({ serviceId });
+    const { revokeTime } = secrets.find((one) => one.secretId === secretId)!;
+    expect(timestampMs(revokeTime!)).toBeGreaterThanOrEqual(waitedUntil + 60_000);
+  });
+
+  test.each(["rotateServiceSecret", "revokeServiceSecret"] as const)(
+    "%s leaves the time of an end that it waited for",
+    async (rpc) => {
+      const server = await startService(transport);
+      const { serviceId, secretId } = await server.addService([]);
+      let ended: number | null = null;
+      await heldUp(
+        server,
+        lockService(serviceId),
+        (): Promise<unknown> => server.services[rpc]({ serviceId, secretId }),
+        async (tx) => (ended = await tx.oneFirst(endSecret(secretId))),
+      );
+      const { secrets } = await server.services.listServiceSecrets({ serviceId });
+      const { revokeTime } = secrets.find((one) => one.secretId === secretId)!;
+      expect(timestampMs(revokeTime!)).toBe(ended);
+    },
+  );
 
   test("revoking a secret ends the sessions that it opened, and no others", async () => {
     const service = await startService(transport);
