@@ -1,4 +1,4 @@
-import type { JsonObject, MessageInitShape } from "@bufbuild/protobuf";
+import type { JsonObject, JsonValue, MessageInitShape } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { sql } from "slonik";
 import { z } from "zod";
@@ -89,10 +89,22 @@ const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null
 
 const boundOf = (time: Timestamp | undefined): string | null => (time ? String(microsecondsRoundedUp(time)) : null);
 
+/** What a Struct can hold: a jsonb's number may be beyond a double's, and is read as infinite, which JSON has no word for. */
+const finite = (json: JsonValue): JsonValue => {
+  if (typeof json === "number") return Math.min(Math.max(json, -Number.MAX_VALUE), Number.MAX_VALUE);
+  if (Array.isArray(json)) return json.map(finite);
+  if (typeof json !== "object" || json === null) return json;
+  return Object.fromEntries(Object.entries(json).map(([name, value]) => [name, finite(value)]));
+};
+
+const isObject = (json: JsonValue): json is JsonObject =>
+  typeof json === "object" && json !== null && !Array.isArray(json);
+
 /** An object in each event of ours; another JSON value, from a bulk load, stands under `value`. */
 const payloadOf = (payload: unknown): JsonObject => {
-  const object = z.record(z.string(), z.json()).safeParse(payload ?? {});
-  return object.success ? object.data : { value: z.json().parse(payload) };
+  // The column holds JSON and nothing else.
+  const json = finite((payload ?? {}) as JsonValue);
+  return isObject(json) ? json : { value: json };
 };
 
 export const auditEventMessage = (row: z.output<typeof auditEventRow>): MessageInitShape<typeof AuditEventSchema> => ({

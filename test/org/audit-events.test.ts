@@ -88,6 +88,30 @@ describe.each(transports)("%s", (transport) => {
     expect(await found({ after: first as Timestamp, before: last as Timestamp })).toEqual(since(0n));
   });
 
+  test("a payload that was loaded may be any JSON, and its numbers are told as near as a Struct's come", async () => {
+    const server = await startService(transport);
+    const tenantId = await server.addTenant();
+    const payloads = [
+      `{"n": [1e400, {"m": -1e400}], "__proto__": {"x": 1}}`,
+      "1e400",
+      "[null, true]",
+      `"text"`,
+      "null",
+    ];
+    for (const [index, payload] of payloads.entries()) {
+      await server.pool.query(sql.unsafe`
+        INSERT INTO audit_events (audit_id, tenant_id, action_key, entity_kind_code, payload_json, occurred_utc)
+        VALUES (${randomUUID()}::uuid, ${tenantId}::uuid, 'x.y', 'user', ${payload}::jsonb,
+          now() - ${index}::int * interval '1 second')`);
+    }
+    const most = Number.MAX_VALUE;
+    const [first, ...others] = (await list(server, { tenantId, action: "x.y" })).map(({ payload }) => payload);
+    expect(JSON.stringify(first)).toBe(
+      JSON.stringify(JSON.parse(`{"n": [${most}, {"m": ${-most}}], "__proto__": {"x": 1}}`)),
+    );
+    expect(others).toEqual([{ value: most }, { value: [null, true] }, { value: "text" }, {}]);
+  });
+
   test("an event's time is told to the microsecond, and has its place in the order", async () => {
     const server = await startService(transport);
     const { tenantId, planted } = await plantEvents(server);
