@@ -51,15 +51,15 @@ test.each(["UTC", "Europe/Berlin"])("a session in %s cuts off what is finer, bef
   expect(await readTimes(zone, texts)).toEqual(whole);
 });
 
-test("times before our era, after a Date's last and without end are read too", async () => {
-  const texts = ["0044-03-15 00:00:00+00 BC", "12024-01-01 00:00:00+00", "294276-12-31 23:59:59+00"];
-  expect(await readTimes("UTC", [...texts, "infinity", "-infinity"])).toEqual([
-    Date.parse("-000043-03-15T00:00:00Z"),
-    Date.parse("+012024-01-01T00:00:00Z"),
-    NaN,
-    Infinity,
-    -Infinity,
-  ]);
+test("times before our era, after the year 9999 and without end are the nearest that a Timestamp holds", async () => {
+  const early = ["-infinity", "0044-03-15 00:00:00+00 BC", "0001-12-31 23:59:59.999999+00 BC"];
+  const late = ["10000-01-01 00:00:00+00", "12024-01-01 00:00:00+00", "infinity"];
+  const nearest = [...early.map(() => YEAR_1), ...late.map(() => YEAR_9999)];
+  for (const zone of ["UTC", "Asia/Kolkata"]) expect(await readTimes(zone, [...early, ...late])).toEqual(nearest);
+});
+
+test("a time that is too late for a Date is none, rather than 1970", async () => {
+  expect(await readTimes("UTC", ["294276-12-31 23:59:59+00"])).toEqual([NaN]);
 });
 
 test("a time in a style that is not asked for is none, rather than 1970", () => {

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { type QuerySqlToken, sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { InvitationState } from "../../src/gen/org/v1/org_pb.ts";
@@ -41,6 +42,19 @@ const plantExpired = ({ pool }: TestService, tenantId: string, count: number) =>
     FROM generate_series(1, ${count} + 1) AS n`);
 
 describe.each(transports)("%s", (transport) => {
+  test("what was loaded with times that no Timestamp holds is told with the nearest", async () => {
+    const server = await startService(transport);
+    const { tenantId, invitation } = await invite(server);
+    await server.pool.query(sql.unsafe`
+      UPDATE invitations SET created_utc = '-infinity', expiry_utc = 'infinity' WHERE tenant_id = ${tenantId}::uuid`);
+    const told = {
+      ...invitation,
+      createTime: timestampFromMs(Date.parse("0001-01-01T00:00:00Z")),
+      expireTime: timestampFromMs(Date.parse("9999-12-31T23:59:59.999Z")),
+    };
+    expect((await server.org.listInvitations({ tenantId, state: PENDING })).invitations).toEqual([told]);
+  });
+
   test("each state lists its own, by id, in pages of any size", async () => {
     const server = await startService(transport);
     const tenantId = await server.addTenant();
