@@ -43,7 +43,8 @@ type ExplanationRow = z.output<typeof explanationRow>;
 
 /**
  * All that the decision is made of, by one snapshot: the nodes from the asked one up, and what the user has on them; of more
- * than an answer takes what grants, and then the nearest.
+ * than an answer takes what grants, and then the nearest. JSON has no time without end: the nearest that a Timestamp holds,
+ * as where times are read.
  */
 export const selectExplanation = ({ tenantId, userId, nodeId, capability }: AccessCheck) => sql.type(explanationRow)`
   SELECT t.tenant_state_code, u.user_state_code, n.org_node_id IS NOT NULL AS node_known,
@@ -52,7 +53,9 @@ export const selectExplanation = ({ tenantId, userId, nodeId, capability }: Acce
       SELECT jsonb_agg(jsonb_build_object(
         'org_node_id', m.org_node_id, 'tenant_id', m.tenant_id, 'node_type_code', m.node_type_code,
         'node_label', m.node_label, 'parent_org_node_id', m.parent_org_node_id, 'active_flag', m.active_flag,
-        'created_utc', floor(extract(epoch FROM m.created_utc) * 1000), 'depth_val', m.depth_val
+        'created_utc', floor(extract(epoch FROM
+          least(greatest(m.created_utc, '0001-01-01 00:00:00+00'), '9999-12-31 23:59:59.999+00')) * 1000),
+        'depth_val', m.depth_val
       ) ORDER BY m.distance)
       FROM (
         SELECT a.org_node_id, a.tenant_id, a.node_type_code, a.node_label, a.parent_org_node_id, a.active_flag,

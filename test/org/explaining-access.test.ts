@@ -1,3 +1,4 @@
+import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { DecisionReason, NearMissReason } from "../../src/gen/org/v1/org_pb.ts";
 import { addCapabilities, addRole } from "../support/roles.ts";
@@ -46,6 +47,21 @@ describe.each(transports)("%s", (transport) => {
       check: { tenantId, userId, nodeId: shop.nodeId, capability: capability! },
     };
   };
+
+  test("nodes that were loaded with times that no Timestamp holds are told as GetNode tells them", async () => {
+    const { server, root, city, shop, check } = await plant();
+    const nodes = [root, city, shop];
+    for (const [index, time] of ["-infinity", "infinity", "0044-03-15 00:00:00+00 BC"].entries()) {
+      await server.pool.query(sql.unsafe`
+        UPDATE org_nodes SET created_utc = ${time}::timestamptz WHERE org_node_id = ${nodes[index]!.nodeId}::uuid`);
+    }
+    const { tenantId } = check;
+    const told = await Promise.all(
+      nodes.map(async ({ nodeId }) => (await server.org.getNode({ tenantId, nodeId })).node),
+    );
+    const { grants } = await server.org.explainAccess(check);
+    expect(grants.map(({ path }) => path)).toEqual([[told[2]], told]);
+  });
 
   test("each grant is named with the nodes by which it reaches, and each near miss with why, the nearest first", async () => {
     const { server, root, city, shop, held, editor, guest, check } = await plant();
