@@ -35,7 +35,9 @@ export const permissionHandlers = ({ db, tokens }: ServiceIdentityParts) =>
         async (tx) => {
           const target = await lockTarget(tx, call, serviceId, permissions);
           if (target instanceof Refusal) return target;
-          if (new Set([...target.perm_keys, ...permissions]).size > PERMISSIONS_MAX) {
+          const held = new Set(target.perm_keys);
+          const wanted = held.union(new Set(permissions));
+          if (wanted.size > held.size && wanted.size > PERMISSIONS_MAX) {
             return invalid({ field: "permissions", description: `a service has at most ${PERMISSIONS_MAX}` });
           }
           const granted = (await tx.any(insertPermissions(serviceId, permissions))).map((row) => row.perm_key).sort();

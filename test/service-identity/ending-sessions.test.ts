@@ -212,6 +212,18 @@ describe.each(transports)("%s: ending sessions", (transport) => {
     expect(service?.permissions).toHaveLength(100);
   });
 
+  test("one that was loaded with more is granted again what it has, and nothing else", async () => {
+    const { services, addService, pool } = await startService(transport);
+    const { serviceId } = await addService([]);
+    await pool.query(sql.type(anyRow)`
+      INSERT INTO service_permissions (svc_id, perm_key)
+      SELECT ${serviceId}::uuid, 'a.p' || n FROM generate_series(1, 101) n`);
+    const { service } = await services.grantServicePermissions({ serviceId, permissions: ["a.p1"] });
+    expect(service?.permissions).toHaveLength(101);
+    const more = services.grantServicePermissions({ serviceId, permissions: ["a.p1", "b.p"] });
+    expect((await expectRefusal(more, "INVALID_REQUEST")).fields).toEqual(["permissions"]);
+  });
+
   test("so it is where they are granted at once", async () => {
     const { services, addService } = await startService(transport);
     const { serviceId } = await addService(Array.from({ length: 95 }, (_, n) => `a.p${n}`));
