@@ -89,12 +89,19 @@ const selectEvents = (filter: Filter, [afterUs, afterId]: EventKey | [null, null
 
 const boundOf = (time: Timestamp | undefined): string | null => (time ? String(microsecondsRoundedUp(time)) : null);
 
-/** What a Struct can hold: a jsonb's number may be beyond a double's, and is read as infinite, which JSON has no word for. */
-const finite = (json: JsonValue): JsonValue => {
+// Of values in values: a level is up to three messages in each other, of which clients decode a hundred.
+const LEVELS_MAX = 30;
+
+/**
+ * As a Struct holds it. A jsonb's number may be beyond a double's, and is read as infinite, which JSON has no word for; what
+ * stands too deep to be decoded is told as text.
+ */
+const told = (json: JsonValue, level = 1): JsonValue => {
   if (typeof json === "number") return Math.min(Math.max(json, -Number.MAX_VALUE), Number.MAX_VALUE);
-  if (Array.isArray(json)) return json.map(finite);
   if (typeof json !== "object" || json === null) return json;
-  return Object.fromEntries(Object.entries(json).map(([name, value]) => [name, finite(value)]));
+  if (level > LEVELS_MAX) return JSON.stringify(json);
+  if (Array.isArray(json)) return json.map((value) => told(value, level + 1));
+  return Object.fromEntries(Object.entries(json).map(([name, value]) => [name, told(value, level + 1)]));
 };
 
 const isObject = (json: JsonValue): json is JsonObject =>
@@ -103,7 +110,7 @@ const isObject = (json: JsonValue): json is JsonObject =>
 /** An object in each event of ours; another JSON value, from a bulk load, stands under `value`. */
 const payloadOf = (payload: unknown): JsonObject => {
   // The column holds JSON and nothing else.
-  const json = finite((payload ?? {}) as JsonValue);
+  const json = told((payload ?? {}) as JsonValue);
   return isObject(json) ? json : { value: json };
 };
 
