@@ -99,14 +99,14 @@ const markSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow
   WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND sessions_ended_utc IS NULL
   RETURNING secret_id`;
 
-/** Those that a mark on their secret has ended keep its time. */
+/** Those that a mark on their secret has ended keep its time. now() is from before the wait for the service's row. */
 const revokeSomeSessions = (serviceId: string, secretId: string | null) => sql.type(svcSessionIdRow)`
   UPDATE service_sessions x SET revoked_utc =
-    coalesce((SELECT z.sessions_ended_utc FROM service_secrets z WHERE z.secret_id = x.secret_id), now())
+    coalesce((SELECT z.sessions_ended_utc FROM service_secrets z WHERE z.secret_id = x.secret_id), statement_timestamp())
   WHERE x.svc_session_id = ANY (ARRAY(
     SELECT y.svc_session_id FROM service_sessions y
     WHERE y.svc_id = ${serviceId}::uuid AND (${secretId}::uuid IS NULL OR y.secret_id = ${secretId}::uuid)
-      AND y.revoked_utc IS NULL AND y.expiry_utc > now()
+      AND y.revoked_utc IS NULL AND y.expiry_utc > statement_timestamp()
     LIMIT ${REVOKE_ROWS}
   ))
   RETURNING x.svc_session_id`;

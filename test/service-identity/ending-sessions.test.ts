@@ -1,3 +1,4 @@
+import { timestampMs } from "@bufbuild/protobuf/wkt";
 import { type QuerySqlToken, sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { z } from "zod";
@@ -197,6 +198,22 @@ describe.each(transports)("%s: ending sessions", (transport) => {
       UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${service.serviceId}::uuid`;
     const { serviceToken } = await signInBehind(server, service, mark);
     expect((await server.services.verifyServiceToken({ serviceToken })).active).toBe(true);
+  });
+
+  test("a session that is opened while its end waits is not called revoked before it began", async () => {
+    const server = await startService(transport);
+    const { serviceId, key, secret } = await server.addService([]);
+    await heldUp(
+      server,
+      sql.unsafe`SELECT FROM services WHERE svc_id = ${serviceId}::uuid FOR SHARE`,
+      () => server.services.disableService({ serviceId }),
+      () => server.services.authenticateService({ key, secret }),
+    );
+    const { sessions } = await server.services.listServiceSessions({ serviceId, includeEnded: true });
+    expect(sessions).toHaveLength(2);
+    for (const { createTime, revokeTime } of sessions) {
+      expect(timestampMs(revokeTime!)).toBeGreaterThanOrEqual(timestampMs(createTime!));
+    }
   });
 
   test("a service has at most a hundred permissions, however they are granted", async () => {
