@@ -1,12 +1,13 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { sql } from "slonik";
 import { z } from "zod";
+import { createCoalescer } from "../db/coalesce.ts";
 import { column } from "../db/columns.ts";
 import type { Database } from "../db/pool.ts";
 import { type Tx, transact } from "../db/transact.ts";
 import type { Log } from "../log.ts";
 import { startPolling } from "../polling.ts";
-import { type Waiting, waitingFor } from "../rpc/call.ts";
+import { type Waiting, detached, waitingFor } from "../rpc/call.ts";
 import type { GivenJobs } from "./given-jobs.ts";
 
 const freedRow = z.object({ freed: z.boolean() });
@@ -101,6 +102,15 @@ export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): 
       throw error;
     }
   };
+  // One for all who ask before it begins: each for himself, a hundred workers would write one row in turn, and health, whose
+  // connections these are, would wait behind them until it took the database for dead.
+  const beatForAll = createCoalescer(
+    async (asked: readonly undefined[]) => {
+      await beat();
+      return asked;
+    },
+    { underWayMax: 1 },
+  );
   const tick = async () => {
     await beat();
     const unheard = await given.freeUnheard(db, waitingFor(WAIT_MS), workerId);
@@ -116,7 +126,7 @@ export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): 
   return {
     async answered(signal) {
       while (!signal.aborted) {
-        const reached = await beat().then(
+        const reached = await beatForAll(detached(), undefined).then(
           () => true,
           () => false,
         );

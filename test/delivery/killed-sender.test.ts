@@ -1,9 +1,11 @@
 import { type DatabasePool, sql } from "slonik";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
-import { freeLostJobs } from "../../src/delivery/workers.ts";
+import { freeLostJobs, startHeartbeat } from "../../src/delivery/workers.ts";
+import { createLog } from "../../src/log.ts";
 import { detached } from "../../src/rpc/call.ts";
 import { ARRIVAL, MAIL_FROM, createQueue } from "../support/deliveries.ts";
+import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { loggedLines } from "../support/logged-lines.ts";
 import { startMailServer } from "../support/mail-server.ts";
 import { openFor } from "../support/open-database.ts";
@@ -70,6 +72,22 @@ test("what a living replica was given and not told of is freed, and what it is s
   expect(server.mails.map(({ messageId }) => messageId).toSorted()).toEqual(
     [sending, unheard].map(({ otpId }) => `<${otpId}@example.org>`).toSorted(),
   );
+});
+
+test("a hundred messages that were sent at once ask the database once or twice whether it answers", async () => {
+  const queue = await createQueue();
+  const proxy = await startDatabaseProxy(queue.url);
+  onTestFinished(() => proxy.close());
+  const db = openFor(proxy.url, { DATABASE_POOL_MAX: "2" });
+  const given = { freeUnheard: () => Promise.resolve(0) };
+  const heart = startHeartbeat({ db, log: createLog("silent"), workerId: "pool-busy", given });
+  const { signal } = new AbortController();
+  await heart.answered(signal);
+  const beats = () => proxy.sent().split("INTO delivery_workers AS w (worker_id, seen_utc) VALUES").length - 1;
+  const before = beats();
+  await Promise.all(Array.from({ length: 100 }, () => heart.answered(signal)));
+  expect(beats() - before).toBeLessThanOrEqual(2);
+  await heart.end();
 });
 
 test("two replicas send 200 messages, each exactly once", async () => {
