@@ -23,19 +23,32 @@ export const parsePeppers = (text: string, file: string): readonly Pepper[] => {
   return data;
 };
 
+/** Of what a URL may say of TLS to others: nothing reads it, and the connection would be less safe than it looks. */
+const UNREAD = ["ssl", "sslrootcert", "sslcert", "sslkey"] as const;
+
+const urlFaults = ({ DATABASE_URL: url, DATABASE_TLS: tls }: Environment): string[] => {
+  if (url === undefined) return [];
+  const { searchParams } = new URL(url);
+  const modes = searchParams.getAll("sslmode");
+  const unread = UNREAD.filter((name) => searchParams.has(name));
+  const isMode = (mode: string) => ["disable", "no-verify", "require"].includes(mode);
+  return [
+    ...(tls === "url" && !modes.every(isMode)
+      ? ["DATABASE_URL: sslmode must be disable, no-verify or require; for verify-full set DATABASE_TLS=verify"]
+      : []),
+    // Of two the driver heeds the last, and the migrations another.
+    ...(modes.length > 1 ? ["DATABASE_URL: sslmode stands there twice"] : []),
+    ...unread.map((name) => `DATABASE_URL: ${name} is not read; set sslmode, or DATABASE_TLS=verify`),
+  ];
+};
+
 const together = (env: Environment): string[] => {
   const production = env.NODE_ENV === "production";
   return [
     !!env.TLS_CERT_FILE !== !!env.TLS_KEY_FILE && "TLS_CERT_FILE, TLS_KEY_FILE: set both or neither",
     env.TLS_CLIENT_CA_FILE && !env.TLS_CERT_FILE && "TLS_CLIENT_CA_FILE: needs TLS_CERT_FILE and TLS_KEY_FILE",
     env.DATABASE_TLS_CA_FILE && env.DATABASE_TLS !== "verify" && "DATABASE_TLS_CA_FILE: needs DATABASE_TLS=verify",
-    env.DATABASE_URL &&
-      env.DATABASE_TLS === "url" &&
-      !["disable", "no-verify", "require", null].includes(new URL(env.DATABASE_URL).searchParams.get("sslmode")) &&
-      "DATABASE_URL: sslmode must be disable, no-verify or require; for verify-full set DATABASE_TLS=verify",
-    env.DATABASE_URL &&
-      new URL(env.DATABASE_URL).searchParams.has("ssl") &&
-      "DATABASE_URL: ssl is not read; set sslmode, or DATABASE_TLS=verify",
+    ...urlFaults(env),
     production && !env.DATABASE_URL && "DATABASE_URL: required when NODE_ENV=production",
     production && !env.SECRET_PEPPERS && "SECRET_PEPPERS: required when NODE_ENV=production",
     production && !env.JWT_KEYS_FILE && "JWT_KEYS_FILE: required when NODE_ENV=production",

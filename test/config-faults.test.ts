@@ -62,10 +62,23 @@ describe("faults", () => {
     expect([fault, others]).toEqual([expect.stringMatching(/^CORS_ORIGINS: must be origins/), []]);
   });
 
-  test("DATABASE_URL: what says ssl otherwise than by sslmode is refused, for nobody would heed it", () => {
-    expect(faultsOf({ DATABASE_URL: "postgresql://app@db/app?ssl=true" })).toEqual([
-      "DATABASE_URL: ssl is not read; set sslmode, or DATABASE_TLS=verify",
+  test.each(["ssl=true", "sslrootcert=/ca.pem", "sslcert=/our.crt", "sslkey=/our.key"])(
+    "DATABASE_URL: what says ssl otherwise than by sslmode is refused, for nobody would heed it: %s",
+    (said) => {
+      const [name] = said.split("=");
+      expect(faultsOf({ DATABASE_URL: `postgresql://app@db/app?${said}` })).toEqual([
+        `DATABASE_URL: ${name} is not read; set sslmode, or DATABASE_TLS=verify`,
+      ]);
+    },
+  );
+
+  test("DATABASE_URL: a second sslmode is refused, of which one part of us would heed the first, another the last", () => {
+    expect(faultsOf({ DATABASE_URL: "postgresql://app@db/app?sslmode=require&sslmode=disable" })).toEqual([
+      "DATABASE_URL: sslmode stands there twice",
     ]);
+    expect(faultyNames({ DATABASE_URL: "postgresql://app@db/app?sslmode=require&sslmode=verify-full" })).toContain(
+      "DATABASE_URL",
+    );
   });
 
   test("SMTP_URL that is no URL is said to be none", () => {
