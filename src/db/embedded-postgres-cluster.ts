@@ -96,9 +96,10 @@ const freePort = async (): Promise<number> => {
   return port;
 };
 
+/** By its program alone: others have arguments that name a postgres, and one of them is our own parent. */
 const isPostgres = (pid: number): boolean => {
   try {
-    return /postgres/.test(readFileSync(`/proc/${pid}/cmdline`, "utf8"));
+    return /^(?:[^\0]*\/)?postgres\0/.test(readFileSync(`/proc/${pid}/cmdline`, "utf8"));
   } catch {
     return process.platform !== "linux";
   }

@@ -1,4 +1,4 @@
-import { fork } from "node:child_process";
+import { fork, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -81,12 +81,20 @@ test.runIf(process.platform === "linux")("PostgreSQL ends when its watching proc
   expect(await tables(next.url)).toEqual([]);
 });
 
-test("the pid file of a crash does not stand in the way, even where its process id has another owner now", async () => {
+test.each([
+  ["another owner now", []],
+  ["an owner now who only speaks of postgres", ["postgres://db", "/var/log/postgres"]],
+])("the pid file of a crash does not stand in the way, even where its process id has %s", async (_owner, args) => {
   const dataDir = await closedFolder();
   const first = await start(dataDir, false);
   const left = await readFile(pidFile(dataDir), "utf8");
   await first.stop();
-  await writeFile(pidFile(dataDir), left.replace(/^\d+/, String(process.pid)));
+  const owner = spawn(process.execPath, ["-e", "process.stdin.resume()", ...args], {
+    stdio: ["pipe", "ignore", "ignore"],
+  });
+  onTestFinished(() => void owner.kill());
+  await once(owner, "spawn");
+  await writeFile(pidFile(dataDir), left.replace(/^\d+/, String(owner.pid)));
   const second = await start(dataDir, false);
   expect(await tables(second.url)).toEqual([]);
 });
