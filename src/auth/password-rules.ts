@@ -1,3 +1,4 @@
+import { onFirstUse } from "../first-use.ts";
 import { Refusal, invalid } from "../rpc/refusal.ts";
 import { withoutSeparators } from "./contacts.ts";
 import { normalPassword } from "./normal-passwords.ts";
@@ -11,13 +12,12 @@ const folded = (text: string) => normalPassword(text).toUpperCase().toLowerCase(
 
 const isLongEnough = (text: string) => Array.from(text).length >= LENGTH_MIN;
 
-let commonPasswords: Promise<ReadonlySet<string>> | undefined;
-
-const loadCommonPasswords = async () => {
+// 50,000 words are not for a start, nor for who never sets a password.
+const commonPasswords = onFirstUse(async () => {
   const { dictionary } = await import("@zxcvbn-ts/language-common");
   // What is shorter is refused for its length.
   return new Set(dictionary["passwords-common"].filter(isLongEnough).map(folded));
-};
+});
 
 /** The forms of a contact or name that its owner would use as a password. */
 const formsOf = (text: string) => {
@@ -47,9 +47,7 @@ const weakness = async (password: string, own: readonly (string | null | undefin
   if (!isLongEnough(password)) return `must have at least ${LENGTH_MIN} characters`;
   const text = folded(password);
   if (own.some((part) => part && isOwn(text, part))) return "must not be the user's own contact or name";
-  // Loaded when it is first needed: 50,000 words are not for a start, nor for who never sets a password.
-  commonPasswords ??= loadCommonPasswords();
-  return (await commonPasswords).has(text) ? "must not be a common password" : undefined;
+  return (await commonPasswords()).has(text) ? "must not be a common password" : undefined;
 };
 
 /**

@@ -30,7 +30,7 @@ const NICE = 10;
 const IDLE_MS = 30_000;
 
 /** @param onBroken told when a thread could not start: who waits for this pool is then answered, and nobody waits again. */
-const startPool = async (config: Config["passwords"], onBroken: () => void) => {
+const openPool = async (config: Config["passwords"], onBroken: () => void) => {
   // Imported when the first password comes: it is 8 MB of a process that may never see one.
   const { Piscina } = await import("piscina");
   const { memoryKib, passes, parallelism } = config;
@@ -58,6 +58,13 @@ const startPool = async (config: Config["passwords"], onBroken: () => void) => {
     },
     destroy: () => pool.destroy(),
   };
+};
+
+/** @param onBroken told also where there comes to be no pool: whoever needs one next starts another. */
+const startPool = (config: Config["passwords"], onBroken: () => void) => {
+  const pool = openPool(config, onBroken);
+  pool.catch(onBroken);
+  return pool;
 };
 
 export const createPasswords = (config: Config["passwords"]): Passwords => {

@@ -1,5 +1,5 @@
-import type { Transporter } from "nodemailer";
 import type { Config } from "../config.ts";
+import { onFirstUse } from "../first-use.ts";
 import { NotSent, type Send } from "./message.ts";
 
 /** What nodemailer says of a failure, as far as it says it. */
@@ -34,8 +34,7 @@ const notSent = (error: unknown): NotSent => {
  * @param timeoutMs for connection, greeting and silence each, and for the whole.
  */
 export const createEmailSender = ({ url, from }: NonNullable<Config["delivery"]["smtp"]>, timeoutMs: number): Send => {
-  let transport: Promise<Transporter> | undefined;
-  const open = async () => {
+  const transport = onFirstUse(async () => {
     // With the first mail: it takes some 20 MB, and who sends none need not hold them.
     const { createTransport } = await import("nodemailer");
     return createTransport({
@@ -47,15 +46,13 @@ export const createEmailSender = ({ url, from }: NonNullable<Config["delivery"][
       disableFileAccess: true,
       disableUrlAccess: true,
     });
-  };
+  });
   const domain = from.address.replace(/^.*@/, "");
 
   return async ({ otpId, to, subject, text, html }, signal) => {
     try {
-      transport ??= open();
-      await (
-        await transport
-      ).sendMail({
+      const transporter = await transport();
+      await transporter.sendMail({
         from: { ...from },
         // As an object, since a string is a list of addresses.
         to: { name: "", address: to },
