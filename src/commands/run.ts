@@ -6,9 +6,13 @@ import { Refusal } from "../rpc/refusal.ts";
 // sysexits.h: EX_CONFIG.
 const EXIT_CONFIG = 78;
 
+/** Where a name leads to several addresses, none of which answers, every error around that one is empty, and it has a code alone. */
+const innermost = (error: Error): string =>
+  error.cause instanceof Error ? innermost(error.cause) : error.message || (error as NodeJS.ErrnoException).code || "";
+
 const sentence = (error: unknown): string => {
   if (sqlStateOf(error) === UNDEFINED_TABLE) return "the database is not migrated: run `npm run migrate`";
-  if (error instanceof Refusal && error.cause instanceof Error) return `${error.message}: ${error.cause.message}`;
+  if (error instanceof Refusal && error.cause instanceof Error) return `${error.message}: ${innermost(error)}`;
   return error instanceof Error ? error.message : String(error);
 };
 

@@ -35,6 +35,24 @@ test("on a database that is not migrated it says what to do", async () => {
   });
 });
 
+// As most machines know localhost; that of a container may have one of them alone.
+const TWO_ADDRESSES = `
+  import dns from "node:dns";
+  const found = [{ address: "::1", family: 6 }, { address: "127.0.0.1", family: 4 }];
+  dns.lookup = (host, options, done) => process.nextTick(done, null, found);`;
+
+test.each([
+  ["one address", "", "connect ECONNREFUSED 127.0.0.1:1"],
+  ["two addresses", `--import=data:text/javascript,${encodeURIComponent(TWO_ADDRESSES)}`, "ECONNREFUSED"],
+])("where nobody listens at a name of %s it says so", async (_count, options, why) => {
+  const env = {
+    ...PRODUCTION,
+    NODE_OPTIONS: options,
+    DATABASE_URL: `postgresql://${options ? "localhost" : "127.0.0.1"}:1/auth`,
+  };
+  expect(await runCommand("bootstrap", [], env)).toMatchObject({ code: 1, stderr: `DATABASE_UNAVAILABLE: ${why}\n` });
+});
+
 test("an argument that it does not know ends it before it does anything", async () => {
   for (const argument of ["--recovr", "--help", "recover"]) {
     const { code, stdout, stderr } = await bootstrap(argument);
