@@ -82,8 +82,12 @@ const followHealth = ({ db, probe, metrics, log }: HealthParts, services: readon
     probe,
     services,
     log,
-    // Two pings fail before calls are refused; until then new connections may get through where old ones hang.
-    onFailure: db.renew,
+    // Two pings fail before calls are refused; until then new connections may get through where old ones hang. The probe's
+    // too: what its settings name, such as a file of authorities, may be another one by now.
+    onFailure() {
+      db.renew();
+      probe.renew();
+    },
     onChange(readiness) {
       metrics.setHealthy(readiness === "ready");
       // Health no longer asks the database then: what it last knew of it still holds.

@@ -1,8 +1,8 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sql } from "slonik";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import { parseConfig } from "../../src/config.ts";
 import { read } from "../../src/db/transact.ts";
@@ -13,6 +13,7 @@ import { type Identity, makeAuthority, makeIdentity } from "../support/certifica
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { openFor, reasonOf } from "../support/open-database.ts";
 import { runCommand } from "../support/run-command.ts";
+import { serve } from "../support/serve.ts";
 import { startTlsDatabase } from "../support/tls-database.ts";
 
 let database: TestDatabase;
@@ -91,4 +92,16 @@ test.each(cases)("a migration's connections: %s", async (_name, { goes, ...how }
   const { url, variables, begun } = await start(how);
   const { code } = await runCommand("migrate", [], { ...variables, DATABASE_URL: url });
   expect({ code, begun: [...new Set(begun)] }).toEqual({ code: goes ? 0 : 1, begun: goes ? [goes] : [] });
+});
+
+test("a server whose database has a certificate of another authority is ready once the file has that", async () => {
+  const { urlAt } = await startTlsDatabase(database.url, identity);
+  const file = join(folder, "renewed.crt");
+  await copyFile(caFile("other"), file);
+  const variables = { DATABASE_TLS: "verify", DATABASE_TLS_CA_FILE: file };
+  const server = await serve(urlAt("localhost").toString(), variables);
+  onTestFinished(() => server.stop());
+  expect(server.readiness()).toBe("database unavailable");
+  await copyFile(caFile("ours"), file);
+  await expect.poll(() => server.readiness()).toBe("ready");
 });
