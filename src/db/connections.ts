@@ -79,11 +79,26 @@ const readCa = (file: string): Buffer => {
 };
 
 /**
- * What TLS must verify, where the settings and not the URL say so.
- * @throws ConfigError where the file of authorities cannot be read.
+ * What TLS must verify, where the settings and not the URL say so. Each connection reads the file of authorities, which may
+ * be renewed, and takes the former where it cannot.
+ * @throws ConfigError where the file cannot be read now.
  */
-export const verifiedTls = ({ tls, tlsCaFile }: Config["database"]): ConnectionOptions | undefined =>
-  tls === "verify" ? { rejectUnauthorized: true, ...(tlsCaFile && { ca: readCa(tlsCaFile) }) } : undefined;
+export const verifiedTls = ({ tls, tlsCaFile }: Config["database"]): ConnectionOptions | undefined => {
+  if (tls !== "verify") return undefined;
+  if (tlsCaFile === undefined) return { rejectUnauthorized: true };
+  let known = readCa(tlsCaFile);
+  return {
+    rejectUnauthorized: true,
+    get ca() {
+      try {
+        known = readCa(tlsCaFile);
+      } catch {
+        // To throw here would end the process: node-postgres asks in a listener of its socket.
+      }
+      return known;
+    },
+  };
+};
 
 // Asynchronous, so that a file which is away while new connections are opened fails those alone.
 const createSlonikPool = async ({

@@ -11,13 +11,14 @@ import { createLog } from "../../src/log.ts";
 import { detached } from "../../src/rpc/call.ts";
 import { type Identity, makeAuthority, makeIdentity } from "../support/certificates.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
-import { openFor, reasonOf } from "../support/open-database.ts";
+import { openFor, pidOf, reasonOf } from "../support/open-database.ts";
 import { runCommand } from "../support/run-command.ts";
 import { serve } from "../support/serve.ts";
 import { startTlsDatabase } from "../support/tls-database.ts";
 
 let database: TestDatabase;
 let identity: Identity;
+let otherIdentity: Identity;
 let folder: string;
 const caFile = (name: "ours" | "other") => join(folder, `${name}.crt`);
 
@@ -26,6 +27,7 @@ beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "auth-service-tls-"));
   const [ours, other] = [await makeAuthority("ours"), await makeAuthority("other")];
   identity = await makeIdentity("localhost", ours);
+  otherIdentity = await makeIdentity("localhost", other);
   await writeFile(caFile("ours"), ours.cert);
   await writeFile(caFile("other"), other.cert);
 });
@@ -104,4 +106,42 @@ test("a server whose database has a certificate of another authority is ready on
   expect(server.readiness()).toBe("database unavailable");
   await copyFile(caFile("ours"), file);
   await expect.poll(() => server.readiness()).toBe("ready");
+});
+
+const renewing = async () => {
+  const server = await startTlsDatabase(database.url, identity);
+  const file = join(folder, "renewing.crt");
+  await copyFile(caFile("ours"), file);
+  return {
+    url: server.urlAt("localhost").toString(),
+    variables: { DATABASE_TLS: "verify", DATABASE_TLS_CA_FILE: file },
+    async renew() {
+      server.renew(otherIdentity);
+      await copyFile(caFile("other"), file);
+    },
+    leave: () => rm(file),
+  };
+};
+
+test("a pool whose database has a certificate of another authority by now opens connections by that", async () => {
+  const { url, variables, renew, leave } = await renewing();
+  const db = openFor(url, variables);
+  const pids = (count: number) => Promise.all(Array.from({ length: count }, () => pidOf(db)));
+  await pids(1);
+  await renew();
+  expect(new Set(await pids(3)).size).toBeGreaterThan(1);
+  await leave();
+  expect(new Set(await pids(6)).size).toBeGreaterThan(3);
+});
+
+test("the delivery's pool too", async () => {
+  const { url, variables, renew } = await renewing();
+  const log = createLog("silent");
+  const pool = openQueuePool({ databaseUrl: url, settings: parseConfig(variables).database, log, size: 2 });
+  onTestFinished(() => endQueuePool(pool, log));
+  const former = await pool.connect();
+  await renew();
+  const next = await pool.connect();
+  former.release();
+  next.release();
 });

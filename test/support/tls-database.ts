@@ -12,16 +12,19 @@ interface TlsDatabase {
   urlAt(host: "localhost" | "127.0.0.1"): URL;
   /** How each connection went on that was begun: encrypted, or not. */
   readonly begun: readonly ("encrypted" | "plain")[];
+  /** Has this certificate from now on; connections that are open stay. */
+  renew(identity: Identity): void;
 }
 
 /** Stands before a database, as one with this certificate that takes connections with TLS and without. */
-export const startTlsDatabase = async (databaseUrl: string, { cert, key }: Identity): Promise<TlsDatabase> => {
+export const startTlsDatabase = async (databaseUrl: string, first: Identity): Promise<TlsDatabase> => {
+  let { cert, key } = first;
   const { hostname, port } = new URL(databaseUrl);
   const begun: ("encrypted" | "plain")[] = [];
   const server = createServer((client) => {
     client.on("error", () => undefined);
-    client.once("data", (first) => {
-      const asksForTls = first.length === 8 && first.readInt32BE(4) === SSL_REQUEST;
+    client.once("data", (bytes) => {
+      const asksForTls = bytes.length === 8 && bytes.readInt32BE(4) === SSL_REQUEST;
       if (asksForTls) client.write("S");
       const socket = asksForTls ? new TLSSocket(client, { isServer: true, cert, key }) : client;
       socket.on("error", () => client.destroy());
@@ -31,7 +34,7 @@ export const startTlsDatabase = async (databaseUrl: string, { cert, key }: Ident
       if (asksForTls) socket.once("data", () => begun.push("encrypted"));
       else {
         begun.push("plain");
-        upstream.write(first);
+        upstream.write(bytes);
       }
       socket.pipe(upstream).pipe(socket);
     });
@@ -41,6 +44,9 @@ export const startTlsDatabase = async (databaseUrl: string, { cert, key }: Ident
   onTestFinished(() => void server.close());
   return {
     begun,
+    renew(identity) {
+      ({ cert, key } = identity);
+    },
     urlAt(host) {
       const url = new URL(databaseUrl);
       url.host = `${host}:${(server.address() as AddressInfo).port}`;
