@@ -79,6 +79,9 @@ const end = (
   response.end(body);
 };
 
+/** A request that names its whole URL, as one to a proxy does, is taken as well (RFC 9112, 3.2.2). */
+const pathOf = (url = "/"): string => (url.startsWith("/") ? url : url.replace(/^https?:\/\/[^/?#]*\/?/i, "/"));
+
 const withCors = (origins: readonly string[], handler: HttpHandler): HttpHandler => {
   if (origins.length === 0) return handler;
   const middleware = cors({
@@ -98,6 +101,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
 
   const listener = withCors(config.http.corsOrigins, (request, response) => {
     if (isLate(request)) return;
+    request.url = pathOf(request.url);
     response.once("finish", () => {
       if (draining && "closeIdleConnections" in server) setImmediate(() => server.closeIdleConnections());
     });

@@ -151,3 +151,15 @@ test.each([
     expect(await text(socket)).toMatch(/HTTP\/1.1 200 /);
   },
 );
+
+test.each([
+  ["GET", "/healthz", "ok\n"],
+  ["POST", "/auth.v1.AuthService/GetJwks", "jwksJson"],
+])("a request that names its whole URL is answered as by its path: %s %s", async (method, path, answer) => {
+  const socket = connectTcp(plain.httpPort ?? 0, "127.0.0.1");
+  const head = ["Host: auth.example", "Connection: close", "Content-Type: application/json", "Content-Length: 2"];
+  socket.write(`${method} HTTP://auth.example:80${path} HTTP/1.1\r\n${head.join("\r\n")}\r\n\r\n{}`);
+  const answered = await text(socket);
+  expect(answered).toMatch(/^HTTP\/1.1 200 /);
+  expect(answered).toContain(answer);
+});
