@@ -16,8 +16,8 @@ import { type Heartbeat, startHeartbeat } from "./workers.ts";
 // New jobs are told of by NOTIFY; behind PgBouncer only polling finds them.
 const POLL_MS = 2_000;
 const READY_POLL_MS = 200;
-const RESTART_MIN_MS = 500;
-const RESTART_MAX_MS = 30_000;
+// As often as health asks the database, which has to answer before each start; a longer pause would be a code's delay.
+const RESTART_MS = 1_000;
 /** One connection listens, one reads while all workers write. */
 const SPARE_CONNECTIONS = 2;
 
@@ -155,18 +155,15 @@ export const startRunner = (options: RunnerOptions): Runner => {
     if (!isStopping()) await close(0);
   };
   const runOn = async () => {
-    let delayMs = RESTART_MIN_MS;
     while (!isStopping()) {
       if (!ready()) {
         await pause(READY_POLL_MS);
         continue;
       }
-      const began = performance.now();
       await runOnce().catch((error: unknown) => log.warn({ err: error }, "the delivery's consumer failed"));
       if (isStopping()) return;
-      delayMs = performance.now() - began > RESTART_MAX_MS ? RESTART_MIN_MS : Math.min(delayMs * 2, RESTART_MAX_MS);
-      log.warn({ delay_ms: delayMs }, "the delivery's consumer ended and starts again");
-      await pause(delayMs);
+      log.warn("the delivery's consumer ended and starts again");
+      await pause(RESTART_MS);
     }
   };
   const running = runOn();

@@ -218,6 +218,23 @@ test("a consumer whose beginning failed starts again", async () => {
   await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
 });
 
+test("however often the consumer has ended, it starts again about a second later", async () => {
+  const { queue, server } = await start();
+  const ends: number[] = [];
+  const write = (line: string) => {
+    if (line.includes("starts again")) ends.push(performance.now());
+  };
+  // The queue's own check at its beginning refuses a schema that a later release has changed.
+  await queue.pool.query(sql.unsafe`INSERT INTO graphile_worker.migrations (id, breaking) VALUES (1000, true)`);
+  await queue.launch({ SMTP_URL: server.url }, createLog("warn", { write }));
+  await expect.poll(() => ends.length, ARRIVAL).toBeGreaterThan(3);
+  const pauses = ends.slice(1).map((at, i) => at - (ends[i] ?? 0));
+  expect(Math.max(...pauses)).toBeLessThan(3_000);
+  await queue.pool.query(sql.unsafe`DELETE FROM graphile_worker.migrations WHERE id = 1000`);
+  await queue.add();
+  await expect.poll(() => server.mails.length, ARRIVAL).toBe(1);
+});
+
 test("a start while the database is away sends once it is there", async () => {
   const { queue, server } = await start();
   const proxy = await startDatabaseProxy(queue.url);
