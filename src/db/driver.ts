@@ -25,6 +25,8 @@ const within = async <T>(limitMs: number, work: Promise<T>): Promise<T> => {
 interface Asked extends SendOptions {
   /** How long an answer may be left out, instead of what the driver was made with, in milliseconds. */
   readonly silenceMs?: number | undefined;
+  /** From when on nobody waits for an answer, by the monotonic clock: one that is due then has only a good-bye's time. */
+  readonly silentUntil?: number | undefined;
 }
 
 // Slonik hands a query nothing of who sent it.
@@ -32,7 +34,7 @@ const asked = new AsyncLocalStorage<Asked>();
 
 /** Runs a transaction within these limits. */
 export const withLimits = <T>(
-  limits: Pick<Asked, "silenceMs" | "timeoutMs" | "idleMs">,
+  limits: Pick<Asked, "silenceMs" | "silentUntil" | "timeoutMs" | "idleMs">,
   work: () => Promise<T>,
 ): Promise<T> => asked.run(limits, work);
 
@@ -74,11 +76,13 @@ const openConnection = (config: ClientConfig, options: DriverOptions, events: Dr
   const query = async (text: string, values: unknown[] = [], name?: string) => {
     // Also what a transaction's end is told: a ROLLBACK on a silent connection would be silence once more.
     if (broken) throw broken;
-    const { silenceMs: allowedMs = silenceMs, ...limits } = asked.getStore() ?? {};
+    const { silenceMs: oneMs = silenceMs, silentUntil = Infinity, ...limits } = asked.getStore() ?? {};
+    // A statement and the commit behind it are two for which PostgreSQL may take its time.
+    const bothMs = limits.commits ? 2 * oneMs : oneMs;
+    const allowedMs = Math.min(bothMs, Math.max(silentUntil - performance.now(), FAREWELL_MS));
     try {
       const statement = { text, values, ...(prepares && name !== undefined && { name }) };
-      // A statement and the commit behind it are two for which PostgreSQL may take its time.
-      return await within(limits.commits ? 2 * allowedMs : allowedMs, send(statement, limits));
+      return await within(allowedMs, send(statement, limits));
     } catch (error) {
       throw error instanceof DatabaseSilent || isUnusableStatement(error) ? breakOff(error as Error) : whatBroke(error);
     }

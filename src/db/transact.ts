@@ -83,13 +83,15 @@ export const transact = async <T>(
   { settled = nothing, statementTimeoutMs }: TransactOptions = {},
 ): Promise<Exclude<T, Refusal>> => {
   const work: Work<T> = (connection, abandoned) => {
-    const timeoutMs = ownTimeout(db, waiting, statementTimeoutMs);
-    const isOwn = statementTimeoutMs !== undefined && timeoutMs !== undefined;
+    const overAt = performance.now() + waiting.remainingMs() + DEADLINE_MARGIN_MS;
     const limits = {
-      timeoutMs,
+      timeoutMs: ownTimeout(db, waiting, statementTimeoutMs),
       idleMs: db.timeoutByTransaction ? IDLE_MS : undefined,
       // By the deadline too: who waits behind a hung connection would wait for as long as the longest statement may take.
-      silenceMs: isOwn ? timeoutMs + SILENCE_MS : undefined,
+      ...(statementTimeoutMs !== undefined && {
+        silenceMs: statementTimeoutMs + SILENCE_MS,
+        silentUntil: overAt + SILENCE_MS,
+      }),
     };
     return withLimits(limits, () => attempt(body, connection, abandoned).finally(settled));
   };

@@ -2,7 +2,7 @@ import { type CommonQueryMethods, sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
 import type { Database } from "../../src/db/pool.ts";
-import { type Tx, read, transact } from "../../src/db/transact.ts";
+import { type Tx, queryAtEnd, read, transact } from "../../src/db/transact.ts";
 import { Call, detached } from "../../src/rpc/call.ts";
 import { Refusal, refusal } from "../../src/rpc/refusal.ts";
 import { databaseName } from "../support/admin.ts";
@@ -188,6 +188,21 @@ test("a hung connection is given up soon after its call's deadline, whatever tim
   proxy.swallowExisting();
   const call = new Call("hung", 200);
   const work = transact(db, call, (tx) => tx.one(selectSleep(0)), { statementTimeoutMs: 60_000 });
+  expect(await reasonOf(call.outcome(() => work))).toBe("DEADLINE");
+  await expect.poll(() => db.load().inside, { timeout: 2_000 }).toBe(0);
+});
+
+test("so is one that hangs late, in the statement with which the commit goes", async () => {
+  const proxy = await startDatabaseProxy(database.url);
+  onTestFinished(() => proxy.close());
+  const db = openFor(proxy.url, { DATABASE_POOL_MAX: "1" });
+  const call = new Call("hung", 1_500);
+  const hang = async (tx: Tx) => {
+    await tx.one(selectSleep(1_000));
+    proxy.swallowExisting();
+    await queryAtEnd(tx, selectSleep(0));
+  };
+  const work = transact(db, call, hang, { statementTimeoutMs: 60_000 });
   expect(await reasonOf(call.outcome(() => work))).toBe("DEADLINE");
   await expect.poll(() => db.load().inside, { timeout: 2_000 }).toBe(0);
 });
