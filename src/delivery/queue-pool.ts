@@ -1,4 +1,4 @@
-import { Pool } from "pg";
+import { Pool, type PoolClient } from "pg";
 import type { Config } from "../config.ts";
 import { IsoClient, endpointOf } from "../db/client-config.ts";
 import { answerMs, connectionUri, verifiedTls } from "../db/connections.ts";
@@ -8,6 +8,32 @@ import { endedWithin } from "../timers.ts";
 
 /** A statement that the network swallowed leaves its connection hung, though idle: none is used for longer than this. */
 const LIFETIME_S = 30;
+
+type Taken = (
+  error: Error | undefined,
+  client: PoolClient | undefined,
+  release: (error?: Error | boolean) => void,
+) => void;
+
+/**
+ * Graphile-worker gives its listening connection back twice where it ends while its LISTEN hangs, and hears of no error of
+ * the second time: that would end the process.
+ */
+class OncePool extends Pool {
+  override connect(): Promise<PoolClient>;
+  override connect(callback: Taken): void;
+  override connect(callback?: Taken): Promise<PoolClient> | undefined {
+    if (!callback) return super.connect();
+    super.connect((error, client, release) => {
+      let released = false;
+      callback(error, client, (fault) => {
+        if (!released) release(fault);
+        released = true;
+      });
+    });
+    return undefined;
+  }
+}
 
 interface QueuePoolOptions {
   readonly databaseUrl: string;
@@ -19,7 +45,7 @@ interface QueuePoolOptions {
 /** The queue's own pool: graphile-worker speaks node-postgres, and what it holds must not be what calls wait for. */
 export const openQueuePool = ({ databaseUrl, settings, log, size }: QueuePoolOptions): Pool => {
   const { statementTimeoutMs, pgBouncer } = settings;
-  const pool = new Pool({
+  const pool = new OncePool({
     ...endpointOf(connectionUri(databaseUrl, settings), verifiedTls(settings)),
     Client: IsoClient,
     application_name: "auth-service delivery",
