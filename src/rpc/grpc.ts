@@ -2,6 +2,7 @@ import { Server, type UntypedHandleCall } from "@grpc/grpc-js";
 import type { Config } from "../config.ts";
 import { TIMER_MAX_MS } from "../config-values.ts";
 import { cutOffEnded } from "./ended-sockets.ts";
+import { answerNoneGone } from "./gone-streams.ts";
 import { createGrpcArrivals } from "./grpc-arrivals.ts";
 import { createGrpcStream, createGrpcUnary } from "./grpc-calls.ts";
 import { readEveryHeader } from "./grpc-headers.ts";
@@ -41,7 +42,11 @@ export const createGrpcServer = (
     "grpc.max_connection_idle_ms": grpc.connectionIdleMs,
   });
   setHttp2Options(server);
-  onHttp2Server(server, cutOffEnded);
+  onHttp2Server(server, (http2) => {
+    cutOffEnded(http2);
+    // Before grpc-js hears of a stream.
+    answerNoneGone(http2);
+  });
   for (const [path, { handle, type }] of byPath) {
     server.register(path, handle as UntypedHandleCall, asIs, asIs, type === "unary" ? "unary" : "serverStream");
   }

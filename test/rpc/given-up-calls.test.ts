@@ -1,6 +1,7 @@
+import diagnostics from "node:diagnostics_channel";
 import { once } from "node:events";
-import { connect, constants } from "node:http2";
-import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { type ServerHttp2Stream, connect, constants } from "node:http2";
+import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { type TestDatabase, createRootedDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
@@ -74,5 +75,34 @@ test.each(ports)(
     onTestFinished(() => session.destroy());
     await once(session, "remoteSettings");
     expect(session.remoteSettings).toMatchObject({ maxHeaderListSize: 65_536, maxConcurrentStreams: 1_000 });
+  },
+);
+
+/** Resets calls in the turn of the loop in which they come, before anybody is told of them: a peer's reset may be read there. */
+const resetAtOnce = () => {
+  const reset = (message: unknown) => (message as { readonly stream: ServerHttp2Stream }).stream.destroy();
+  diagnostics.subscribe("http2.server.stream.created", reset);
+  onTestFinished(() => void diagnostics.unsubscribe("http2.server.stream.created", reset));
+};
+
+const headersOfCalls = [
+  ["a method", { ":path": PATHS.LIST }],
+  ["an unknown method", { ":path": "/no.Such/Method" }],
+  ["another content type", { ":path": PATHS.LIST, "content-type": "text/plain" }],
+] as const;
+
+test.each(ports.flatMap((port) => headersOfCalls.map(([what, headers]) => ({ ...port, what, headers }))))(
+  "$name: a call of $what that is given up as it comes ends nothing",
+  async ({ url, protocol, headers }) => {
+    const onFault = vi.fn<(error: Error) => void>();
+    process.on("uncaughtExceptionMonitor", onFault);
+    onTestFinished(() => void process.off("uncaughtExceptionMonitor", onFault));
+    const session = connect(url(), { ca });
+    onTestFinished(() => session.destroy());
+    await once(session, "remoteSettings");
+    resetAtOnce();
+    const stream = session.request({ ":method": "POST", ...protocol, ...headers });
+    await new Promise((resolve) => stream.on("error", () => undefined).once("close", resolve));
+    expect(onFault).not.toHaveBeenCalled();
   },
 );
