@@ -11,6 +11,7 @@ import { cutOffEnded } from "./ended-sockets.ts";
 import { HTTP2_OPTIONS, HTTP2_SETTINGS } from "./http2-options.ts";
 import { endIdle, isLate } from "./idle-sessions.ts";
 import type { Metrics } from "./metrics.ts";
+import { isTooMany } from "./pipelined-requests.ts";
 import { boundRequest } from "./request-bodies.ts";
 import type { Certificates } from "./tls.ts";
 
@@ -100,7 +101,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
   let draining = false;
 
   const listener = withCors(config.http.corsOrigins, (request, response) => {
-    if (isLate(request)) return;
+    if (isLate(request) || isTooMany(request, response)) return;
     request.url = pathOf(request.url);
     response.once("finish", () => {
       if (draining && "closeIdleConnections" in server) setImmediate(() => server.closeIdleConnections());

@@ -1,6 +1,7 @@
 import { once } from "node:events";
 import { Agent, type IncomingMessage, request as requestPlain } from "node:http";
 import { connect, constants } from "node:http2";
+import { connect as connectTcp } from "node:net";
 import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
@@ -145,4 +146,22 @@ test("HTTP/2: an answer of which nobody takes anything is given up, and its conn
   expect(unread.rstCode).toBe(constants.NGHTTP2_CANCEL);
   const [{ ":status": status }] = (await once(post(), "response")) as [Record<string, unknown>];
   expect(status).toBe(400);
+});
+
+const METRICS = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
+
+test("HTTP/1.1: who asks for thousands of answers in one go gets none of them", async () => {
+  const server = await serve(database.url);
+  onTestFinished(() => server.stop());
+  const ask = async (requests: number) => {
+    const peer = connectTcp(server.httpPort!, "127.0.0.1");
+    onTestFinished(() => void peer.destroy());
+    peer.on("error", () => undefined).write(METRICS.repeat(requests));
+    let answers = 0;
+    peer.on("data", (data: Buffer) => (answers += data.toString().split("HTTP/1.1 200").length - 1));
+    await Promise.race([once(peer, "close"), expect.poll(() => answers).toBe(requests)]);
+    return answers;
+  };
+  expect(await ask(32)).toBe(32);
+  expect(await ask(1_000)).toBe(0);
 });
