@@ -76,17 +76,25 @@ const letGo = (request: HttpRequest, response: HttpResponse): void => {
 };
 
 /**
- * Gives up an answer of HTTP/2 that is whole, and of which nobody takes anything for longer than a call lasts: with it its
- * connection is not idle, and lasts.
+ * Gives up an answer that is whole, and of which nobody takes anything for longer than a call lasts: with it its connection
+ * is not idle, and lasts.
  */
 const boundAnswer = (response: HttpResponse, timeoutMs: number): void => {
-  if (!("stream" in response)) return;
-  const { stream } = response;
+  const limitMs = Math.min(timeoutMs, TIMER_MAX_MS);
+  const giveUp = () => {
+    if ("stream" in response) {
+      const { stream } = response;
+      stream.setTimeout(limitMs, () => stream.close(constants.NGHTTP2_CANCEL));
+      return;
+    }
+    response.setTimeout(limitMs, () => response.destroy());
+    // It is the connection's own, whose next answer, asked for meanwhile, may be a stream in which nothing happens.
+    response.prependOnceListener("finish", () => response.socket?.setTimeout(0));
+  };
   const end = response.end.bind(response) as (...args: unknown[]) => typeof response;
   const endBounded = (...args: unknown[]) => {
-    end(...args);
-    stream.setTimeout(Math.min(timeoutMs, TIMER_MAX_MS), () => stream.close(constants.NGHTTP2_CANCEL));
-    return response;
+    giveUp();
+    return end(...args);
   };
   response.end = endBounded as never;
 };

@@ -1,16 +1,18 @@
 import { once } from "node:events";
-import { Agent, type IncomingMessage, request as requestPlain } from "node:http";
+import { Agent, type IncomingMessage, createServer, request as requestPlain } from "node:http";
 import { connect, constants } from "node:http2";
 import { connect as connectTcp } from "node:net";
 import { PassThrough } from "node:stream";
 import { text } from "node:stream/consumers";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import type { HttpRequest } from "../../src/rpc/http.ts";
-import { bodyOf } from "../../src/rpc/request-bodies.ts";
+import { bodyOf, boundRequest } from "../../src/rpc/request-bodies.ts";
 import type { RunningServer } from "../../src/server.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
 import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
+import { listenOn } from "../support/ports.ts";
 import { serveTls } from "../support/serve-tls.ts";
 import { serve } from "../support/serve.ts";
 import { countTimers } from "../support/timers.ts";
@@ -150,6 +152,20 @@ test("HTTP/2: an answer of which nobody takes anything is given up, and its conn
 
 const METRICS = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
 
+test("HTTP/1.1: with such an answer its connection is ended", async () => {
+  const server = await serve(database.url, CALL_TIMEOUT);
+  onTestFinished(() => server.stop());
+  const peer = connectTcp(server.httpPort!, "127.0.0.1");
+  onTestFinished(() => void peer.destroy());
+  peer.on("error", () => undefined).pause();
+  // More than the system keeps of what is not read.
+  const ask = () => {
+    peer.write(METRICS);
+    return peer.destroyed;
+  };
+  await expect.poll(ask, { interval: 10, timeout: 10_000 }).toBe(true);
+});
+
 test("HTTP/1.1: who asks for thousands of answers in one go gets none of them", async () => {
   const server = await serve(database.url);
   onTestFinished(() => server.stop());
@@ -164,4 +180,17 @@ test("HTTP/1.1: who asks for thousands of answers in one go gets none of them", 
   };
   expect(await ask(32)).toBe(32);
   expect(await ask(1_000)).toBe(0);
+});
+
+test("HTTP/1.1: a stream in which nothing happens lasts, also where it was asked for behind a call", async () => {
+  const server = createServer((request, response) => {
+    boundRequest(request, response, TIMEOUT_MS);
+    if (request.url === "/call") setImmediate(() => response.end("answered"));
+  });
+  onTestFinished(() => void server.close());
+  const peer = connectTcp(await listenOn(server), "127.0.0.1");
+  onTestFinished(() => void peer.destroy());
+  peer.resume().write(["/call", "/stream"].map((path) => `GET ${path} HTTP/1.1\r\nhost: x\r\n\r\n`).join(""));
+  await sleep(3 * TIMEOUT_MS);
+  expect(peer.readyState).toBe("open");
 });
