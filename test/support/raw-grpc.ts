@@ -1,5 +1,5 @@
 import { once } from "node:events";
-import { type ClientHttp2Session, type IncomingHttpHeaders, connect } from "node:http2";
+import { type ClientHttp2Session, type ClientSessionOptions, type IncomingHttpHeaders, connect } from "node:http2";
 import { inject, onTestFinished } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { createRootedDatabase } from "./database.ts";
@@ -39,8 +39,11 @@ export const freshToken = async (server: Pick<RunningServer, "grpcPort" | "httpP
 };
 
 /** A connection to the native gRPC port, for a peer that no client library is. */
-export const openGrpc = ({ grpcPort }: RunningServer): ClientHttp2Session => {
-  const session = connect(`http://127.0.0.1:${grpcPort}`);
+export const openGrpc = (
+  { grpcPort }: Pick<RunningServer, "grpcPort">,
+  options: ClientSessionOptions = {},
+): ClientHttp2Session => {
+  const session = connect(`http://127.0.0.1:${grpcPort}`, options);
   onTestFinished(() => session.destroy());
   return session;
 };
