@@ -93,13 +93,13 @@ const boundOf = (time: Timestamp | undefined): string | null => (time ? String(m
 const LEVELS_MAX = 30;
 
 /**
- * As a Struct holds it. A jsonb's number may be beyond a double's, and is read as infinite, which JSON has no word for; what
- * stands too deep to be decoded is told as text.
+ * As a Struct holds it. A jsonb's number may be beyond a double's, and is read as infinite, which JSON has no word for; of
+ * what stands too deep to be decoded it says no more than that.
  */
 const told = (json: JsonValue, level = 1): JsonValue => {
   if (typeof json === "number") return Math.min(Math.max(json, -Number.MAX_VALUE), Number.MAX_VALUE);
   if (typeof json !== "object" || json === null) return json;
-  if (level > LEVELS_MAX) return JSON.stringify(json);
+  if (level > LEVELS_MAX) return "…";
   if (Array.isArray(json)) return json.map((value) => told(value, level + 1));
   return Object.fromEntries(Object.entries(json).map(([name, value]) => [name, told(value, level + 1)]));
 };

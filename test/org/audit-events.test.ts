@@ -118,14 +118,13 @@ describe.each(transports)("%s", (transport) => {
   ])("a payload of %s in each other, however many, can be decoded", async (_what, open, close) => {
     const server = await startService(transport);
     const tenantId = await server.addTenant();
-    const depth = 1_000;
+    const depth = 5_000;
     const payload = `${open.repeat(depth)}1${close.repeat(depth)}`;
     await server.pool.query(sql.unsafe`
       INSERT INTO audit_events (audit_id, tenant_id, action_key, entity_kind_code, payload_json)
       VALUES (${randomUUID()}::uuid, ${tenantId}::uuid, 'x.y', 'user', ${payload}::jsonb)`);
     const [event] = await list(server, { tenantId, action: "x.y" });
-    const text = `${open.repeat(depth - 30)}1${close.repeat(depth - 30)}`;
-    expect(JSON.stringify(event?.payload)).toContain(`${open.repeat(30)}${JSON.stringify(text)}${close.repeat(30)}`);
+    expect(JSON.stringify(event?.payload)).toContain(`${open.repeat(30)}"…"${close.repeat(30)}`);
   });
 
   test("an event's time is told to the microsecond, and has its place in the order", async () => {
