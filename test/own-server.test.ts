@@ -8,6 +8,8 @@ import { parseConfig } from "../src/config.ts";
 import { OrgService } from "../src/gen/org/v1/org_pb.ts";
 import { type Identity, makeAuthority, makeIdentity } from "./support/certificates.ts";
 import { listenOn } from "./support/ports.ts";
+import { runCommand } from "./support/run-command.ts";
+import { startSilentServer } from "./support/silent-server.ts";
 import { temporaryFolder } from "./support/temporary-folder.ts";
 
 const authority = await makeAuthority("authority");
@@ -56,4 +58,13 @@ test("a health check, which tells nothing, also hears a server that goes on with
   const { port, told } = await listen(await makeIdentity("former", authority));
   await expect(callOwn(port, { anybody: true })).rejects.toMatchObject({ code: Code.Unauthenticated });
   expect(told).toHaveLength(1);
+});
+
+test.each(["token", "demo"])("%s ends with the server's address where a server says nothing", async (command) => {
+  const { port } = await startSilentServer();
+  const folder = await temporaryFolder();
+  await writeFile(join(folder, "root.secret"), "a secret\n");
+  const env = { GRPC_HOST: "127.0.0.1", GRPC_PORT: String(port), DATA_DIR: folder, CALL_TIMEOUT: "1ms" };
+  const stderr = `the server at http://127.0.0.1:${port} did not answer in time: [deadline_exceeded] the operation timed out\n`;
+  expect(await runCommand(command, [], env)).toEqual({ code: 1, stdout: "", stderr });
 });

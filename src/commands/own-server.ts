@@ -1,7 +1,7 @@
 import { X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import type { SecureClientSessionOptions } from "node:http2";
-import { ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
+import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
 import { Http2SessionManager, createGrpcTransport } from "@connectrpc/connect-node";
 import type { Config } from "../config.ts";
 import { addressText } from "../config-values.ts";
@@ -33,13 +33,19 @@ const tlsOptions = async ({ tls }: Config, anybody: boolean): Promise<SecureClie
 const isNobodyThere = (error: unknown) =>
   error instanceof ConnectError && (error.cause as NodeJS.ErrnoException | undefined)?.code === "ECONNREFUSED";
 
+const isLate = (error: unknown): error is ConnectError =>
+  error instanceof ConnectError && error.code === Code.DeadlineExceeded;
+
+/** How much longer than a call may take there its answer may be under way: the server itself says what took too long. */
+const ANSWER_MS = 2_000;
+
 interface CallOptions {
   readonly interceptors?: Interceptor[];
   /** Whether whoever answers is taken for the server: for what tells nothing. */
   readonly anybody?: boolean;
 }
 
-/** Calls the server that runs on this machine with the same configuration. */
+/** Calls the server that runs on this machine with the same configuration; none of the calls waits without an end. */
 export const callOwnServer = async <T>(
   config: Config,
   call: (transport: Transport) => Promise<T>,
@@ -48,8 +54,11 @@ export const callOwnServer = async <T>(
   const baseUrl = addressOf(config);
   const sessionManager = new Http2SessionManager(baseUrl, {}, await tlsOptions(config, anybody));
   try {
-    return await call(createGrpcTransport({ baseUrl, sessionManager, interceptors }));
+    const defaultTimeoutMs = config.callTimeoutMs + ANSWER_MS;
+    return await call(createGrpcTransport({ baseUrl, sessionManager, interceptors, defaultTimeoutMs }));
   } catch (error) {
+    if (isLate(error))
+      throw new Error(`the server at ${baseUrl} did not answer in time: ${error.message}`, { cause: error });
     if (!isNobodyThere(error)) throw error;
     throw new Error(`nobody listens at ${baseUrl}: is the server running, with this configuration?`, { cause: error });
   } finally {
