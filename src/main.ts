@@ -1,4 +1,3 @@
-import { constants } from "node:os";
 import type { Config } from "./config.ts";
 import { addressText } from "./config-values.ts";
 import { runCommand } from "./commands/run.ts";
@@ -6,11 +5,8 @@ import { jwtKeysFileOf, peppersOf } from "./dev-keys.ts";
 import { type PreparedDatabase, prepareEmbeddedDatabase, rootSecretFile } from "./embedded.ts";
 import { type Log, createLog } from "./log.ts";
 import { type RunningServer, startServer } from "./server.ts";
+import { stopOnSignal } from "./signals.ts";
 import { endedWithin } from "./timers.ts";
-
-// npm and the terminal's process group both deliver the same signal: what follows within this time is the same one.
-const SAME_SIGNAL_MS = 1_000;
-const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
 const addresses = (config: Config, { grpcPort, httpPort }: RunningServer) => ({
   grpc: addressText(config.grpc.host, grpcPort),
@@ -39,29 +35,17 @@ const flushed = (log: Log): Promise<boolean> =>
 /** Node's own end waits for a write under way, which may be one that never ends. */
 const end = (isFlushed: boolean) => (isFlushed ? process.exit() : process.kill(process.pid, "SIGKILL"));
 
-/** Stops once at the first signal; a second one, when it is not the first's echo, ends at once. */
-const stopOnSignal = (log: Log, stop: () => Promise<void>) => {
-  let firstAt: number | undefined;
-  for (const signal of SIGNALS) {
-    // Those of `early-signals.ts`.
-    process.removeAllListeners(signal);
-    process.on(signal, () => {
-      if (firstAt !== undefined) {
-        if (performance.now() - firstAt > SAME_SIGNAL_MS) process.exit(128 + constants.signals[signal]);
-        return;
-      }
-      firstAt = performance.now();
-      log.info({ signal }, "shutting down");
-      void stop()
-        .catch((error: unknown) => {
-          log.error({ err: error }, "the shutdown failed");
-          process.exitCode = 1;
-        })
-        .then(() => flushed(log))
-        .then(end);
-    });
-  }
-};
+const endOnSignal = (log: Log, stop: () => Promise<void>) =>
+  stopOnSignal((signal) => {
+    log.info({ signal }, "shutting down");
+    void stop()
+      .catch((error: unknown) => {
+        log.error({ err: error }, "the shutdown failed");
+        process.exitCode = 1;
+      })
+      .then(() => flushed(log))
+      .then(end);
+  });
 
 /**
  * Loading the modules grows the young generation to its full size, which V8 would keep for as long as little happens.
@@ -78,7 +62,7 @@ await runCommand(async (config) => {
   try {
     const starting = startServer({ config, databaseUrl, peppers, jwtKeysFile, log });
     // From the first on: a container's first process does not end by a signal that nobody handles.
-    stopOnSignal(log, async () => {
+    endOnSignal(log, async () => {
       await (await starting).stop();
       await embedded?.stop();
     });

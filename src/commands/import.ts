@@ -6,6 +6,7 @@ import { Presets, SingleBar } from "cli-progress";
 import type { Config } from "../config.ts";
 import { AuthService, ImportStatus, type ImportUsersResponse_Result } from "../gen/auth/v1/auth_pb.ts";
 import { ErrorInfoSchema } from "../gen/google/rpc/error_details_pb.ts";
+import { stopOnSignal } from "../signals.ts";
 import {
   type Batch,
   type BatchBounds,
@@ -192,8 +193,7 @@ const stopBySignals = (): AbortSignal => {
   controller.signal.addEventListener("abort", () => {
     process.stderr.write("stopping: what was sent is still reported\n");
   });
-  // Any number of times: npm and the terminal both deliver it.
-  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => controller.abort());
+  stopOnSignal(() => controller.abort());
   return controller.signal;
 };
 

@@ -4,6 +4,7 @@ import { createWriteStream } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { type DatabaseProxy, startDatabaseProxy } from "../support/database-proxy.ts";
@@ -19,6 +20,7 @@ import {
 } from "../support/import-command.ts";
 import { productionEnv } from "../support/production.ts";
 import { NOBODY_LISTENS } from "../support/ports.ts";
+import { startSilentServer } from "../support/silent-server.ts";
 import { type TestService, launchService, startService } from "../support/service.ts";
 import { countUsers } from "../support/users.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -111,6 +113,20 @@ test("stopped, it reports what it sent, and repeated it does the rest", { timeou
   expect(await reportOf(pipe)).toHaveLength(1_000);
   const file = await writeLines(people(1_500));
   expect((await runImport([file, "--tenant", tenantId], server, env)).stdout).toMatch(/^500 created, 1000 unchanged/);
+});
+
+test("a second signal ends it at once, though the server says nothing", { timeout: 30_000 }, async () => {
+  const { port, sockets } = await startSilentServer();
+  const file = await writeLines(people(1));
+  const env = { SERVICE_TOKEN: "of a service" };
+  const { child, out, finished } = startImport([file, "--tenant", randomUUID()], { grpcPort: port }, env);
+  await vi.waitFor(() => expect(sockets).toHaveLength(1), { timeout: 20_000 });
+  child.kill("SIGINT");
+  await vi.waitFor(() => expect(out.stderr).toContain("stopping"), { timeout: 20_000 });
+  // Later than what npm and the terminal deliver twice.
+  await sleep(1_100);
+  child.kill("SIGTERM");
+  expect(await finished).toMatchObject({ code: 143 });
 });
 
 /** A server whose database can be taken away. */
