@@ -18,7 +18,13 @@ export type MigrateAnswer = Migrated | { readonly failure: string; readonly busy
 /** How long the database's host may take to answer: graphile-migrate itself would wait for as long as TCP does. */
 const CONNECT_MS = 10_000;
 
-const reach = async ({ hostname, port }: URL): Promise<void> => {
+const NO_ANSWER = `no answer within ${CONNECT_MS} ms`;
+
+const outOfReach = ({ hostname, port }: URL, why: string | undefined, cause: unknown) =>
+  new Error(`the database at ${hostname}:${port || 5432} is out of reach: ${why}`, { cause });
+
+const reach = async (url: URL): Promise<void> => {
+  const { hostname, port } = url;
   // Without a host the URL names a socket file, which answers at once or never.
   if (!hostname) return;
   const host = hostname.replace(/^\[|\]$/g, "");
@@ -27,8 +33,7 @@ const reach = async ({ hostname, port }: URL): Promise<void> => {
     await once(socket, "connect", { signal: AbortSignal.timeout(CONNECT_MS) });
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    const why = code === "ABORT_ERR" ? `no answer within ${CONNECT_MS} ms` : code;
-    throw new Error(`the database at ${hostname}:${port || 5432} is out of reach: ${why}`, { cause: error });
+    throw outOfReach(url, code === "ABORT_ERR" ? NO_ANSWER : code, error);
   } finally {
     socket.destroy();
   }
@@ -36,8 +41,14 @@ const reach = async ({ hostname, port }: URL): Promise<void> => {
 
 /** @throws where the database cannot hold whatever a caller may send: its calls would fail one by one. */
 const holdsEveryText = async (connectionString: string): Promise<void> => {
-  const client = new Client({ connectionString });
-  await client.connect();
+  // It may also take the connection and say nothing.
+  const client = new Client({ connectionString, connectionTimeoutMillis: CONNECT_MS, query_timeout: CONNECT_MS });
+  try {
+    await client.connect();
+  } catch (error) {
+    if ((error as Error).message !== "timeout expired") throw error;
+    throw outOfReach(new URL(connectionString), NO_ANSWER, error);
+  }
   try {
     const { rows } = await client.query<{ server_encoding: string }>("SHOW server_encoding");
     const encoding = rows[0]?.server_encoding;
@@ -80,6 +91,8 @@ const fail = ({ message }: Error): Promise<void> => {
 };
 // Nobody else hears of a connection that is lost while graphile-migrate uses it.
 process.on("uncaughtException", (error) => void fail(error).then(() => process.exit()));
+// Whoever wants to know the outcome is gone: what is under way is rolled back, and may be repeated.
+process.once("disconnect", () => process.exit());
 
 const [url] = (await once(process, "message")) as [string];
 try {

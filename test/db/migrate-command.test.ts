@@ -1,16 +1,19 @@
+import { spawn } from "node:child_process";
 import { appendFile, cp, symlink } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { sql } from "slonik";
-import { expect, inject, onTestFinished, test } from "vitest";
+import { expect, inject, onTestFinished, test, vi } from "vitest";
 import { migrate, migrationUrl } from "../../src/commands/migrate.ts";
 import { parseConfig } from "../../src/config.ts";
 import { QUEUE_STEP, committedMigrations } from "../../src/db/migrations.ts";
 import { administer, databaseUrl, withPool } from "../support/admin.ts";
+import { CHILD_ENV } from "../support/child-env.ts";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { NOBODY_LISTENS } from "../support/ports.ts";
 import { runCommand } from "../support/run-command.ts";
+import { startSilentServer } from "../support/silent-server.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const count = committedMigrations().length;
@@ -113,6 +116,27 @@ test("a host that does not answer is named without the password", async () => {
     stdout: "",
     stderr: `cannot migrate: the database at 127.0.0.1:${NOBODY_LISTENS} is out of reach: ECONNREFUSED\n`,
   });
+});
+
+test("a database that takes the connection and says nothing is not waited for", { timeout: 30_000 }, async () => {
+  const { port } = await startSilentServer();
+  expect(await runMigrate(`postgresql://somebody:not-the-password@127.0.0.1:${port}/auth`)).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: `cannot migrate: the database at 127.0.0.1:${port} is out of reach: no answer within 10000 ms\n`,
+  });
+});
+
+test("whoever is killed while it waits for the database leaves no process that goes on", async () => {
+  const { port, sockets } = await startSilentServer();
+  const env = { ...CHILD_ENV, DATABASE_URL: `postgresql://somebody@127.0.0.1:${port}/auth` };
+  const command = fileURLToPath(new URL("../../src/commands/migrate.ts", import.meta.url));
+  const child = spawn(process.execPath, [command], { env, cwd: "/", stdio: "ignore" });
+  onTestFinished(() => void child.kill("SIGKILL"));
+  // Of the look whether it is there, and of the connection.
+  await vi.waitFor(() => expect(sockets).toHaveLength(2), { timeout: 20_000 });
+  child.kill("SIGKILL");
+  await vi.waitFor(() => expect(sockets.every(({ closed }) => closed)).toBe(true), { timeout: 3_000 });
 });
 
 test("a host that is named by its address is looked for at it, and told apart from its port", async () => {
