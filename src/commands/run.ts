@@ -17,6 +17,18 @@ const sentence = (error: unknown): string => {
 };
 
 /**
+ * Says in one line that nothing can be written to stdout, such as a file on a full disk; a reader who has left wanted no more.
+ * Instead of what a library does, which is to throw.
+ */
+export const watchStdout = (): void => {
+  process.stdout.removeAllListeners("error").on("error", ({ code }: NodeJS.ErrnoException) => {
+    if (code === "EPIPE") return;
+    process.stderr.write(`stdout cannot be written to: ${code}\n`);
+    process.exitCode = 1;
+  });
+};
+
+/**
  * Runs a command with the configuration and its arguments; what goes wrong is one message on stderr and an exit code.
  * @param accepts the arguments that it takes: all others are refused, and nothing done.
  */
@@ -24,6 +36,7 @@ export const runCommand = async <Accepts extends ParseArgsConfig>(
   command: (config: Config, args: ReturnType<typeof parseArgs<Accepts>>) => Promise<void>,
   accepts?: Accepts,
 ): Promise<void> => {
+  watchStdout();
   try {
     const args = parseArgs(accepts as Accepts);
     await command(loadConfig(), args);

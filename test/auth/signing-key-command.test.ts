@@ -1,8 +1,14 @@
-import { readFile } from "node:fs/promises";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { open, readFile } from "node:fs/promises";
+import type { Readable } from "node:stream";
+import { text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 import { watchSigningKeys } from "../../src/auth/signing-keys.ts";
 import { makeJwk } from "../../src/dev-keys.ts";
 import { createLog } from "../../src/log.ts";
+import { CHILD_ENV } from "../support/child-env.ts";
 import { createKeysFile } from "../support/keys-file.ts";
 import { runCommand } from "../support/run-command.ts";
 
@@ -44,4 +50,12 @@ test("a file that is none is named, and nothing of it is said", async () => {
     const stderr = `${file}: cannot be read, or is no JWKS\n`;
     expect(await run(file)).toEqual({ code: 1, stdout: "", stderr });
   }
+});
+
+test.skipIf(process.platform !== "linux")("a stdout that takes nothing is told of in one line", async () => {
+  const command = fileURLToPath(new URL("../../src/commands/signing-key.ts", import.meta.url));
+  const full = await open("/dev/full", "w");
+  const child = spawn(process.execPath, [command], { env: CHILD_ENV, stdio: ["ignore", full.fd, "pipe"] });
+  const [stderr] = await Promise.all([text(child.stderr as Readable), once(child, "exit"), full.close()]);
+  expect({ code: child.exitCode, stderr }).toEqual({ code: 1, stderr: "stdout cannot be written to: ENOSPC\n" });
 });
