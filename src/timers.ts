@@ -38,3 +38,33 @@ export const endedWithin = async (limitMs: number, work: Promise<unknown>): Prom
     over.abort();
   }
 };
+
+/** What is looked at now and then for as long as it is in there. */
+export interface LookedAt<Member> {
+  readonly add: (member: Member) => void;
+  readonly delete: (member: Member) => void;
+}
+
+/**
+ * Looks at each member every so many milliseconds, by one timer for all. It stands only while there are some: a server that
+ * is no more leaves none.
+ */
+export const lookNowAndThen = <Member>(everyMs: number, look: (member: Member) => void): LookedAt<Member> => {
+  const members = new Set<Member>();
+  let timer: NodeJS.Timeout | undefined;
+  const lookLater = () => {
+    timer ??= setTimeout(lookAtAll, everyMs).unref();
+  };
+  const lookAtAll = () => {
+    for (const member of members) look(member);
+    timer = undefined;
+    if (members.size > 0) lookLater();
+  };
+  return {
+    add(member) {
+      members.add(member);
+      lookLater();
+    },
+    delete: (member) => void members.delete(member),
+  };
+};

@@ -1,5 +1,6 @@
 import type { Server, Socket } from "node:net";
 import { Server as TlsServer } from "node:tls";
+import { lookNowAndThen } from "../timers.ts";
 
 /** How often ended connections are looked for, in milliseconds. */
 const LOOK_MS = 1_000;
@@ -20,34 +21,22 @@ interface Ended {
  * end without a limit, and keeps its session. No timer of grpc-js counts any more by then.
  */
 export const cutOffEnded = (server: Server): void => {
-  const open = new Set<Socket>();
   const endings = new WeakMap<Socket, Ended>();
-  let timer: NodeJS.Timeout | undefined;
 
-  const look = () => {
+  const open = lookNowAndThen<Socket>(LOOK_MS, (socket) => {
+    if (!socket.writableEnded) return;
     const now = performance.now();
-    for (const socket of open) {
-      if (!socket.writableEnded) continue;
-      const { bytesRead } = socket;
-      const ended = endings.get(socket);
-      // What the system has taken may still be on its way to him, and is lost where he speaks to a socket that is no more, as
-      // whoever reads HTTP/2 does to ask for more.
-      if (ended?.bytesRead !== bytesRead) endings.set(socket, { at: ended?.at ?? now, heardAt: now, bytesRead });
-      else if (socket.writableFinished && now - ended.heardAt > SILENT_MS) socket.destroy();
-      if (ended && now - ended.at > READ_MS) socket.destroy();
-    }
-    timer = undefined;
-    if (open.size > 0) lookLater();
-  };
-
-  // Only while there is something to look at: a server that is no more leaves no timer.
-  const lookLater = () => {
-    timer ??= setTimeout(look, LOOK_MS).unref();
-  };
+    const { bytesRead } = socket;
+    const ended = endings.get(socket);
+    // What the system has taken may still be on its way to him, and is lost where he speaks to a socket that is no more, as
+    // whoever reads HTTP/2 does to ask for more.
+    if (ended?.bytesRead !== bytesRead) endings.set(socket, { at: ended?.at ?? now, heardAt: now, bytesRead });
+    else if (socket.writableFinished && now - ended.heardAt > SILENT_MS) socket.destroy();
+    if (ended && now - ended.at > READ_MS) socket.destroy();
+  });
 
   server.on(server instanceof TlsServer ? "secureConnection" : "connection", (socket: Socket) => {
     open.add(socket);
     socket.once("close", () => open.delete(socket));
-    lookLater();
   });
 };

@@ -1,5 +1,6 @@
 import { constants, type ServerHttp2Stream } from "node:http2";
 import { type Metadata, type ServerInterceptor, status } from "@grpc/grpc-js";
+import { lookNowAndThen } from "../timers.ts";
 
 /** The status of a call, by gRPC's number. */
 export interface Status {
@@ -196,31 +197,15 @@ class Arrival implements GrpcArrival, Listener {
  * that take too long are answered, and those whose sender nobody knows are small.
  */
 export const createGrpcArrivals = ({ limitMs, gates }: GrpcArrivalsOptions): ServerInterceptor => {
-  const coming = new Set<Arrival>();
-  let timer: NodeJS.Timeout | undefined;
-
-  const look = () => {
-    const oldest = performance.now() - limitMs;
-    for (const arrival of coming) {
-      const isLate = arrival.since < oldest;
-      if (arrival.isOver || isLate) coming.delete(arrival);
-      if (isLate && !arrival.isOver) arrival.expire();
-    }
-    timer = undefined;
-    if (coming.size > 0) lookLater();
-  };
-
-  // Only while there is something to look at: a server that is no more leaves no timer.
-  const lookLater = () => {
-    timer ??= setTimeout(look, Math.min(LOOK_MS, limitMs)).unref();
-  };
-
-  const onSettled = (arrival: Arrival) => void coming.delete(arrival);
+  const coming = lookNowAndThen<Arrival>(Math.min(LOOK_MS, limitMs), (arrival) => {
+    const isLate = arrival.since < performance.now() - limitMs;
+    if (arrival.isOver || isLate) coming.delete(arrival);
+    if (isLate && !arrival.isOver) arrival.expire();
+  });
 
   return (_, intercepted) => {
     const call = intercepted as unknown as GrpcCall;
-    coming.add(new Arrival(call, gates.get(call.handler.path), onSettled));
-    lookLater();
+    coming.add(new Arrival(call, gates.get(call.handler.path), coming.delete));
     return intercepted as never;
   };
 };

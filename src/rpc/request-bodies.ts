@@ -79,8 +79,7 @@ const letGo = (request: HttpRequest, response: HttpResponse): void => {
  * Gives up an answer that is whole, and of which nobody takes anything for longer than a call lasts: with it its connection
  * is not idle, and lasts.
  */
-const boundAnswer = (response: HttpResponse, timeoutMs: number): void => {
-  const limitMs = Math.min(timeoutMs, TIMER_MAX_MS);
+const boundAnswer = (response: HttpResponse, limitMs: number): void => {
   const giveUp = () => {
     if ("stream" in response) {
       const { stream } = response;
