@@ -12,6 +12,9 @@ const movedRow = z.object({ moved: z.bigint() });
 
 // Events that one transaction moves, in some 30 ms: whoever waits for their rows waits no longer.
 const BATCH = 2_000;
+// Between two statements of a move nothing is done: whoever is silent for so long is frozen, or cut off, and all replicas'
+// watchers hear nothing until his lock is gone, in milliseconds.
+const IDLE_MS = 2_000;
 // New positions whose tenants are looked up; behind more of them everybody is woken.
 const TENANTS_WINDOW = 1_000n;
 
@@ -70,12 +73,17 @@ const moveBatch = () => sql.type(movedRow)`
  * differ may part the two.
  */
 export const sequence = (db: Database): Promise<number> =>
-  transact(db, detached(), async (tx) => {
-    const head = await tx.maybeOne(selectHeadForUpdate());
-    if (!head) return 0;
-    const { moved } = await tx.one(moveBatch());
-    return Number(moved);
-  });
+  transact(
+    db,
+    detached(),
+    async (tx) => {
+      const head = await tx.maybeOne(selectHeadForUpdate());
+      if (!head) return 0;
+      const { moved } = await tx.one(moveBatch());
+      return Number(moved);
+    },
+    { idleMs: IDLE_MS },
+  );
 
 /** What gives events their positions. */
 export interface Sequencer {

@@ -22,6 +22,8 @@ export interface TransactOptions {
   readonly settled?: () => void;
   /** What each statement may take instead of DATABASE_STATEMENT_TIMEOUT, in milliseconds. */
   readonly statementTimeoutMs?: number | undefined;
+  /** How long it may do nothing between two statements before the database ends it, in milliseconds. */
+  readonly idleMs?: number;
 }
 
 /** By so much a statement outlives its call, in milliseconds: a timer may be late, and the answer is DEADLINE, not a fault. */
@@ -80,13 +82,13 @@ export const transact = async <T>(
   db: Database,
   waiting: Waiting,
   body: (tx: Tx) => Promise<T>,
-  { settled = nothing, statementTimeoutMs }: TransactOptions = {},
+  { settled = nothing, statementTimeoutMs, idleMs }: TransactOptions = {},
 ): Promise<Exclude<T, Refusal>> => {
   const work: Work<T> = (connection, abandoned) => {
     const overAt = performance.now() + waiting.remainingMs() + DEADLINE_MARGIN_MS;
     const limits = {
       timeoutMs: ownTimeout(db, waiting, statementTimeoutMs),
-      idleMs: db.timeoutByTransaction ? IDLE_MS : undefined,
+      idleMs: idleMs ?? (db.timeoutByTransaction ? IDLE_MS : undefined),
       // By the deadline too: who waits behind a hung connection would wait for as long as the longest statement may take.
       ...(statementTimeoutMs !== undefined && {
         silenceMs: statementTimeoutMs + SILENCE_MS,

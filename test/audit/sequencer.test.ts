@@ -14,7 +14,10 @@ import { createLog } from "../../src/log.ts";
 import { detached, waitingFor, waitingUntil } from "../../src/rpc/call.ts";
 import { refusal } from "../../src/rpc/refusal.ts";
 import { openPool } from "../support/admin.ts";
+import { startDatabaseProxy } from "../support/database-proxy.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
+import { untilSomebodyWaits } from "../support/lock-waiters.ts";
+import { openFor } from "../support/open-database.ts";
 import { statementSchemas } from "../support/statement-schemas.ts";
 
 const log = createLog("silent");
@@ -136,6 +139,20 @@ test("one at a time: who finds another at it leaves at once, and writers wait fo
     expect(await state(tx)).toEqual({ pending: 4, ordered: 0, head: 0 });
   });
   expect(await sequence(db)).toBe(4);
+});
+
+test("one that is cut off in its move, or frozen, holds the others up for seconds alone", async () => {
+  await plant(3);
+  const proxy = await startDatabaseProxy(database.url);
+  const cutOff = openFor(proxy.url, { DATABASE_STATEMENT_TIMEOUT: "60s" });
+  onTestFinished(() => proxy.close());
+  await pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`SELECT 1 FROM audit_pending FOR UPDATE`);
+    sequence(cutOff).catch(() => undefined);
+    await untilSomebodyWaits(tx);
+    proxy.swallowExisting();
+  });
+  await expect.poll(() => sequence(db)).toBe(3);
 });
 
 test("a move that fails moves nothing, says so once, and is tried again", async () => {
