@@ -78,7 +78,7 @@ const fetchAnswer = async ({ jwksUrl, timeoutMs }: Config["google"]): Promise<An
     const policy = cachePolicy(jwksUrl, response.headers);
     const lifeS = Math.min(policy.maxAge(), LIFE_MAX_S);
     // The policy counts by the machine's clock, and who sets that back would have it trust a withdrawn key for as long again.
-    const goodUntil = performance.now() + (lifeS - policy.age()) * 1_000;
+    const goodUntil = performance.now() + (lifeS - Math.max(0, policy.age())) * 1_000;
     const keys = parseKeys(await boundedText(response, ANSWER_MAX_BYTES));
     // Not satisfiesWithoutRevalidation: it is false for all that says must-revalidate, as Google's answers do.
     return { keys, isStale: () => policy.age() >= lifeS || performance.now() >= goodUntil };

@@ -53,6 +53,7 @@ describe("Google's keys", () => {
   test.each([
     ["as Google sends it", { "cache-control": "public, max-age=600, must-revalidate, no-transform" }, 600],
     ["max-age, some of it spent in other caches", { "cache-control": "max-age=600", age: "100" }, 500],
+    ["the same with an age that nothing has", { "cache-control": "max-age=600", age: "-1000000" }, 600],
     ["for one's own cache", { "cache-control": "private, max-age=60" }, 60],
     ["for shared caches, which this is none of", { "cache-control": "max-age=60, s-maxage=600" }, 60],
     ["what is written in capitals", { "cache-control": "Public, Max-Age=600" }, 600],
