@@ -27,6 +27,8 @@ export interface GivenJobs {
    * others take them for under way, and nobody would send them. Answers how many.
    */
   freeUnheard(db: Database, waiting: Waiting, workerId: string): Promise<number>;
+  /** Whether nothing of it is left to do, though it may be that nobody could write so. */
+  isDone(id: bigint): boolean;
 }
 
 /** @param lookMs how long the worker waits to be told of a job that it asked for. */
@@ -34,6 +36,12 @@ export const watchGivenJobs = (events: WorkerEvents, lookMs: number): GivenJobs 
   // By id, which try: after a failure the same job may be given again, and that answer be lost.
   const heard = new Map<bigint, number>();
   events.on("job:start", ({ job }) => heard.set(BigInt(job.id), job.attempts));
+  const done = new Set<bigint>();
+  events.on("job:success", ({ job }) => done.add(BigInt(job.id)));
+  const forget = (id: bigint) => {
+    heard.delete(id);
+    done.delete(id);
+  };
   // As long as a lost replica's job waits for another replica, or longer where an answer may take longer.
   const unheardMs = Math.max(LOST_MS, 2 * lookMs);
   return {
@@ -43,7 +51,7 @@ export const watchGivenJobs = (events: WorkerEvents, lookMs: number): GivenJobs 
         const locked = await tx.any(selectLocked(workerId));
         const ids = new Set(locked.map(({ id }) => id));
         // Kept until what became of it is written; a try that began since the look may not stand in it yet.
-        for (const [id, attempts] of before) if (!ids.has(id) && heard.get(id) === attempts) heard.delete(id);
+        for (const [id, attempts] of before) if (!ids.has(id) && heard.get(id) === attempts) forget(id);
         const unheard = locked.filter(
           ({ id, attempts, locked_ms }) => locked_ms > unheardMs && heard.get(id) !== attempts,
         );
@@ -52,5 +60,6 @@ export const watchGivenJobs = (events: WorkerEvents, lookMs: number): GivenJobs 
         return freed.length;
       });
     },
+    isDone: (id) => done.has(id),
   };
 };

@@ -58,10 +58,18 @@ const giveTryBack = ({ id, attempts }: HeldRow) => sql.type(idRow)`
     ARRAY[${id}::int8], attempts => ${Math.max(0, attempts - 1)}::int4
   ) j`;
 
-const freeJobs = async (tx: Tx, workerIds: readonly string[]): Promise<number> => {
+/** Only what nobody holds. */
+const complete = ({ id }: HeldRow) => sql.type(idRow)`
+  SELECT j.id FROM graphile_worker.complete_jobs(ARRAY[${id}::int8]) j`;
+
+const freeJobs = async (
+  tx: Tx,
+  workerIds: readonly string[],
+  isDone: GivenJobs["isDone"] = () => false,
+): Promise<number> => {
   const held = await tx.any(selectHeld(workerIds));
   await tx.one(unlockJobs(workerIds));
-  for (const job of held) await tx.any(giveTryBack(job));
+  for (const job of held) await tx.any(isDone(job.id) ? complete(job) : giveTryBack(job));
   return held.length;
 };
 
@@ -77,7 +85,7 @@ export const freeLostJobs = (db: Database, waiting: Waiting): Promise<number> =>
 export interface Heartbeat {
   /** Resolves once the database has answered: what was sent can now be marked as sent. */
   answered(signal: AbortSignal): Promise<void>;
-  /** The last beat; frees what the worker still holds. */
+  /** The last beat; ends what the worker has done and could not say so, and frees what else it still holds. */
   end(): Promise<void>;
 }
 
@@ -138,7 +146,7 @@ export const startHeartbeat = ({ db, workerId, given, log }: HeartbeatOptions): 
       polling.stop();
       await transact(db, waitingFor(WAIT_MS), async (tx) => {
         await tx.any(deleteWorker(workerId));
-        await freeJobs(tx, [workerId]);
+        await freeJobs(tx, [workerId], given.isDone);
       });
     },
   };

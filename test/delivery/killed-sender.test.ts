@@ -79,7 +79,7 @@ test("a hundred messages that were sent at once ask the database once or twice w
   const proxy = await startDatabaseProxy(queue.url);
   onTestFinished(() => proxy.close());
   const db = openFor(proxy.url, { DATABASE_POOL_MAX: "2" });
-  const given = { freeUnheard: () => Promise.resolve(0) };
+  const given = { freeUnheard: () => Promise.resolve(0), isDone: () => false };
   const heart = startHeartbeat({ db, log: createLog("silent"), workerId: "pool-busy", given });
   const { signal } = new AbortController();
   await heart.answered(signal);

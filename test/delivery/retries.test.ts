@@ -3,6 +3,7 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { createLog } from "../../src/log.ts";
 import { ARRIVAL, type Queue, type SentCode, createQueue } from "../support/deliveries.ts";
 import { startDatabaseProxy } from "../support/database-proxy.ts";
+import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { startMailServer } from "../support/mail-server.ts";
 import { metric } from "../support/metrics.ts";
 import { productionEnv } from "../support/production.ts";
@@ -171,6 +172,26 @@ test("an outage while a message is being sent neither loses it nor sends it twic
     await through.stop();
     await proxy.close();
   }
+});
+
+test("what was sent is not sent again where the connection breaks that would have said so", async () => {
+  const { queue, server } = await start();
+  const lines: string[] = [];
+  await queue.launch({ SMTP_URL: server.url }, createLog("warn", { write: (line: string) => void lines.push(line) }));
+  const release = server.hold();
+  await queue.add();
+  await expect.poll(() => server.given(), ARRIVAL).toBe(1);
+  await queue.pool.transaction(async (tx) => {
+    await tx.query(sql.unsafe`SELECT FROM graphile_worker._private_jobs FOR UPDATE`);
+    release();
+    await untilSomebodyWaits(tx);
+    await tx.query(sql.unsafe`
+      SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+      WHERE datname = current_database() AND wait_event_type = 'Lock'`);
+  });
+  await expect.poll(() => lines.join(""), ARRIVAL).toContain("the delivery's consumer ended and starts again");
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  expect(server.given()).toBe(1);
 });
 
 test.each([1, 4])("%i failures that cannot be written end the consumer alone, which starts again", async (count) => {
