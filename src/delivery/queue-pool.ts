@@ -6,7 +6,7 @@ import { FAREWELL_MS } from "../db/driver.ts";
 import type { Log } from "../log.ts";
 import { endedWithin } from "../timers.ts";
 
-/** A statement that the network swallowed leaves its connection hung, though idle: none is used for longer than this. */
+/** What a connection leads to may answer, and be the primary no more: none is used for longer than this. */
 const LIFETIME_S = 30;
 
 type Taken = (
@@ -52,6 +52,9 @@ export const openQueuePool = ({ databaseUrl, settings, log, size }: QueuePoolOpt
     max: size,
     connectionTimeoutMillis: settings.connectTimeoutMs,
     query_timeout: answerMs(settings),
+    // For what node-postgres does in this mode alone: it ends a connection whose statement had no answer in time. Graphile-worker
+    // gives that back as if it were sound, and each later statement would wait for the lost answer.
+    pipeline: true,
     ...(!pgBouncer && statementTimeoutMs !== undefined && { statement_timeout: statementTimeoutMs }),
     maxLifetimeSeconds: LIFETIME_S,
   });
