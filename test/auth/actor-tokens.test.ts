@@ -153,6 +153,14 @@ describe.each(transports)("%s", (transport) => {
     expect(verified).toMatchObject({ active: true, allowed: false });
   });
 
+  test("where a registration names the actor's tenant, the id of another tenant's service is taken", async () => {
+    const service = await startService(transport);
+    const { accessToken, tenantId } = await (await signInBy(service))();
+    const { serviceId, key } = await service.addService([], await service.addTenant());
+    const { services } = service.as(service.rootToken, { "x-actor-token": accessToken });
+    await expectRefusal(services.registerService({ serviceId, tenantId, key, label: key }), "SERVICE_ID_TAKEN");
+  });
+
   test("a tenant's service acts for its own tenant's users alone, whatever the request is about", async () => {
     const service = await startService(transport);
     const signIn = await signInBy(service);
