@@ -4136,7 +4136,8 @@ export const NearMissReasonSchema: GenEnum<NearMissReason> = /*@__PURE__*/
  */
 export const OrgService: GenService<{
   /**
-   * Creates an active tenant.
+   * Creates an active tenant. No user is of a tenant that is only being made: with `x-actor-token` it is
+   * ACTOR_TOKEN_INVALID, but for the repeat by a user of the tenant.
    *
    * Permission: `org.tenant.write`, and the caller must belong to no tenant (else TENANT_MISMATCH). Errors:
    * TENANT_ID_TAKEN. Idempotent with a `tenant_id` (AIP-133): a repeat with the same content answers the same tenant and
