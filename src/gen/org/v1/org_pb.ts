@@ -4343,7 +4343,8 @@ export const OrgService: GenService<{
     output: typeof ListAncestorsResponseSchema;
   },
   /**
-   * Lists the nodes below a node by depth, then id (AIP-132, AIP-158). Of an unknown node: none.
+   * Lists the nodes below a node by depth, then id (AIP-132, AIP-158). Of an unknown node: none. A move between two pages
+   * that changes a node's depth may let it appear twice or not at all.
    *
    * Permission: `org.node.read`.
    *
