@@ -20,6 +20,10 @@ export const isTooMany = (request: HttpRequest, response: HttpResponse): boolean
   if ("stream" in request) return false;
   const { socket } = request;
   if (count(socket, 1) > UNDER_WAY_MAX) socket.destroy();
-  response.once("close", () => count(socket, -1));
+  response.once("close", () => {
+    count(socket, -1);
+    // Whoever waits behind another's answer to write on is told by nothing else, and would wait for ever.
+    response.emit("drain");
+  });
   return socket.destroyed;
 };

@@ -1,13 +1,17 @@
+import { randomUUID } from "node:crypto";
 import diagnostics from "node:diagnostics_channel";
 import { once } from "node:events";
 import { type ServerHttp2Stream, connect, constants } from "node:http2";
+import { connect as connectTcp } from "node:net";
 import { afterAll, beforeAll, expect, onTestFinished, test, vi } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { type TestDatabase, createRootedDatabase } from "../support/database.ts";
 import { frame } from "../support/frames.ts";
+import { type LoggedLines, loggedLines } from "../support/logged-lines.ts";
 import { PATHS, freshToken } from "../support/raw-grpc.ts";
 import { serve } from "../support/serve.ts";
 import { serveTls } from "../support/serve-tls.ts";
+import { clientsOf } from "../support/service.ts";
 
 /** Three times what Node lets one connection give up at once unless it is told otherwise. */
 const GIVEN_UP = 3_000;
@@ -20,12 +24,14 @@ const CONNECT = { "content-type": "application/connect+proto", "connect-protocol
 let database: TestDatabase;
 let plain: RunningServer;
 let secure: RunningServer;
+let logged: LoggedLines;
 let ca: string;
 let authorization: string;
 
 beforeAll(async () => {
   database = await createRootedDatabase();
-  plain = await serve(database.url);
+  logged = loggedLines();
+  plain = await serve(database.url, {}, logged.log);
   ({ server: secure, ca } = await serveTls(database.url));
   authorization = await freshToken(plain);
 });
@@ -106,3 +112,26 @@ test.each(ports.flatMap((port) => headersOfCalls.map(([what, headers]) => ({ ...
     expect(onFault).not.toHaveBeenCalled();
   },
 );
+
+test("HTTP/1.1: streams end with their connection, also one of which much waits behind another", async () => {
+  const { org } = clientsOf("grpc", plain)({ authorization });
+  const { tenant } = await org.createTenant({ label: "watched" });
+  const { tenantId } = tenant!;
+  const { events } = await org.listAuditEvents({ tenantId });
+  const nodes = Array.from({ length: 1_000 }, (_, n) => ({ nodeId: randomUUID(), nodeType: "shop", label: `${n}` }));
+  await org.batchCreateNodes({ tenantId, nodes });
+
+  const body = frame(JSON.stringify({ tenantId, afterAuditId: events[0]!.auditId }));
+  const ask = (id: string) => {
+    const headers = { host: "x", authorization, "x-request-id": id, "content-type": "application/connect+json" };
+    const lines = Object.entries({ ...headers, "content-length": body.length }).map((header) => header.join(": "));
+    return Buffer.concat([Buffer.from([`POST ${PATHS.WATCH} HTTP/1.1`, ...lines, "\r\n"].join("\r\n")), body]);
+  };
+  const ids = ["before", "behind"];
+  const peer = connectTcp(plain.httpPort!, "127.0.0.1");
+  let read = "";
+  peer.on("data", (data: Buffer) => (read += data.toString())).write(Buffer.concat(ids.map(ask)));
+  await expect.poll(() => read.split("org.node.create").length).toBe(nodes.length + 1);
+  peer.resetAndDestroy();
+  for (const id of ids) await expect.poll(() => logged.of(id)).toMatchObject([{ reason: "CANCELLED" }]);
+});
