@@ -100,7 +100,9 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
   const sockets = new Set<Socket>();
   let draining = false;
 
-  const listener = withCors(config.http.corsOrigins, (request, response) => {
+  // Within the bounds: it answers preflights by itself.
+  const answer = withCors(config.http.corsOrigins, handler);
+  const listener: HttpHandler = (request, response) => {
     if (isLate(request) || isTooMany(request, response)) return;
     request.url = pathOf(request.url);
     response.once("finish", () => {
@@ -109,8 +111,8 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
     boundRequest(request, response, config.callTimeoutMs);
     // Answers hold tokens and people, of which no cache may keep a copy (RFC 6749, section 5.1).
     response.setHeader("cache-control", "no-store");
-    handler(request, response);
-  });
+    answer(request, response);
+  };
 
   const server: Server | Http2SecureServer = certificates
     ? createSecureServer(
