@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { type Server, createServer } from "node:http";
 import { type Http2SecureServer, type ServerHttp2Session, createSecureServer } from "node:http2";
-import type { AddressInfo, Socket } from "node:net";
+import { type AddressInfo, Socket } from "node:net";
 import { cors as connectCors } from "@connectrpc/connect";
 import type { connectNodeAdapter } from "@connectrpc/connect-node";
 import cors from "cors";
@@ -125,6 +125,12 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
       )
     : createServer(listener);
   certificates?.onChange((options) => (server as Http2SecureServer).setSecureContext(options));
+  // Node would answer these by itself, within none of the bounds.
+  server.on("checkExpectation", listener as never);
+  server.on("connect", (request: HttpRequest, to: HttpResponse | Socket) => {
+    if (to instanceof Socket) to.destroy();
+    else listener(request, to);
+  });
   cutOffEnded(server);
   server.on("connection", (socket: Socket) => {
     sockets.add(socket);

@@ -60,6 +60,16 @@ test("HTTP/2 on the HTTP port: a connection without requests ends after GRPC_CON
   await expect.poll(tell).toContain("org.tenant.create");
 });
 
+test.each([
+  ["CONNECT", { ":method": "CONNECT", ":authority": "elsewhere" }],
+  ["an expectation", { ":method": "POST", ":path": "/metrics", expect: "miracles" }],
+])("HTTP/2 on the HTTP port: who never ends his request keeps no connection by it: %s", async (_, headers) => {
+  const session = open();
+  const request = session.request(headers, { endStream: false });
+  await once(request.resume(), "response");
+  await expect.poll(() => session.closed).toBe(true);
+});
+
 test("HTTP/2 on the HTTP port: a call that comes as its connection ends is refused, and not begun", async () => {
   const session = open();
   await once(session, "remoteSettings");

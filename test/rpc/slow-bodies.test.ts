@@ -167,9 +167,11 @@ test("HTTP/1.1: with such an answer its connection is ended", async () => {
 });
 
 const PREFLIGHT = "OPTIONS /metrics HTTP/1.1\r\nhost: x\r\norigin: https://x.example\r\n\r\n";
+const EXPECTANT = METRICS.replace("host", "expect: miracles\r\nhost");
 
 test.each([
   ["none", "answers", METRICS, 0],
+  ["none", "answers to what is not expected", EXPECTANT, 0],
   ["no second one", "answers that are made at once", PREFLIGHT, 1],
 ])("HTTP/1.1: %s is given to who asks for thousands of %s in one go", async (_most, _what, asked, most) => {
   const server = await serve(database.url, { CORS_ORIGINS: "https://x.example" });
@@ -179,7 +181,7 @@ test.each([
     onTestFinished(() => void peer.destroy());
     peer.on("error", () => undefined).write(asked.repeat(requests));
     let answers = 0;
-    peer.on("data", (data: Buffer) => (answers += data.toString().split(/HTTP\/1.1 20[04]/).length - 1));
+    peer.on("data", (data: Buffer) => (answers += data.toString().split("HTTP/1.1 ").length - 1));
     await Promise.race([once(peer, "close"), expect.poll(() => answers).toBe(requests)]);
     return answers;
   };
