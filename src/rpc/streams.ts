@@ -49,8 +49,8 @@ export const createStreams = (log: Log): Streams => {
   const underWay = new Set<Call>();
   let leaving = false;
 
-  const lookAfter = ({ call, exchange, verify }: Opening<unknown>) =>
-    startPolling(async () => {
+  const lookAfter = ({ call, exchange, verify }: Opening<unknown>) => {
+    const polling = startPolling(async () => {
       try {
         if (exchange.isLeaving?.()) throw refusal("STREAM_ENDED");
         await verify();
@@ -58,6 +58,10 @@ export const createStreams = (log: Log): Streams => {
         call.end(error as Error);
       }
     }, VERIFY_MS);
+    // Of whoever reads nothing the transport asks for no more: his stream stands until he goes.
+    call.whenOver(polling.stop);
+    return polling;
+  };
 
   const letGo = (opening: Opening<unknown>, end: StreamEnd) => {
     underWay.delete(opening.call);

@@ -1,4 +1,5 @@
 import { randomBytes, randomUUID } from "node:crypto";
+import { EmptySchema } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
 import { sql } from "slonik";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
@@ -247,6 +248,29 @@ test("nobody is verified for a watch that has ended", async () => {
   expect(verified).toBe(1);
   end.resolve({ done: true, value: undefined });
   await ended;
+  await vi.advanceTimersByTimeAsync(5_000);
+  expect(verified).toBe(1);
+});
+
+test("a caller who reads nothing is not verified again once he may not read any more", async () => {
+  vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+  onTestFinished(() => {
+    vi.useRealTimers();
+  });
+  let verified = 0;
+  const opened = await createStreams(createLog("silent")).open({
+    method: { name: "unread", desc: { output: EmptySchema } } as never,
+    call: new Call("unread", Infinity),
+    exchange: { encode: (message) => message },
+    begin: () => Promise.resolve(ReadableStream.from([{}]) as never),
+    verify() {
+      verified++;
+      return Promise.reject(refusal("CALLER_TOKEN_INVALID"));
+    },
+    record: () => undefined,
+  });
+  if ("failure" in opened) throw new Error(opened.failure.reason);
+  expect(await opened.messages.next()).toMatchObject({ done: false });
   await vi.advanceTimersByTimeAsync(5_000);
   expect(verified).toBe(1);
 });
