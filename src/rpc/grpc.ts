@@ -44,7 +44,6 @@ export const createGrpcServer = (
   setHttp2Options(server);
   onHttp2Server(server, (http2) => {
     cutOffEnded(http2);
-    // Before grpc-js hears of a stream.
     answerNoneGone(http2);
   });
   for (const [path, { handle, type }] of byPath) {

@@ -8,6 +8,7 @@ import cors from "cors";
 import type { Config } from "../config.ts";
 import type { Log } from "../log.ts";
 import { cutOffEnded } from "./ended-sockets.ts";
+import { answerNoneGone } from "./gone-streams.ts";
 import { HTTP2_OPTIONS, HTTP2_SETTINGS } from "./http2-options.ts";
 import { endIdle, isLate } from "./idle-sessions.ts";
 import type { Metrics } from "./metrics.ts";
@@ -132,6 +133,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
     else listener(request, to);
   });
   cutOffEnded(server);
+  if (certificates) answerNoneGone(server as Http2SecureServer);
   server.on("connection", (socket: Socket) => {
     sockets.add(socket);
     socket.once("close", () => sockets.delete(socket));

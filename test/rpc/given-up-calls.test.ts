@@ -95,6 +95,7 @@ const headersOfCalls = [
   ["a method", { ":path": PATHS.LIST }],
   ["an unknown method", { ":path": "/no.Such/Method" }],
   ["another content type", { ":path": PATHS.LIST, "content-type": "text/plain" }],
+  ["a message that is to be asked for", { ":path": PATHS.LIST, expect: "100-continue" }],
 ] as const;
 
 test.each(ports.flatMap((port) => headersOfCalls.map(([what, headers]) => ({ ...port, what, headers }))))(
