@@ -8,18 +8,22 @@ import type { EmbeddedPostgresAnswer, EmbeddedPostgresOrder } from "./embedded-p
 
 /** How long an earlier start, whose parent was killed, may take to let the folder go. */
 const LOCK_WAIT_MS = 2_000;
+const SQLITE_BUSY = 5;
 /** How long PostgreSQL may take to end in order before it is made to. */
 const STOP_MS = 10_000;
 
 // The lock of an SQLite file is the one lock of the operating system that Node offers: it ends with the process, however
 // that ends, so it is never stale.
 const lock = (home: string, dataDir: string): DatabaseSync => {
-  const database = new DatabaseSync(join(home, "lock"), { timeout: LOCK_WAIT_MS });
+  const file = join(home, "lock");
   try {
+    const database = new DatabaseSync(file, { timeout: LOCK_WAIT_MS });
     database.exec("BEGIN EXCLUSIVE");
     return database;
   } catch (error) {
-    throw new Error(`another process already uses the embedded database in ${dataDir}`, { cause: error });
+    const { errcode, message } = error as Error & { readonly errcode?: number };
+    const held = `another process already uses the embedded database in ${dataDir}`;
+    throw new Error(errcode === SQLITE_BUSY ? held : `${file} cannot be locked: ${message}`, { cause: error });
   }
 };
 

@@ -57,6 +57,17 @@ test("a folder in use is refused, and its user is not disturbed", async () => {
   expect(await tables(first.url)).toEqual([]);
 });
 
+test.each([
+  ["a folder", (file: string) => mkdir(file, { recursive: true }), "unable to open database file"],
+  ["of another kind", (file: string) => writeFile(file, "no lock of ours"), "file is not a database"],
+])("a lock that cannot be taken, here %s, is not said to be held", async (_what, make, why) => {
+  const dataDir = await closedFolder();
+  const home = join(dataDir, "postgres");
+  await mkdir(home, { recursive: true });
+  await make(join(home, "lock"));
+  await expect(startEmbeddedPostgres({ dataDir })).rejects.toThrow(`${join(home, "lock")} cannot be locked: ${why}`);
+});
+
 test("PostgreSQL ends when the process that started it is killed, and starts again on what it left", async () => {
   const dataDir = await closedFolder();
   const { child, url } = await hold(dataDir);
