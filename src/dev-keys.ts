@@ -1,4 +1,5 @@
 import { generateKeyPairSync, randomBytes, randomUUID } from "node:crypto";
+import { existsSync } from "node:fs";
 import { link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Config, ConfigError, parsePeppers } from "./config.ts";
@@ -14,6 +15,8 @@ const writeDraft = async (dataDir: string, name: string, text: string): Promise<
     await mkdir(dataDir, { recursive: true });
     await writeFile(draft, text, { mode: 0o600, flag: "wx" });
   } catch (error) {
+    // What a full disk took of it; where there is no folder there is none.
+    await rm(draft, { force: true }).catch(() => undefined);
     throw new ConfigError([`DATA_DIR cannot be written to: ${(error as NodeJS.ErrnoException).code}`]);
   }
   return draft;
@@ -25,6 +28,8 @@ const writeDraft = async (dataDir: string, name: string, text: string): Promise<
  * The file appears whole or not at all, so that of two processes that start at once one makes it and both read it.
  */
 const makeOnce = async (dataDir: string, name: string, text: string): Promise<boolean> => {
+  // Then nothing is written: the disk may have become full, or read-only.
+  if (existsSync(join(dataDir, name))) return false;
   const draft = await writeDraft(dataDir, name, text);
   try {
     await link(draft, join(dataDir, name));
@@ -37,6 +42,14 @@ const makeOnce = async (dataDir: string, name: string, text: string): Promise<bo
   }
 };
 
+const readPeppers = async (file: string): Promise<string> => {
+  try {
+    return (await readFile(file, "utf8")).trim();
+  } catch (error) {
+    throw new ConfigError([`${file} cannot be read: ${(error as NodeJS.ErrnoException).code}`]);
+  }
+};
+
 /** The peppers of the configuration, or outside production those of `DATA_DIR/secret.peppers`, made where there are none. */
 export const peppersOf = async (
   { peppers, dataDir }: Pick<Config, "peppers" | "dataDir">,
@@ -46,7 +59,7 @@ export const peppersOf = async (
   const file = join(dataDir, PEPPERS);
   const made = await makeOnce(dataDir, PEPPERS, `1:${randomBytes(32).toString("base64")}\n`);
   if (made) log.warn({ file }, "SECRET_PEPPERS is not set: made one for development");
-  return parsePeppers((await readFile(file, "utf8")).trim(), file);
+  return parsePeppers(await readPeppers(file), file);
 };
 
 /** A new Ed25519 key with a private part (RFC 8037), as a JWKS has it. */
