@@ -1,4 +1,5 @@
-import { rm, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { migrate, migrationUrl } from "./commands/migrate.ts";
 import type { Config } from "./config.ts";
@@ -6,7 +7,7 @@ import type { Pepper } from "./config-values.ts";
 import { type EmbeddedPostgres, startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { openDatabase } from "./db/pool.ts";
 import type { Log } from "./log.ts";
-import { bootstrapRoot } from "./service-identity/bootstrap.ts";
+import { bootstrapRoot, recoverRoot } from "./service-identity/bootstrap.ts";
 import { createMacs } from "./macs.ts";
 
 /** Where the root service's secret stands in development, mode 0600. */
@@ -17,17 +18,27 @@ export interface PreparedDatabase extends EmbeddedPostgres {
   readonly rootSecret: string | undefined;
 }
 
-// Anew, since the mode counts only for a file that is created.
+// Renamed when it is whole; a file of its own, since the mode counts only for one that is created.
 const keepRootSecret = async (file: string, secret: string) => {
-  await rm(file, { force: true });
-  await writeFile(file, `${secret}\n`, { mode: 0o600, flag: "wx" });
+  const draft = `${file}.draft`;
+  try {
+    await rm(draft, { force: true });
+    await writeFile(draft, `${secret}\n`, { mode: 0o600, flag: "wx" });
+    await rename(draft, file);
+  } catch (error) {
+    await rm(draft, { force: true });
+    throw new Error(`${file} cannot be written: ${(error as NodeJS.ErrnoException).code}`, { cause: error });
+  }
 };
 
 const bootstrap = async (config: Config, url: string, peppers: readonly Pepper[], log: Log) => {
   const db = openDatabase({ url, settings: config.database, log });
   try {
-    const secret = await bootstrapRoot(db, createMacs(peppers));
-    if (secret) await keepRootSecret(rootSecretFile(config), secret);
+    const macs = createMacs(peppers);
+    const file = rootSecretFile(config);
+    // A start that was cut short, or had no room, may have made root and not kept its secret.
+    const secret = (await bootstrapRoot(db, macs)) ?? (existsSync(file) ? undefined : await recoverRoot(db, macs));
+    if (secret) await keepRootSecret(file, secret);
     return secret;
   } finally {
     await db.end();

@@ -82,6 +82,15 @@ try: grpcurl -plaintext -H "authorization: Bearer $(npm run --silent token)" loc
   expect(await end(second)).toBe(0);
 });
 
+test("a root secret that could not be kept is made again by the next start", async () => {
+  const secretFile = join(dataDir, "root.secret");
+  await rm(secretFile, { force: true });
+  const server = await startWithout();
+  expect(server.said()).toContain(`in ${secretFile}): ${await readFile(secretFile, "utf8")}`);
+  expect(await rootsOf(server, await printed("token", server))).toEqual([["root", ["*"]]]);
+  expect(await end(server)).toBe(0);
+});
+
 test("a start that fails leaves no database running", async () => {
   const port = await takenPort();
   const failed = startProcess("", { ...NOTHING, DATA_DIR: dataDir, GRPC_PORT: String(port) });
