@@ -62,12 +62,11 @@ const isUrl = (text: string): boolean => {
   return URL.canParse(text);
 };
 
-export const postgresUrl = z
-  .string()
-  .refine(
-    (text) => /^postgres(ql)?:\/\//.test(text) && isUrl(text),
-    "must be a postgresql:// URL, with %25 for a % of its password",
-  );
+export const postgresUrl = z.string().refine(
+  // Behind a # nobody reads on: one in a password would name another host, or none.
+  (text) => /^postgres(ql)?:\/\/[^#]*$/.test(text) && isUrl(text),
+  "must be a postgresql:// URL, with %25 for a % of its password, %23 for a # and %2F for a /",
+);
 /** A name or an address to listen on; IPv6 with or without its brackets. */
 export const host = z.string().transform((text) => text.replace(/^\[(.+)\]$/, "$1"));
 /** Values separated by commas, without those that are empty. */

@@ -229,5 +229,8 @@ export const loadConfig = (): Config => {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw new ConfigError([".env: cannot be read"]);
   }
+  // Node takes a byte order mark for part of the first name, which would be set for nobody; UTF-16's is no UTF-8 at all.
+  if (Object.keys(process.env).some((name) => /^[\uFEFF\uFFFD]/.test(name)))
+    throw new ConfigError([".env: must be UTF-8 without a byte order mark"]);
   return parseConfig(process.env);
 };

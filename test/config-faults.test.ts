@@ -35,6 +35,7 @@ describe("faults", () => {
     ["SECRET_PEPPERS", `1:${PEPPER},1:hunter2${PEPPER}`],
     ["DATABASE_URL", "app:hunter2@db.internal/auth"],
     ["DATABASE_URL", "postgresql://app:50%hunter2@db.internal/auth"],
+    ["DATABASE_URL", "postgresql://app:50#hunter2@db.internal/auth"],
     ["SMTP_URL", "smtp://app:50%hunter2@mail.internal"],
     ["DATABASE_URL", "postgresql://app:hunter2@[db/auth"],
     ["DATABASE_URL", "postgresql://app:hunter2@db.internal/auth?sslmode=hunter2"],
@@ -220,6 +221,17 @@ describe("the process", () => {
       stdout: "",
       stderr,
     });
+  });
+
+  test.each([
+    ["a byte order mark", Buffer.from("\uFEFFDATABASE_URL=postgresql://127.0.0.1:1/auth\n")],
+    ["UTF-16", Buffer.from("\uFEFFDATABASE_URL=postgresql://127.0.0.1:1/auth\n", "utf16le")],
+  ])("ends with 78 where its `.env` has %s, for which a variable of it would not be set", async (_what, bytes) => {
+    const cwd = join(folder, "marked");
+    await mkdir(cwd, { recursive: true });
+    await writeFile(join(cwd, ".env"), bytes);
+    const stderr = "the configuration is not usable:\n  .env: must be UTF-8 without a byte order mark\n";
+    expect(await start({ DATA_DIR: MAIN }, cwd)).toEqual({ code: 78, stdout: "", stderr });
   });
 
   test.each([
