@@ -60,4 +60,9 @@ const run = async (name: string | undefined): Promise<number> => {
   }
 };
 
-process.exitCode = await run(process.argv[2]);
+try {
+  process.exitCode = await run(process.argv[2]);
+} catch (error) {
+  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
+  process.exitCode = 1;
+}

@@ -19,6 +19,8 @@ const CHILD = fileURLToPath(new URL("../db/migrate-process.ts", import.meta.url)
 // channel: arguments and environments can be read by others.
 const attempt = async (databaseUrl: string): Promise<MigrateAnswer> => {
   const child = fork(CHILD, { execArgv: [] });
+  // Without a process there is no channel either.
+  await once(child, "spawn");
   const exited = once(child, "exit");
   child.send(databaseUrl);
   const silent = exited.then(([code, signal]) => [

@@ -41,6 +41,8 @@ export const startEmbeddedPostgres = async ({
   removeAtEnd = false,
 }: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> => {
   const child = spawn(process.execPath, [CHILD], { detached: true, stdio: ["ignore", "ignore", "inherit", "ipc"] });
+  // Without a process there is no channel either.
+  await once(child, "spawn");
   const ended = once(child, "exit");
   child.send({ dataDir: resolve(dataDir), durable, removeAtEnd } satisfies EmbeddedPostgresOrder);
   const [answer] = (await Promise.race([

@@ -70,6 +70,15 @@ test("what does not run waits on, and is not committed", async () => {
   expect({ status, added, current }).toEqual({ status: 1, added: [], current: sql });
 });
 
+test("away from the migrations it says in one line what it looked for", async () => {
+  const cwd = await temporaryFolder();
+  const { status, stderr } = spawnSync(process.execPath, [COMMAND, "notes"], { cwd, encoding: "utf8" });
+  expect({ status, stderr }).toEqual({
+    status: 1,
+    stderr: expect.stringMatching(/^ENOENT: .*'migrations'\n$/) as string,
+  });
+});
+
 test.each([[], ["Two Words"], ["../up"]])(
   "without a name that a file can have, here %j, it says how to give one",
   async (...args) => {
