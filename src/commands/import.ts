@@ -106,13 +106,18 @@ const startBar = (bytes: number): SingleBar | undefined => {
 };
 
 /** Takes the place of a former one once there is something to report: a run that fails before leaves that. */
-const reportInto = (file: FileHandle) => {
+const reportInto = (file: FileHandle, path: string) => {
   let isBegun = false;
   return {
     async write(lines: string) {
-      if (!isBegun) await file.truncate();
-      isBegun = true;
-      await file.writeFile(lines);
+      try {
+        if (!isBegun) await file.truncate();
+        isBegun = true;
+        await file.writeFile(lines);
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException;
+        throw new Error(`${path} cannot be written: ${code}; what was imported stands: run it again`, { cause: error });
+      }
     },
   };
 };
@@ -209,8 +214,9 @@ await runCommand(async (config, args) => {
     const bounds = { people: BATCH_SIZE, messageBytes: config.messageMaxBytes };
     const options = { headers: { authorization: `Bearer ${await tokenOf(config, transport)}` } };
     const auth = createClient(AuthService, transport);
-    await using report = await openFile(`${file}.report`, "a");
-    await importFile({ auth, tenantId, options, bounds, stopping }, people, reportInto(report), tally);
+    const path = `${file}.report`;
+    await using report = await openFile(path, "a");
+    await importFile({ auth, tenantId, options, bounds, stopping }, people, reportInto(report, path), tally);
   });
   process.stdout.write(`${stopping.aborted ? "stopped: " : ""}${tally.summary()}; each line: ${file}.report\n`);
   if (tally.refused() > 0 || stopping.aborted) process.exitCode = 1;

@@ -1,7 +1,7 @@
 import { execFile } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import { createWriteStream } from "node:fs";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -43,6 +43,23 @@ test("a file without people takes the former report's place", async () => {
   expect([code, stdout]).toEqual([0, expect.stringMatching(/^0 created, 0 unchanged, 0 refused;/)]);
   expect(await readFile(`${file}.report`, "utf8")).toBe("");
 });
+
+test.runIf(process.platform === "linux")(
+  "a report that cannot be written is named, and the run may be repeated",
+  async () => {
+    const server = await startService("grpc");
+    const tenantId = await server.addTenant();
+    const file = await writeLines(people(1));
+    await symlink("/dev/full", `${file}.report`);
+    const args = [file, "--tenant", tenantId];
+    const env = await importer(server);
+    const { code, stdout, stderr } = await runImport(args, server, env);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+    expect(stderr).toMatch(/people\.ndjson\.report cannot be written: E\w+; what was imported stands: run it again\n$/);
+    await rm(`${file}.report`);
+    expect((await runImport(args, server, env)).stdout).toMatch(/^0 created, 1 unchanged/);
+  },
+);
 
 /** A file that is fed while it is read. */
 const fedFile = async () => {
