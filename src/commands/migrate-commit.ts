@@ -33,9 +33,11 @@ const commit = async (cwd: string, postgresUrl: string, name: string): Promise<n
 };
 
 /** Takes over what was committed in a copy. As files of ours: graphile-migrate's are unreadable for a container's user. */
-const take = async (copy: string): Promise<void> => {
-  const known = new Set(await readdir(COMMITTED));
-  const added = (await readdir(join(copy, COMMITTED))).filter((file) => !known.has(file));
+const take = async (copy: string, known: readonly string[], sql: string): Promise<void> => {
+  // Another run's migration has the number of this one; of what was written meanwhile nothing has run.
+  if ((await readdir(COMMITTED)).length !== known.length || (await readFile(CURRENT, "utf8")) !== sql)
+    throw new Error("migrations changed meanwhile: nothing is committed, run it again");
+  const added = (await readdir(join(copy, COMMITTED))).filter((file) => !known.includes(file));
   for (const file of added) await writeFile(join(COMMITTED, file), await readFile(join(copy, COMMITTED, file)));
   await writeFile(CURRENT, "");
 };
@@ -52,8 +54,10 @@ const run = async (name: string | undefined): Promise<number> => {
     // In a copy: cut short, graphile-migrate leaves a migration both committed and waiting.
     const copy = join(dataDir, "copy");
     for (const path of [FOLDER, ".gmrc"]) await cp(path, join(copy, path), { recursive: true });
+    const known = await readdir(join(copy, COMMITTED));
+    const sql = await readFile(join(copy, CURRENT), "utf8");
     const code = await commit(copy, postgres.url, name);
-    if (code === 0) await take(copy);
+    if (code === 0) await take(copy, known, sql);
     return code ?? 1;
   } finally {
     await postgres.stop();

@@ -64,6 +64,26 @@ test("what is interrupted waits on, and is not committed", async () => {
   });
 });
 
+test.each([
+  ["current.sql has changed", CURRENT, "SELECT 2;"],
+  ["another run has committed", "migrations/committed/999999-other.sql", "SELECT 3;"],
+])("nothing is committed where meanwhile %s", async (_what, file, sql) => {
+  const waiting = "SELECT pg_sleep(2);";
+  await writeFile(join(folder, CURRENT), waiting);
+  const before = await readdir(join(folder, "migrations/committed"));
+  const command = spawn(process.execPath, [COMMAND, "asleep"], { cwd: folder });
+  const ended = once(command, "exit");
+  let said = "";
+  for await (const text of command.stdout.setEncoding("utf8")) {
+    said += String(text);
+    if (said.includes("New migration")) await writeFile(join(folder, file), sql);
+  }
+  expect(await ended).toEqual([1, null]);
+  const after = await readdir(join(folder, "migrations/committed"));
+  expect(after.filter((each) => !before.includes(each) && !file.endsWith(each))).toEqual([]);
+  expect(await readFile(join(folder, CURRENT), "utf8")).toBe(file === CURRENT ? sql : waiting);
+});
+
 test("what does not run waits on, and is not committed", async () => {
   const sql = "ALTER TABLE nowhere ADD COLUMN note_text TEXT;";
   const { status, added, current } = await run(sql, "nowhere");
