@@ -52,7 +52,7 @@ const serve = async (
     // PostgreSQL's user passes through and reads nothing here but what is its own.
     chmodSync(home, 0o711);
     using held = lock(home, dataDir);
-    const user = runAs();
+    const user = runAs(join(home, "cluster"));
     binaries = await usableBinaries(user);
     const cluster = { home, durable, user, binaries };
     const password = await initCluster(cluster);

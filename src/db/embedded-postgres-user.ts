@@ -1,9 +1,9 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { chmodSync, cpSync, lstatSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { chmodSync, cpSync, lstatSync, mkdtempSync, readdirSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 
-/** PostgreSQL refuses to run as root, so root runs it as the user `postgres`; anybody else as himself. */
+/** PostgreSQL refuses to run as root, so root runs it as another; anybody else as himself. */
 export interface RunAs {
   readonly uid?: number;
   readonly gid?: number;
@@ -12,9 +12,14 @@ export interface RunAs {
 const idOf = (flag: "-u" | "-g"): number => Number(execFileSync("id", [flag, "postgres"], { stdio: "pipe" }));
 const postgresIds = () => ({ uid: idOf("-u"), gid: idOf("-g") });
 
-/** Makes the user `postgres` where root has none. */
-export const runAs = (): RunAs => {
+/**
+ * Root's choice is the owner of a cluster that is there: the user who started it before, or another container's `postgres`.
+ * Where there is none it is the user `postgres`, which is made if it is missing.
+ */
+export const runAs = (cluster: string): RunAs => {
   if (process.getuid?.() !== 0) return {};
+  const present = statSync(cluster, { throwIfNoEntry: false });
+  if (present) return { uid: present.uid, gid: present.gid };
   try {
     return postgresIds();
   } catch {

@@ -1,4 +1,4 @@
-import { fork, spawn } from "node:child_process";
+import { execFileSync, fork, spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -132,6 +132,15 @@ test("it is reached on 127.0.0.1 by its password alone, and others pass through 
   );
   expect(listening).toEqual({ addresses: "127.0.0.1", sockets: "" });
   expect((await stat(join(dataDir, "postgres"))).mode & 0o777).toBe(0o711);
+});
+
+test.runIf(process.getuid?.() === 0)("root runs it as the owner of what is there, whoever that is", async () => {
+  const dataDir = await closedFolder();
+  const first = await start(dataDir);
+  await administer(first.url, sql.unsafe`CREATE TABLE kept (kept_id INT)`);
+  await first.stop();
+  execFileSync("chown", ["-R", "12345:12345", join(dataDir, "postgres", "cluster")]);
+  expect(await tables((await start(dataDir)).url)).toEqual(["table kept"]);
 });
 
 test("a PostgreSQL that cannot start says why", async () => {
