@@ -39,7 +39,8 @@ export type User = Message<"auth.v1.User"> & {
   tenantId: string;
 
   /**
-   * The e-mail address, in lower case, unique in the tenant. Not set: it has none.
+   * The e-mail address, in lower case, unique in the tenant. It has the form that browsers take in a form (HTML,
+   * `type=email`): of ASCII alone, an internationalised domain as `xn--…`. Not set: it has none.
    *
    * @generated from field: optional string email = 3;
    */
@@ -180,8 +181,9 @@ export type ClientInfo = Message<"auth.v1.ClientInfo"> & {
   userAgent?: string | undefined;
 
   /**
-   * The client's IPv4 or IPv6 address in text form, at most 45 characters; one that is none is INVALID_REQUEST. Not set
-   * or empty: unknown.
+   * The client's IPv4 or IPv6 address in text form, at most 45 characters; one that is none is INVALID_REQUEST. A
+   * session answers it in its shortest form (RFC 5952), one of IPv4 in IPv6 as the IPv4 address. Not set or empty:
+   * unknown.
    *
    * @generated from field: optional string ip = 2;
    */
@@ -2699,8 +2701,10 @@ export const AuthService: GenService<{
   },
   /**
    * Sends a one-time code of 6 digits, valid for `OTP_TTL` (by default 5 minutes), `OTP_ATTEMPT_MAX` attempts (by
-   * default 5) and one use, where the destination is that of a user whom it may be sent to. The answer is the same,
-   * after the same time, where it is not. A new code ends the former of the same destination and purpose.
+   * default 5) and one use, where the destination is that of an active user. The answer is the same, after the same
+   * time, where it is not. A new code ends the former of the same destination and purpose. So do a change of the user's
+   * contact that it went to, also one that is taken back, and the user's deactivation; a new password ends those of
+   * OTP_PURPOSE_RESET_PASSWORD.
    *
    * Permission: `auth.login`. Errors: TENANT_NOT_FOUND, TENANT_SUSPENDED, CHANNEL_UNAVAILABLE, RATE_LIMITED (within
    * `OTP_REQUEST_INTERVAL`, by default 60 seconds, of the last request for the destination and purpose, above
