@@ -57,6 +57,8 @@ export interface GrpcArrival {
   readonly call: GrpcCall;
   /** Has the message read. */
   read(): void;
+  /** Sends its one message, and then its status. */
+  answer(message: Buffer): void;
   /** Ends the call, and its stream, whose rest nobody waits for: what it holds goes with it alone. */
   settle(answer: Status): void;
 }
@@ -68,13 +70,14 @@ export interface Gate {
 }
 
 interface GrpcArrivalsOptions {
-  /** How long a call's messages may take to come, in milliseconds. */
+  /** How long a call's messages may take to come, and nobody take anything of its answer, in milliseconds. */
   readonly limitMs: number;
   /** By path; none of health and reflection, which ask nobody who he is. */
   readonly gates: ReadonlyMap<string, Gate>;
 }
 
 const INTERNAL: number = status.INTERNAL;
+const OK: Status = { code: status.OK, details: "OK" };
 const CUT_SHORT: Status = { code: status.INVALID_ARGUMENT, details: "the message is cut short" };
 const LATE: Status = { code: status.DEADLINE_EXCEEDED, details: "the deadline passed" };
 
@@ -115,14 +118,16 @@ class Arrival implements GrpcArrival, Listener {
   /** What grpc-js does with the call by itself. */
   readonly #plain: GrpcCall;
   readonly #gate: Gate | undefined;
+  readonly #limitMs: number;
   readonly #onSettled: (arrival: Arrival) => void;
   #taker: Taker | undefined;
   #listener: Listener | undefined;
 
-  constructor(call: GrpcCall, gate: Gate | undefined, onSettled: (arrival: Arrival) => void) {
+  constructor(call: GrpcCall, gate: Gate | undefined, limitMs: number, onSettled: (arrival: Arrival) => void) {
     this.call = call;
     this.#plain = Object.getPrototypeOf(call) as GrpcCall;
     this.#gate = gate;
+    this.#limitMs = limitMs;
     this.#onSettled = onSettled;
     this.since = gate ? Infinity : performance.now();
     call.sendStatus = (answer) => this.#answer(blamed(answer));
@@ -169,11 +174,20 @@ class Arrival implements GrpcArrival, Listener {
     if (!this.#taker?.refuse(answer)) this.settle(answer);
   }
 
+  answer(message: Buffer): void {
+    const { stream } = this.call;
+    stream.setTimeout(this.#limitMs, () => stream.close(constants.NGHTTP2_CANCEL));
+    this.call.sendMessage(message, () => this.settle(OK));
+  }
+
   settle(answer: Status): void {
     this.#onSettled(this);
     const { stream, receivedHalfClose } = this.call;
     const hasBegun = stream.headersSent;
     this.#plain.sendStatus.call(this.call, answer);
+    // What was sent before it may be taken by nobody.
+    if (hasBegun && (!receivedHalfClose || answer.code === LATE.code))
+      setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), LOOK_MS).unref();
     if (receivedHalfClose) return;
     // Closing the stream below counts as the end of what came: a handler would begin, and never be told that its call is over.
     this.call.handleEndEvent = () => undefined;
@@ -182,7 +196,6 @@ class Arrival implements GrpcArrival, Listener {
     if (!hasBegun) return close();
     // It stands in trailers, before which the peer must read what came.
     stream.once("wantTrailers", close);
-    setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), LOOK_MS).unref();
   }
 
   expire(): void {
@@ -205,7 +218,7 @@ export const createGrpcArrivals = ({ limitMs, gates }: GrpcArrivalsOptions): Ser
 
   return (_, intercepted) => {
     const call = intercepted as unknown as GrpcCall;
-    coming.add(new Arrival(call, gates.get(call.handler.path), coming.delete));
+    coming.add(new Arrival(call, gates.get(call.handler.path), limitMs, coming.delete));
     return intercepted as never;
   };
 };

@@ -21,7 +21,6 @@ interface GrpcMethod<Raw> extends Pick<Gate, "take"> {
   readonly handle: (raw: Raw) => void;
 }
 
-const OK: Status = { code: status.OK, details: "OK" };
 const INVALID_ARGUMENT: number = status.INVALID_ARGUMENT;
 const DEADLINE_EXCEEDED: number = status.DEADLINE_EXCEEDED;
 
@@ -128,7 +127,7 @@ export const createGrpcUnary = (pipeline: Pipeline, method: UnaryMethod): GrpcMe
       void pipeline.answer(method, call, taken).then((answer) => {
         if ("failure" in answer) return arrival.settle(statusOf(answer.failure, call.requestId));
         arrival.call.sendMetadata(new RequestIdMetadata(call.requestId));
-        arrival.call.sendMessage(answer.encoded, () => arrival.settle(OK));
+        arrival.answer(answer.encoded);
       });
       return taken;
     },
