@@ -10,6 +10,7 @@ import { onHttp2Server, setHttp2Options } from "./http2-options.ts";
 import { ANONYMOUS_MAX_BYTES, messageLimit } from "./message-limits.ts";
 import type { Method } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
+import { endSilent } from "./silent-sessions.ts";
 
 // A throw while grpc-js decodes would answer INTERNAL before the caller was seen: the pipeline decodes.
 const asIs = (bytes: Buffer) => bytes;
@@ -44,6 +45,7 @@ export const createGrpcServer = (
   setHttp2Options(server);
   onHttp2Server(server, (http2) => {
     cutOffEnded(http2);
+    http2.on("session", (session) => endSilent(session, callTimeoutMs));
     answerNoneGone(http2);
   });
   for (const [path, { handle, type }] of byPath) {

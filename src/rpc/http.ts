@@ -14,6 +14,7 @@ import { endIdle, isLate } from "./idle-sessions.ts";
 import type { Metrics } from "./metrics.ts";
 import { isTooMany } from "./pipelined-requests.ts";
 import { boundRequest } from "./request-bodies.ts";
+import { endSilent } from "./silent-sessions.ts";
 import type { Certificates } from "./tls.ts";
 
 const OWN_HEADERS = ["authorization", "x-actor-token", "x-request-id"];
@@ -140,6 +141,7 @@ export const createHttpServer = ({ config, handler, certificates }: HttpOptions)
   });
   server.on("session", (session: ServerHttp2Session) => {
     endIdle(session, config.grpc.connectionIdleMs);
+    endSilent(session, config.callTimeoutMs);
     // Its handshake was under way when the drain began: nobody else would close it.
     if (draining) session.close();
   });
