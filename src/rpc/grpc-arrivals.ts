@@ -1,6 +1,6 @@
 import { constants, type ServerHttp2Stream } from "node:http2";
 import { type Metadata, type ServerInterceptor, status } from "@grpc/grpc-js";
-import { lookNowAndThen } from "../timers.ts";
+import { type LookedAt, lookNowAndThen } from "../timers.ts";
 
 /** The status of a call, by gRPC's number. */
 export interface Status {
@@ -81,7 +81,7 @@ const OK: Status = { code: status.OK, details: "OK" };
 const CUT_SHORT: Status = { code: status.INVALID_ARGUMENT, details: "the message is cut short" };
 const LATE: Status = { code: status.DEADLINE_EXCEEDED, details: "the deadline passed" };
 
-/** How often messages are looked for that have not come in time, in milliseconds. */
+/** How often messages are looked for that have not come, and answers that were not taken, in time; in milliseconds. */
 const LOOK_MS = 1_000;
 
 /** What grpc-js calls INTERNAL, as if it were our fault, past all that an interceptor may replace. */
@@ -113,22 +113,23 @@ const boundMessages = ({ decoder, handler }: GrpcCall): void => {
 
 class Arrival implements GrpcArrival, Listener {
   readonly call: GrpcCall;
-  /** When its message was asked for: until then its caller is looked up. */
+  /** When its message was asked for, and then when it was answered: until then its caller is looked up. */
   since: number;
   /** What grpc-js does with the call by itself. */
   readonly #plain: GrpcCall;
   readonly #gate: Gate | undefined;
   readonly #limitMs: number;
-  readonly #onSettled: (arrival: Arrival) => void;
+  readonly #waiting: LookedAt<Arrival>;
+  #isAnswered = false;
   #taker: Taker | undefined;
   #listener: Listener | undefined;
 
-  constructor(call: GrpcCall, gate: Gate | undefined, limitMs: number, onSettled: (arrival: Arrival) => void) {
+  constructor(call: GrpcCall, gate: Gate | undefined, limitMs: number, waiting: LookedAt<Arrival>) {
     this.call = call;
     this.#plain = Object.getPrototypeOf(call) as GrpcCall;
     this.#gate = gate;
     this.#limitMs = limitMs;
-    this.#onSettled = onSettled;
+    this.#waiting = waiting;
     this.since = gate ? Infinity : performance.now();
     call.sendStatus = (answer) => this.#answer(blamed(answer));
     boundMessages(call);
@@ -139,7 +140,8 @@ class Arrival implements GrpcArrival, Listener {
   }
 
   get isOver(): boolean {
-    return this.call.receivedHalfClose || this.call.stream.destroyed;
+    const { receivedHalfClose, stream } = this.call;
+    return stream.destroyed || (receivedHalfClose && !this.#isAnswered);
   }
 
   #start(listener: Listener): void {
@@ -175,13 +177,14 @@ class Arrival implements GrpcArrival, Listener {
   }
 
   answer(message: Buffer): void {
-    const { stream } = this.call;
-    stream.setTimeout(this.#limitMs, () => stream.close(constants.NGHTTP2_CANCEL));
+    this.since = performance.now();
+    this.#isAnswered = true;
+    this.#waiting.add(this);
     this.call.sendMessage(message, () => this.settle(OK));
   }
 
   settle(answer: Status): void {
-    this.#onSettled(this);
+    this.#waiting.delete(this);
     const { stream, receivedHalfClose } = this.call;
     const hasBegun = stream.headersSent;
     this.#plain.sendStatus.call(this.call, answer);
@@ -199,7 +202,10 @@ class Arrival implements GrpcArrival, Listener {
   }
 
   expire(): void {
-    if (this.#taker) this.#taker.expire();
+    const { stream } = this.call;
+    // From here on it must go on. A timer for each answer costs more than a look at those that were not taken.
+    if (this.#isAnswered) stream.setTimeout(this.#limitMs, () => stream.close(constants.NGHTTP2_CANCEL));
+    else if (this.#taker) this.#taker.expire();
     else this.settle(LATE);
   }
 }
@@ -210,15 +216,15 @@ class Arrival implements GrpcArrival, Listener {
  * that take too long are answered, and those whose sender nobody knows are small.
  */
 export const createGrpcArrivals = ({ limitMs, gates }: GrpcArrivalsOptions): ServerInterceptor => {
-  const coming = lookNowAndThen<Arrival>(Math.min(LOOK_MS, limitMs), (arrival) => {
+  const waiting = lookNowAndThen<Arrival>(Math.min(LOOK_MS, limitMs), (arrival) => {
     const isLate = arrival.since < performance.now() - limitMs;
-    if (arrival.isOver || isLate) coming.delete(arrival);
+    if (arrival.isOver || isLate) waiting.delete(arrival);
     if (isLate && !arrival.isOver) arrival.expire();
   });
 
   return (_, intercepted) => {
     const call = intercepted as unknown as GrpcCall;
-    coming.add(new Arrival(call, gates.get(call.handler.path), limitMs, coming.delete));
+    waiting.add(new Arrival(call, gates.get(call.handler.path), limitMs, waiting));
     return intercepted as never;
   };
 };
