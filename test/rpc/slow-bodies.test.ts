@@ -163,7 +163,7 @@ test("HTTP/1.1: with such an answer its connection is ended", async () => {
     peer.write(METRICS);
     return peer.destroyed;
   };
-  await expect.poll(ask, { interval: 10, timeout: 10_000 }).toBe(true);
+  await expect.poll(ask, { interval: 10, timeout: 30_000 }).toBe(true);
 });
 
 const PREFLIGHT = "OPTIONS /metrics HTTP/1.1\r\nhost: x\r\norigin: https://x.example\r\n\r\n";
