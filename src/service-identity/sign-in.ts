@@ -32,8 +32,16 @@ const selectCredential = (secretId: string) => sql.prepared("select-credential",
   LEFT JOIN tenants t ON t.tenant_id = s.tenant_id
   WHERE x.secret_id = ${secretId}::uuid AND (x.revoked_utc IS NULL OR x.revoked_utc > now())`;
 
+/** For who notes the use too: two that came to share the secret's lock would each wait for the other to let go of it. */
+const lockCredential = (secretId: string) => sql.prepared("lock-credential", secretIdRow)`
+  SELECT x.secret_id
+  FROM services s
+  JOIN service_secrets x ON x.svc_id = s.svc_id
+  WHERE x.secret_id = ${secretId}::uuid
+  FOR SHARE OF s FOR NO KEY UPDATE OF x`;
+
 const updateLastUsed = (secretId: string) => sql.prepared("update-secret-used", secretIdRow)`
-  UPDATE service_secrets SET last_used_utc = now()
+  UPDATE service_secrets SET last_used_utc = clock_timestamp()
   WHERE secret_id = ${secretId}::uuid AND coalesce(last_used_utc < now() - interval '1 minute', true)
   RETURNING secret_id`;
 
@@ -82,8 +90,6 @@ export const signInHandlers = ({ db, macs }: ServiceIdentityParts, defaultTtlMs:
       const serviceToken = makeCredential("skt", sessionId);
       // One that is not narrowed follows its service, whose present permissions bound it anyway.
       const own = permissions.length > 0 ? permissions : ["*"];
-      // By itself, not in the session's transaction: two that share the secret's lock would wait for each other.
-      if (found.use_is_stale) await transact(db, call, (tx) => tx.any(updateLastUsed(secretId)));
       const { expiry_utc: expiry } = await transact(db, call, async (tx) => {
         const session = {
           sessionId,
@@ -92,7 +98,11 @@ export const signInHandlers = ({ db, macs }: ServiceIdentityParts, defaultTtlMs:
           permissions: own,
           ttlMs: ttl ? Math.max(1, durationMs(ttl)) : defaultTtlMs,
         };
-        return (await tx.maybeOne(insertSession(session))) ?? refusal("SERVICE_CREDENTIALS_INVALID");
+        if (found.use_is_stale) await tx.any(lockCredential(secretId));
+        const opened = await tx.maybeOne(insertSession(session));
+        if (!opened) return refusal("SERVICE_CREDENTIALS_INVALID");
+        if (found.use_is_stale) await tx.any(updateLastUsed(secretId));
+        return opened;
       });
       return { serviceToken, expireTime: timestampFromMs(expiry), permissions: intersection(own, found.perm_keys) };
     },

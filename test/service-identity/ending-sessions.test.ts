@@ -48,7 +48,7 @@ const purgeNow = async ({ databaseUrl, config }: TestService) => {
 /** A sign-in that has begun, and waits for the row that sign-ins share, when something is written. */
 const signInBehind = (
   server: TestService,
-  { serviceId, key, secret }: Awaited<ReturnType<TestService["addService"]>>,
+  { serviceId, key, secret }: Pick<Awaited<ReturnType<TestService["addService"]>>, "serviceId" | "key" | "secret">,
   write: QuerySqlToken,
 ) =>
   heldUp(
@@ -190,6 +190,22 @@ describe.each(transports)("%s: ending sessions", (transport) => {
       UPDATE service_secrets SET revoked_utc = clock_timestamp() WHERE secret_id = ${service.secretId}::uuid`;
     await expectRefusal(signInBehind(server, service, revoke), "SERVICE_CREDENTIALS_INVALID");
   });
+
+  test.each(["services", "service_secrets"] as const)(
+    "a sign-in that waited for an end in %s opens no session, and is no use of its secret",
+    async (table) => {
+      const server = await startService(transport);
+      const { serviceId, key } = await server.addService([]);
+      const { secretId, secret } = await server.services.createServiceSecret({ serviceId });
+      const end =
+        table === "services"
+          ? sql.unsafe`UPDATE services SET svc_state_code = 'disabled' WHERE svc_id = ${serviceId}::uuid`
+          : sql.unsafe`UPDATE service_secrets SET revoked_utc = clock_timestamp() WHERE secret_id = ${secretId}::uuid`;
+      await expectRefusal(signInBehind(server, { serviceId, key, secret }, end), "SERVICE_CREDENTIALS_INVALID");
+      const { secrets } = await server.services.listServiceSecrets({ serviceId });
+      expect(secrets.find((one) => one.secretId === secretId)).not.toHaveProperty("lastUsedTime");
+    },
+  );
 
   test("a sign-in that waited until its service was disabled and enabled again makes a session that counts", async () => {
     const server = await startService(transport);
