@@ -5,7 +5,7 @@ import { ListAccessibleNodesRequestSchema, type OrgService } from "../gen/org/v1
 import type { Handlers } from "../rpc/methods.ts";
 import { readPage } from "../rpc/page.ts";
 import { cutStreams, leastAfter } from "./access-pages.ts";
-import { nodeMessage, selectNodes } from "./nodes.ts";
+import { type NodeRow, nodeMessage } from "./nodes.ts";
 import type { OrgParts } from "./parts.ts";
 import { type ScopeCode, scopeCode } from "./visibility-checks.ts";
 
@@ -13,6 +13,13 @@ const foundRow = z.object({
   /** Up to where the page has looked; null where it came to the end. */
   cut_id: z.string().nullable(),
   org_node_id: z.string().nullable(),
+  tenant_id: z.string().nullable(),
+  node_type_code: z.string().nullable(),
+  node_label: z.string().nullable(),
+  parent_org_node_id: z.string().nullable(),
+  active_flag: z.boolean().nullable(),
+  created_utc: z.number().nullable(),
+  depth_val: z.number().nullable(),
 });
 
 interface Asked<Access> {
@@ -31,6 +38,8 @@ interface Asked<Access> {
  * node and 16 at least for each of many; what all were read up to is the window. Who has few nodes gets them on one page.
  * Where that window ends before the tenant's next 2,000 nodes do, since one stream is long beside many, or where the user
  * has more than 1,000 such nodes or 5,000 assignments, those 2,000 nodes are looked through, each decided as by a check.
+ *
+ * What a node is comes from the snapshot that found it: by a second statement it might stand elsewhere, or be inactive.
  */
 export const selectNodesByCapability = ({ tenantId, userId, access, from, limit }: Asked<string>) =>
   sql.type(foundRow)`
@@ -86,7 +95,8 @@ export const selectNodesByCapability = ({ tenantId, userId, access, from, limit 
       SELECT e.few AND (e.streams_id IS NULL OR coalesce(e.streams_id >= e.nodes_id, false)) AS by_streams
     ) w
   )
-  SELECT cut.cut_id, found.org_node_id
+  SELECT cut.cut_id, node.org_node_id, node.tenant_id, node.node_type_code, node.node_label, node.parent_org_node_id,
+    node.active_flag, node.created_utc, node.depth_val
   FROM cut LEFT JOIN LATERAL (
     (SELECT w.org_node_id
     FROM (
@@ -124,6 +134,12 @@ export const selectNodesByCapability = ({ tenantId, userId, access, from, limit 
     ORDER BY w.org_node_id
     LIMIT ${limit})
   ) found ON true
+  LEFT JOIN LATERAL (
+    SELECT n.org_node_id, n.tenant_id, n.node_type_code, n.node_label, n.parent_org_node_id, n.active_flag, n.created_utc,
+      (SELECT max(p.depth_val) FROM org_node_paths p WHERE p.descendant_org_node_id = n.org_node_id) AS depth_val
+    FROM org_nodes n WHERE n.org_node_id = found.org_node_id
+    OFFSET 0
+  ) node ON true
   ORDER BY found.org_node_id`;
 
 /** Likewise by grants. */
@@ -178,7 +194,8 @@ export const selectNodesByScope = ({ tenantId, userId, access, from, limit }: As
       SELECT e.few AND (e.streams_id IS NULL OR coalesce(e.streams_id >= e.nodes_id, false)) AS by_streams
     ) w
   )
-  SELECT cut.cut_id, found.org_node_id
+  SELECT cut.cut_id, node.org_node_id, node.tenant_id, node.node_type_code, node.node_label, node.parent_org_node_id,
+    node.active_flag, node.created_utc, node.depth_val
   FROM cut LEFT JOIN LATERAL (
     (SELECT w.org_node_id
     FROM (
@@ -216,6 +233,12 @@ export const selectNodesByScope = ({ tenantId, userId, access, from, limit }: As
     ORDER BY w.org_node_id
     LIMIT ${limit})
   ) found ON true
+  LEFT JOIN LATERAL (
+    SELECT n.org_node_id, n.tenant_id, n.node_type_code, n.node_label, n.parent_org_node_id, n.active_flag, n.created_utc,
+      (SELECT max(p.depth_val) FROM org_node_paths p WHERE p.descendant_org_node_id = n.org_node_id) AS depth_val
+    FROM org_nodes n WHERE n.org_node_id = found.org_node_id
+    OFFSET 0
+  ) node ON true
   ORDER BY found.org_node_id`;
 
 export const accessibleNodeHandlers = ({ db }: OrgParts) =>
@@ -228,15 +251,8 @@ export const accessibleNodeHandlers = ({ db }: OrgParts) =>
         access.case === "scope"
           ? selectNodesByScope({ ...asked, access: scopeCode(access.value) })
           : selectNodesByCapability({ ...asked, access: access.value ?? "" });
-      return read(db, call, async (connection) => {
-        const found = cutStreams(page, await connection.any(select), ({ org_node_id }) => org_node_id);
-        const ids = found.rows.map(({ org_node_id }) => org_node_id);
-        const nodes = ids.length === 0 ? [] : await connection.any(selectNodes(ids));
-        const byId = new Map(nodes.map((node) => [node.org_node_id, node]));
-        return {
-          nodes: ids.flatMap((id) => byId.get(id) ?? []).map(nodeMessage),
-          nextPageToken: found.nextPageToken,
-        };
-      });
+      const rows = await read(db, call, (connection) => connection.any(select));
+      const found = cutStreams<NodeRow>(page, rows, ({ org_node_id }) => org_node_id);
+      return { nodes: found.rows.map(nodeMessage), nextPageToken: found.nextPageToken };
     },
   }) satisfies Partial<Handlers<typeof OrgService>>;

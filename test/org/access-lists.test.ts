@@ -117,6 +117,31 @@ describe.each(transports)("%s", (transport) => {
     }
   });
 
+  test("while a node is closed and moved away, every list has it as it is accessible, or has it not", async () => {
+    const { server, tenantId, userId, root, node, byCapability } = await plant();
+    const { org } = server;
+    const { nodeId } = node;
+    const written = new AbortController();
+    const write = async () => {
+      for (let round = 0; round < 40; round++) {
+        await org.deactivateNode({ tenantId, nodeId });
+        await org.activateNode({ tenantId, nodeId });
+        await org.moveNode({ tenantId, nodeId });
+        await org.moveNode({ tenantId, nodeId, newParentNodeId: root.nodeId });
+      }
+    };
+    const listed = new Set<string>();
+    const list = async (access: typeof byCapability | { case: "scope"; value: AccessScope }) => {
+      while (!written.signal.aborted) {
+        const { nodes } = await org.listAccessibleNodes({ tenantId, userId, access });
+        for (const { active, depth } of nodes.filter((one) => one.nodeId === nodeId)) listed.add(`${active} ${depth}`);
+      }
+    };
+    const accesses = [byCapability, { case: "scope" as const, value: READ }].flatMap((access) => [access, access]);
+    await Promise.all([write().finally(() => written.abort()), ...accesses.map(list)]);
+    expect([...listed]).toEqual(["true 1"]);
+  });
+
   test("a page's token belongs to what it was asked about", async () => {
     const { server, tenantId, userId, node, keys, byCapability } = await plant();
     const { org } = server;
