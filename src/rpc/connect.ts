@@ -7,7 +7,7 @@ import type { HeaderReader } from "./caller.ts";
 import { shortTimeout } from "./grpc-headers.ts";
 import type { HttpHandler, HttpRequest } from "./http.ts";
 import { JsonText } from "./json-text.ts";
-import { messageLimit } from "./message-limits.ts";
+import { READ_OPTIONS, messageLimit } from "./message-limits.ts";
 import type { Method, StreamMethod, UnaryMethod } from "./methods.ts";
 import type { Pipeline } from "./pipeline.ts";
 import { bodyKey, bodyOf } from "./request-bodies.ts";
@@ -16,6 +16,7 @@ type Gate = (context: HandlerContext) => Promise<void>;
 
 const optionsOf = ({ desc }: Method, requestGate: Gate, readMaxBytes: number) => ({
   requestGate,
+  binaryOptions: READ_OPTIONS,
   jsonOptions: { ignoreUnknownFields: true, textDecoder: new JsonText(desc.input) },
   readMaxBytes,
 });

@@ -7,6 +7,7 @@ import type { HeaderReader } from "./caller.ts";
 import type { Failure } from "./failure.ts";
 import type { Gate, GrpcArrival, GrpcCall, Status, Taker } from "./grpc-arrivals.ts";
 import { RequestIdMetadata, asBuffer, statusOf } from "./grpc-status.ts";
+import { READ_OPTIONS } from "./message-limits.ts";
 import type { Method, StreamMethod, UnaryMethod } from "./methods.ts";
 import type { Exchange, Pipeline } from "./pipeline.ts";
 import { unreadable } from "./refusal.ts";
@@ -78,7 +79,7 @@ class Taken implements Taker, Exchange<Buffer> {
   /** Its message's bytes are there. */
   deliver(bytes: Buffer): void {
     try {
-      this.#message.deliver(fromBinary(this.#desc.input, bytes));
+      this.#message.deliver(fromBinary(this.#desc.input, bytes, READ_OPTIONS));
     } catch (cause) {
       this.#message.refuse(unreadable(cause));
     }
