@@ -163,30 +163,34 @@ const explanation = (row: ExplanationRow) => {
 
 const capabilityKeyRow = z.object({ cap_key: z.string() });
 
+/** A role's capabilities are read once, however often somebody has it. */
 export const selectEffectiveCapabilities = (tenantId: string, userId: string, nodeId: string) => sql.type(
   capabilityKeyRow,
 )`
   SELECT c.cap_key FROM capabilities c
   WHERE c.cap_id IN (
     SELECT h.cap_id
-    FROM tenants t
-    JOIN users u ON u.tenant_id = t.tenant_id
-    JOIN org_nodes n ON n.tenant_id = t.tenant_id
-    JOIN org_node_paths p ON p.descendant_org_node_id = n.org_node_id
-    CROSS JOIN LATERAL (
-      SELECT a.role_id FROM org_assignments a
-      WHERE a.user_id = u.user_id AND a.org_node_id = p.ancestor_org_node_id
-        AND a.start_utc <= now() AND a.lasts_utc > now()
-      OFFSET 0
-    ) granted
-    JOIN role_capabilities h ON h.role_id = granted.role_id
-    WHERE t.tenant_id = ${tenantId}::uuid AND t.tenant_state_code = 'active'
-      AND u.user_id = ${userId}::uuid AND u.user_state_code = 'active'
-      AND n.org_node_id = ${nodeId}::uuid
-      AND NOT EXISTS (
-        SELECT FROM org_node_paths q
-        JOIN org_nodes i ON i.org_node_id = q.ancestor_org_node_id AND NOT i.active_flag
-        WHERE q.descendant_org_node_id = ${nodeId}::uuid)
+    FROM (
+      SELECT DISTINCT granted.role_id
+      FROM tenants t
+      JOIN users u ON u.tenant_id = t.tenant_id
+      JOIN org_nodes n ON n.tenant_id = t.tenant_id
+      JOIN org_node_paths p ON p.descendant_org_node_id = n.org_node_id
+      CROSS JOIN LATERAL (
+        SELECT a.role_id FROM org_assignments a
+        WHERE a.user_id = u.user_id AND a.org_node_id = p.ancestor_org_node_id
+          AND a.start_utc <= now() AND a.lasts_utc > now()
+        OFFSET 0
+      ) granted
+      WHERE t.tenant_id = ${tenantId}::uuid AND t.tenant_state_code = 'active'
+        AND u.user_id = ${userId}::uuid AND u.user_state_code = 'active'
+        AND n.org_node_id = ${nodeId}::uuid
+        AND NOT EXISTS (
+          SELECT FROM org_node_paths q
+          JOIN org_nodes i ON i.org_node_id = q.ancestor_org_node_id AND NOT i.active_flag
+          WHERE q.descendant_org_node_id = ${nodeId}::uuid)
+    ) held
+    JOIN role_capabilities h ON h.role_id = held.role_id
   )
   ORDER BY c.cap_key COLLATE "C"`;
 
