@@ -13,7 +13,7 @@ import {
 import type { Call } from "../rpc/call.ts";
 import { checkTenant, ownTenant } from "../rpc/caller.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { type Weight, cutPage, readPage } from "../rpc/page.ts";
+import { readPage } from "../rpc/page.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import { maskedFields } from "../rpc/update-mask.ts";
 import { escalation } from "./escalation.ts";
@@ -45,16 +45,33 @@ const selectServiceByKey = (key: string, own: string | null) => sql.type(service
   FROM services s
   WHERE (${own}::uuid IS NULL OR s.tenant_id = ${own}::uuid) AND s.svc_key = ${key}`;
 
-const selectServices = (tenantId: string | null, state: StateCode | null, after: string | null, limit: number) =>
-  sql.type(serviceRow)`
+const listedServiceRow = serviceRow.extend({ has_next: z.boolean() });
+
+/** Permissions on a page, 128 bytes each at most: it stays below the 4 MiB that gRPC clients take. */
+const PAGE_PERMISSIONS_MAX = 20_000;
+
+/** As many as have at most PAGE_PERMISSIONS_MAX permissions together, and always the first: no others are read. */
+export const selectServices = (tenantId: string | null, state: StateCode | null, after: string | null, size: number) =>
+  sql.type(listedServiceRow)`
+  WITH counted AS (
+    SELECT s.svc_id, s.tenant_id, s.svc_key, s.svc_label, s.svc_state_code, s.created_utc,
+      row_number() OVER by_id AS position,
+      sum((SELECT count(*) FROM service_permissions p WHERE p.svc_id = s.svc_id)) OVER by_id AS perm_total,
+      coalesce(lead(true) OVER by_id, false) AS has_next
+    FROM services s
+    WHERE (${tenantId}::uuid IS NULL OR s.tenant_id = ${tenantId}::uuid)
+      AND (${state}::text IS NULL OR s.svc_state_code = ${state}::text)
+      AND (${after}::uuid IS NULL OR s.svc_id > ${after}::uuid)
+    WINDOW by_id AS (ORDER BY s.svc_id)
+    ORDER BY s.svc_id
+    LIMIT ${size}
+  )
   SELECT s.svc_id, s.tenant_id, s.svc_key, s.svc_label, s.svc_state_code, s.created_utc,
-    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key COLLATE "C") AS perm_keys
-  FROM services s
-  WHERE (${tenantId}::uuid IS NULL OR s.tenant_id = ${tenantId}::uuid)
-    AND (${state}::text IS NULL OR s.svc_state_code = ${state}::text)
-    AND (${after}::uuid IS NULL OR s.svc_id > ${after}::uuid)
-  ORDER BY s.svc_id
-  LIMIT ${limit}`;
+    ARRAY(SELECT p.perm_key FROM service_permissions p WHERE p.svc_id = s.svc_id ORDER BY p.perm_key COLLATE "C") AS perm_keys,
+    s.has_next
+  FROM counted s
+  WHERE s.position = 1 OR s.perm_total <= ${PAGE_PERMISSIONS_MAX}
+  ORDER BY s.svc_id`;
 
 const lockService = (serviceId: string, own: string | null) => sql.type(svcIdRow)`
   SELECT s.svc_id FROM services s
@@ -73,9 +90,6 @@ const updateServiceLabel = (serviceId: string, label: string) => sql.type(svcIdR
 
 export const updateServiceState = (serviceId: string, state: StateCode) => sql.type(svcIdRow)`
   UPDATE services SET svc_state_code = ${state} WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
-
-/** Permissions on a page, 128 bytes each at most. */
-const PAGE_WEIGHT: Weight<ServiceRow> = { of: ({ perm_keys }) => perm_keys.length, max: 20_000 };
 
 const STATES = { active: ServiceState.ACTIVE, disabled: ServiceState.DISABLED } as const;
 
@@ -139,15 +153,10 @@ export const serviceHandlers = ({ db }: ServiceIdentityParts) =>
 
     async listServices(request, call) {
       const page = readPage(ListServicesRequestSchema, request, z.guid());
-      const list = selectServices(
-        request.tenantId ?? null,
-        stateCode(request.state),
-        page.after ?? null,
-        page.size + 1,
-      );
-      const found = await read(db, call, (connection) => connection.any(list));
-      const { rows, nextPageToken } = cutPage(page, found, (row) => row.svc_id, PAGE_WEIGHT);
-      return { services: rows.map(serviceMessage), nextPageToken };
+      const list = selectServices(request.tenantId ?? null, stateCode(request.state), page.after ?? null, page.size);
+      const rows = await read(db, call, (connection) => connection.any(list));
+      const last = rows.at(-1);
+      return { services: rows.map(serviceMessage), nextPageToken: last?.has_next ? page.tokenAfter(last.svc_id) : "" };
     },
 
     async updateService({ serviceId, label, updateMask }, call) {

@@ -3,6 +3,7 @@ import { sql } from "slonik";
 import { describe, expect, test } from "vitest";
 import { ExplainAccessResponseSchema, ListAuditEventsResponseSchema } from "../../src/gen/org/v1/org_pb.ts";
 import { ListServicesResponseSchema } from "../../src/gen/service_identity/v1/service_identity_pb.ts";
+import { selectServices } from "../../src/service-identity/services.ts";
 import { addCapabilities, addRole } from "../support/roles.ts";
 import { type TestService, startService, transports } from "../support/service.ts";
 import { addChain } from "../support/trees.ts";
@@ -62,6 +63,9 @@ describe.each(transports)("%s: a page is short where its rows are large", (trans
     const ids = pages.flatMap((page) => page.services.map(({ serviceId }) => serviceId));
     expect(new Set(ids).size).toBe(500);
     expect(ids).toHaveLength(500);
+    // What the page has no room for is not read either.
+    const rows = await pool.any(selectServices(tenantId, null, null, 1_000));
+    expect(rows.flatMap(({ perm_keys }) => perm_keys)).toHaveLength(20_000);
   });
 });
 
