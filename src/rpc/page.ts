@@ -78,7 +78,7 @@ export interface Weight<Row> {
 }
 
 /** How many of the first rows weigh no more than they may together, and always the first. */
-const fitting = <Row>(rows: readonly Row[], { of, max }: Weight<Row>): number => {
+export const fitting = <Row>(rows: readonly Row[], { of, max }: Weight<Row>): number => {
   let total = 0;
   const beyond = rows.findIndex((row, index) => (total += of(row)) > max && index > 0);
   return beyond === -1 ? rows.length : beyond;

@@ -45,6 +45,22 @@ describe.each(transports)("%s: a page is short where its rows are large", (trans
     expect(ids).toHaveLength(46);
   });
 
+  test("of events that were loaded with many numbers, each of which is longer than in JSON", async () => {
+    const { pool, org, addTenant } = await startService(transport);
+    const tenantId = await addTenant();
+    await pool.query(sql.unsafe`
+      INSERT INTO audit_events (audit_id, tenant_id, action_key, entity_kind_code, occurred_utc, payload_json)
+      SELECT gen_random_uuid(), ${tenantId}::uuid, 'numbers', 'role', now() + n * interval '1 second',
+        jsonb_build_object('counts', (SELECT jsonb_agg(1) FROM generate_series(1, 60000)))
+      FROM generate_series(1, 12) n`);
+    const pages = await pagesOf(ListAuditEventsResponseSchema, (pageToken) =>
+      org.listAuditEvents({ tenantId, action: "numbers", pageToken }),
+    );
+    const ids = pages.flatMap(({ events }) => events.map(({ auditId }) => auditId));
+    expect(new Set(ids).size).toBe(12);
+    expect(ids).toHaveLength(12);
+  });
+
   test("of services with many permissions", async () => {
     const { pool, services, addTenant } = await startService(transport);
     const tenantId = await addTenant();
