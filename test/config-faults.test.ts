@@ -3,6 +3,7 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ConfigError } from "../src/config.ts";
 import { CHILD_ENV } from "./support/child-env.ts";
@@ -252,5 +253,17 @@ describe("the process", () => {
     await writeFile(join(folder, ".env"), "DATABASE_URL=postgresql://127.0.0.1:1/auth\n");
     const { code, stderr } = await start(variables);
     expect({ code, stderr }).toEqual({ code: 78, stderr: `the configuration is not usable:\n  ${fault}\n` });
+  });
+
+  test("ends with 78 where files are pipes that nobody writes to, and does not wait for that", async () => {
+    const pipe = join(folder, "pipe");
+    await promisify(execFile)("mkfifo", [pipe]);
+    const files = { TLS_CERT_FILE: pipe, TLS_KEY_FILE: pipe, JWT_KEYS_FILE: pipe };
+    const { code, stderr } = await start({ DATABASE_URL: "postgresql://127.0.0.1:1/auth", ...files });
+    const faults = ["TLS_CERT_FILE holds no complete PEM certificate", "JWT_KEYS_FILE is not JSON"];
+    expect({ code, stderr }).toEqual({
+      code: 78,
+      stderr: `the configuration is not usable:\n  ${faults.join("\n  ")}\n`,
+    });
   });
 });

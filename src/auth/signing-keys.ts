@@ -8,6 +8,7 @@ import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Log } from "../log.ts";
 import { startPolling } from "../polling.ts";
 import type { Handlers } from "../rpc/methods.ts";
+import { WITHOUT_WAITING } from "../without-waiting.ts";
 
 /** The one algorithm of access tokens (RFC 8037). */
 export const ALGORITHM = "EdDSA";
@@ -79,7 +80,7 @@ class KeyFileError extends Error {}
 
 const readText = async (file: string): Promise<string> => {
   try {
-    return await readFile(file, "utf8");
+    return await readFile(file, { encoding: "utf8", flag: WITHOUT_WAITING });
   } catch (error) {
     throw new KeyFileError(`cannot be read: ${(error as NodeJS.ErrnoException).code ?? "unknown error"}`);
   }

@@ -12,6 +12,7 @@ import { type Config, ConfigError } from "../config.ts";
 import { TIMER_MAX_MS } from "../config-values.ts";
 import type { Log } from "../log.ts";
 import type { Tracing } from "../tracing.ts";
+import { WITHOUT_WAITING } from "../without-waiting.ts";
 import { createDriver } from "./driver.ts";
 import { timestamptzParser } from "./timestamps.ts";
 
@@ -71,7 +72,7 @@ export const connectionUri = (url: string, { tls, pgBouncer }: Config["database"
 
 const readCa = (file: string): Buffer => {
   try {
-    return readFileSync(file);
+    return readFileSync(file, { flag: WITHOUT_WAITING });
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     throw new ConfigError([`DATABASE_TLS_CA_FILE cannot be read: ${code}`]);

@@ -5,6 +5,7 @@ import mustache from "mustache";
 import { type PurposeCode, otpPurpose } from "../auth/otp-codes.ts";
 import { type Config, ConfigError } from "../config.ts";
 import { oneLine } from "../one-line.ts";
+import { WITHOUT_WAITING } from "../without-waiting.ts";
 
 const OWN_DIR = fileURLToPath(new URL("templates/", import.meta.url));
 const PARTS = ["subject", "text", "html", "sms"] as const;
@@ -47,7 +48,7 @@ export const loadTemplates = ({ templatesDir, locale }: Config["delivery"]): Tem
   for (const name of otpPurpose.options.flatMap((purpose) => PARTS.map((part) => [purpose, part] as const))) {
     const file = `${locale}/${name.join(".")}.mustache`;
     try {
-      const template = readFileSync(join(templatesDir ?? OWN_DIR, file), "utf8");
+      const template = readFileSync(join(templatesDir ?? OWN_DIR, file), { encoding: "utf8", flag: WITHOUT_WAITING });
       const fault = faultOf(template, name[1]);
       if (fault !== undefined) faults.push(`${variable}: ${file} ${fault}`);
       texts.set(name.join("."), template);

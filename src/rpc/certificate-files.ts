@@ -2,6 +2,7 @@ import { createPrivateKey, X509Certificate, type KeyObject } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createSecureContext, type SecureContextOptions } from "node:tls";
 import { ConfigError } from "../config.ts";
+import { WITHOUT_WAITING } from "../without-waiting.ts";
 
 export interface CertificateFiles {
   readonly certFile: string;
@@ -29,7 +30,7 @@ const fault = (file: keyof CertificateFiles, what: string) => new ConfigError([`
 
 const read = async (file: keyof CertificateFiles, path: string): Promise<Buffer | ConfigError> => {
   try {
-    return await readFile(path);
+    return await readFile(path, { flag: WITHOUT_WAITING });
   } catch (error) {
     return fault(file, `cannot be read: ${(error as NodeJS.ErrnoException).code ?? "unknown error"}`);
   }
