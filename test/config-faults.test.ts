@@ -258,9 +258,19 @@ describe("the process", () => {
   test("ends with 78 where files are pipes that nobody writes to, and does not wait for that", async () => {
     const pipe = join(folder, "pipe");
     await promisify(execFile)("mkfifo", [pipe]);
-    const files = { TLS_CERT_FILE: pipe, TLS_KEY_FILE: pipe, JWT_KEYS_FILE: pipe };
-    const { code, stderr } = await start({ DATABASE_URL: "postgresql://127.0.0.1:1/auth", ...files });
-    const faults = ["TLS_CERT_FILE holds no complete PEM certificate", "JWT_KEYS_FILE is not JSON"];
+    const { code, stderr } = await start({
+      DATABASE_URL: "postgresql://127.0.0.1:1/auth",
+      DATABASE_TLS: "verify",
+      DATABASE_TLS_CA_FILE: pipe,
+      TLS_CERT_FILE: pipe,
+      TLS_KEY_FILE: pipe,
+      JWT_KEYS_FILE: pipe,
+    });
+    const faults = [
+      "TLS_CERT_FILE holds no complete PEM certificate",
+      "JWT_KEYS_FILE is not JSON",
+      "DATABASE_TLS_CA_FILE holds no complete PEM certificate",
+    ];
     expect({ code, stderr }).toEqual({
       code: 78,
       stderr: `the configuration is not usable:\n  ${faults.join("\n  ")}\n`,

@@ -1,5 +1,6 @@
 import type { Config } from "../config.ts";
 import { createLog } from "../log.ts";
+import { verifiedTls } from "../db/connections.ts";
 import { openDatabase } from "../db/pool.ts";
 import { peppersOf } from "../dev-keys.ts";
 import { bootstrapRoot, recoverRoot } from "../service-identity/bootstrap.ts";
@@ -10,6 +11,8 @@ const run = async (config: Config, recover: boolean) => {
   const { url } = config.database;
   if (!url)
     throw new Error("DATABASE_URL is not set; on the embedded database `npm start` makes the root service itself");
+  // What opens connections would take a file of no use for a database out of reach.
+  verifiedTls(config.database);
   const log = createLog(config.logLevel, process.stderr);
   const macs = createMacs(await peppersOf(config, log));
   const db = openDatabase({ url, settings: config.database, log });

@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Config } from "../config.ts";
+import { verifiedTls } from "../db/connections.ts";
 import type { MigrateAnswer, Migrated } from "../db/migrate-process.ts";
 import { committedMigrations } from "../db/migrations.ts";
 import { runCommand } from "./run.ts";
@@ -75,6 +76,8 @@ const lineOf = ({ applied, queueSteps }: Migrated): string => {
 if (import.meta.main) {
   await runCommand(async ({ database }) => {
     if (!database.url) throw new Error("DATABASE_URL is not set; the embedded database is migrated by `npm start`");
+    // Where its file of authorities is of no use the driver names another cause, or none of ours.
+    verifiedTls(database);
     process.stdout.write(`${lineOf(await migrate(migrationUrl(database.url, database)))}\n`);
   });
 }

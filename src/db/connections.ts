@@ -11,6 +11,7 @@ import {
 import { type Config, ConfigError } from "../config.ts";
 import { TIMER_MAX_MS } from "../config-values.ts";
 import type { Log } from "../log.ts";
+import { parseCertificates } from "../rpc/certificate-files.ts";
 import type { Tracing } from "../tracing.ts";
 import { WITHOUT_WAITING } from "../without-waiting.ts";
 import { createDriver } from "./driver.ts";
@@ -70,7 +71,7 @@ export const connectionUri = (url: string, { tls, pgBouncer }: Config["database"
   return uri.toString();
 };
 
-const readCa = (file: string): Buffer => {
+const readBytes = (file: string): Buffer => {
   try {
     return readFileSync(file, { flag: WITHOUT_WAITING });
   } catch (error) {
@@ -79,10 +80,16 @@ const readCa = (file: string): Buffer => {
   }
 };
 
+const readCa = (file: string, known?: Buffer): Buffer => {
+  const found = readBytes(file);
+  if (!known?.equals(found)) parseCertificates("databaseCaFile", found);
+  return found;
+};
+
 /**
  * What TLS must verify, where the settings and not the URL say so. Each connection reads the file of authorities, which may
- * be renewed, and takes the former where it cannot.
- * @throws ConfigError where the file cannot be read now.
+ * be renewed, and takes the former where it cannot, or the file is half written.
+ * @throws ConfigError where the file is of no use now.
  */
 export const verifiedTls = ({ tls, tlsCaFile }: Config["database"]): ConnectionOptions | undefined => {
   if (tls !== "verify") return undefined;
@@ -92,7 +99,7 @@ export const verifiedTls = ({ tls, tlsCaFile }: Config["database"]): ConnectionO
     rejectUnauthorized: true,
     get ca() {
       try {
-        known = readCa(tlsCaFile);
+        known = readCa(tlsCaFile, known);
       } catch {
         // To throw here would end the process: node-postgres asks in a listener of its socket.
       }

@@ -24,9 +24,15 @@ interface CheckedCertificates {
 }
 
 // A message names the variable alone: of the file it says nothing, and a key may stand where its file should be named.
-const VARIABLES = { certFile: "TLS_CERT_FILE", keyFile: "TLS_KEY_FILE", clientCaFile: "TLS_CLIENT_CA_FILE" } as const;
+const VARIABLES = {
+  certFile: "TLS_CERT_FILE",
+  keyFile: "TLS_KEY_FILE",
+  clientCaFile: "TLS_CLIENT_CA_FILE",
+  databaseCaFile: "DATABASE_TLS_CA_FILE",
+} as const;
+type FileName = keyof typeof VARIABLES;
 
-const fault = (file: keyof CertificateFiles, what: string) => new ConfigError([`${VARIABLES[file]} ${what}`]);
+const fault = (file: FileName, what: string) => new ConfigError([`${VARIABLES[file]} ${what}`]);
 
 const read = async (file: keyof CertificateFiles, path: string): Promise<Buffer | ConfigError> => {
   try {
@@ -68,12 +74,21 @@ export const readSettled = async (files: CertificateFiles, known: CertificateByt
 
 // OpenSSL ends a CA list without a word at a block that was cut off, and takes a file without any block as a list that
 // trusts nobody: so each block is counted and parsed here.
-const parseCertificates = (pem: Buffer): X509Certificate[] => {
+const parseBlocks = (pem: Buffer): X509Certificate[] => {
   const text = pem.toString("latin1");
   const blocks = text.match(/-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----/g) ?? [];
   const begun = text.split("-----BEGIN CERTIFICATE-----").length - 1;
   if (blocks.length === 0 || blocks.length !== begun) throw new Error("no complete PEM certificate");
   return blocks.map((block) => new X509Certificate(block));
+};
+
+/** @throws ConfigError that names the variable, where a certificate is broken or none is there. */
+export const parseCertificates = (file: FileName, pem: Buffer): X509Certificate[] => {
+  try {
+    return parseBlocks(pem);
+  } catch {
+    throw fault(file, "holds no complete PEM certificate");
+  }
 };
 
 // What RFC 9325, 4.2 recommends for TLS 1.2, and all of TLS 1.3. Node's own list goes on to suites whose recorded traffic
@@ -95,15 +110,8 @@ const CIPHERS = [
  * @throws ConfigError that names the variable at fault.
  */
 export const checkCertificates = ({ cert, key, ca }: CertificateBytes): CheckedCertificates => {
-  const parsed = (file: keyof CertificateFiles, pem: Buffer) => {
-    try {
-      return parseCertificates(pem);
-    } catch {
-      throw fault(file, "holds no complete PEM certificate");
-    }
-  };
-  const [leaf] = parsed("certFile", cert);
-  if (ca) parsed("clientCaFile", ca);
+  const [leaf] = parseCertificates("certFile", cert);
+  if (ca) parseCertificates("clientCaFile", ca);
 
   let privateKey: KeyObject;
   try {

@@ -1,4 +1,4 @@
-import { copyFile, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { sql } from "slonik";
@@ -13,6 +13,7 @@ import { type Identity, makeAuthority, makeIdentity } from "../support/certifica
 import { type TestDatabase, createDatabase } from "../support/database.ts";
 import { openFor, pidOf, reasonOf } from "../support/open-database.ts";
 import { runCommand } from "../support/run-command.ts";
+import { SECRET_PEPPERS } from "../support/root.ts";
 import { serve } from "../support/serve.ts";
 import { startTlsDatabase } from "../support/tls-database.ts";
 
@@ -108,6 +109,22 @@ test("a server whose database has a certificate of another authority is ready on
   await expect.poll(() => server.readiness()).toBe("ready");
 });
 
+test.each([
+  ["holds no complete PEM certificate", "broken.crt"],
+  ["cannot be read: ENOENT", "none.crt"],
+])("commands name the variable of a file of authorities that %s, and end with 78", async (fault, name) => {
+  await writeFile(join(folder, "broken.crt"), "-----BEGIN CERTIFICATE-----\n");
+  const variables = {
+    DATABASE_URL: database.url,
+    DATABASE_TLS: "verify",
+    DATABASE_TLS_CA_FILE: join(folder, name),
+    SECRET_PEPPERS,
+  };
+  const stderr = `the configuration is not usable:\n  DATABASE_TLS_CA_FILE ${fault}\n`;
+  for (const command of ["migrate", "bootstrap"])
+    expect(await runCommand(command, [], variables)).toEqual({ code: 78, stdout: "", stderr });
+});
+
 const renewing = async () => {
   const server = await startTlsDatabase(database.url, identity);
   const file = join(folder, "renewing.crt");
@@ -119,17 +136,20 @@ const renewing = async () => {
       server.renew(otherIdentity);
       await copyFile(caFile("other"), file);
     },
+    cut: async () => writeFile(file, (await readFile(caFile("ours"), "utf8")).slice(0, 300)),
     leave: () => rm(file),
   };
 };
 
 test("a pool whose database has a certificate of another authority by now opens connections by that", async () => {
-  const { url, variables, renew, leave } = await renewing();
+  const { url, variables, renew, cut, leave } = await renewing();
   const db = openFor(url, variables);
   const pids = (count: number) => Promise.all(Array.from({ length: count }, () => pidOf(db)));
   await pids(1);
   await renew();
   expect(new Set(await pids(3)).size).toBeGreaterThan(1);
+  await cut();
+  expect(new Set(await pids(4)).size).toBeGreaterThan(2);
   await leave();
   expect(new Set(await pids(6)).size).toBeGreaterThan(3);
 });
