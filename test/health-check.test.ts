@@ -1,4 +1,4 @@
-import { writeFile } from "node:fs/promises";
+import { rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { makeAuthority, makeIdentity } from "./support/certificates.ts";
@@ -6,6 +6,7 @@ import { type TestDatabase, createDatabase, createEmptyDatabase } from "./suppor
 import { NOBODY_LISTENS } from "./support/ports.ts";
 import { productionEnv } from "./support/production.ts";
 import { runCommand } from "./support/run-command.ts";
+import { serveTls } from "./support/serve-tls.ts";
 import { serve } from "./support/serve.ts";
 import { startSilentServer } from "./support/silent-server.ts";
 import { temporaryFolder } from "./support/temporary-folder.ts";
@@ -70,6 +71,30 @@ test("over TLS it shows the server's own certificate where clients need one, and
   expect(await checkWith(strange)).toEqual(
     failing(expect.stringMatching(/ \(TLS_CLIENT_CA_FILE must have signed TLS_CERT_FILE for this check\)\n$/)),
   );
+});
+
+test("over TLS it needs no file where the server needs none any more, and names the variable of one that it needs", async () => {
+  const { server, files, ca } = await serveTls(database.url);
+  onTestFinished(() => server.stop());
+  await rm(files.TLS_CERT_FILE);
+  expect(await check(server.grpcPort, [], files)).toEqual(WELL);
+  await writeFile(files.TLS_CERT_FILE, ca);
+  // A key in the place of its file's name must not be repeated.
+  const needed = {
+    ...files,
+    TLS_KEY_FILE: "-----BEGIN PRIVATE KEY-----hunter2",
+    TLS_CLIENT_CA_FILE: files.TLS_CERT_FILE,
+  };
+  const stderr = "the configuration is not usable:\n  TLS_KEY_FILE cannot be read: ENOENT\n";
+  expect(await check(server.grpcPort, [], needed)).toEqual({ code: 78, stdout: "", stderr });
+});
+
+test("token names the variable where there is no certificate in its file", async () => {
+  const file = join(await temporaryFolder(), "tls.crt");
+  await writeFile(file, "-----BEGIN CERTIFICATE-----\n");
+  const stderr = "the configuration is not usable:\n  TLS_CERT_FILE holds no complete PEM certificate\n";
+  const env = { TLS_CERT_FILE: file, TLS_KEY_FILE: file };
+  expect(await runCommand("token", [], env)).toEqual({ code: 78, stdout: "", stderr });
 });
 
 test.each(["token", "demo"])("%s is of development alone", async (command) => {

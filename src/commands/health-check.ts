@@ -1,5 +1,5 @@
 import { type Transport, createClient } from "@connectrpc/connect";
-import type { Config } from "../config.ts";
+import { type Config, ConfigError } from "../config.ts";
 import { Health, HealthCheckResponse_ServingStatus as Status } from "../gen/grpc/health/v1/health_pb.ts";
 import { callOwnServer } from "./own-server.ts";
 import { runCommand } from "./run.ts";
@@ -13,6 +13,7 @@ const statusOf = async (config: Config, service: string): Promise<Status> => {
     // A server goes on with its former certificate where the file has one that it does not take.
     return await callOwnServer(config, ask, { anybody: true });
   } catch (error) {
+    if (error instanceof ConfigError) throw error;
     const hint = config.tls?.clientCaFile ? " (TLS_CLIENT_CA_FILE must have signed TLS_CERT_FILE for this check)" : "";
     throw new Error(`${(error as Error).message}${hint}`, { cause: error });
   }

@@ -1,10 +1,9 @@
-import { X509Certificate } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import type { SecureClientSessionOptions } from "node:http2";
 import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
 import { Http2SessionManager, createGrpcTransport } from "@connectrpc/connect-node";
 import type { Config } from "../config.ts";
 import { addressText } from "../config-values.ts";
+import { parseCertificates, readCertificateFile } from "../rpc/certificate-files.ts";
 
 const OWN_HOSTS: Readonly<Record<string, string>> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
 
@@ -19,15 +18,17 @@ const addressOf = ({ grpc, tls }: Config): string => {
 // the server's own is shown: it serves where one authority signs both.
 const tlsOptions = async ({ tls }: Config, anybody: boolean): Promise<SecureClientSessionOptions> => {
   if (!tls) return {};
-  const cert = await readFile(tls.certFile);
-  const trust = anybody
-    ? { rejectUnauthorized: false }
-    : {
-        ca: new X509Certificate(cert).toString(),
-        allowPartialTrustChain: true,
-        checkServerIdentity: () => undefined,
-      };
-  return tls.clientCaFile ? { ...trust, cert, key: await readFile(tls.keyFile) } : trust;
+  // A server goes on while its file is away or broken, and whoever takes anybody for it does not need the file either.
+  const cert = anybody && !tls.clientCaFile ? undefined : await readCertificateFile("certFile", tls.certFile);
+  const trust =
+    anybody || !cert
+      ? { rejectUnauthorized: false }
+      : {
+          ca: String(parseCertificates("certFile", cert)[0]),
+          allowPartialTrustChain: true,
+          checkServerIdentity: () => undefined,
+        };
+  return tls.clientCaFile ? { ...trust, cert, key: await readCertificateFile("keyFile", tls.keyFile) } : trust;
 };
 
 const isNobodyThere = (error: unknown) =>

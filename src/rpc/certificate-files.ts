@@ -34,12 +34,19 @@ type FileName = keyof typeof VARIABLES;
 
 const fault = (file: FileName, what: string) => new ConfigError([`${VARIABLES[file]} ${what}`]);
 
-const read = async (file: keyof CertificateFiles, path: string): Promise<Buffer | ConfigError> => {
+const read = async (file: FileName, path: string): Promise<Buffer | ConfigError> => {
   try {
     return await readFile(path, { flag: WITHOUT_WAITING });
   } catch (error) {
     return fault(file, `cannot be read: ${(error as NodeJS.ErrnoException).code ?? "unknown error"}`);
   }
+};
+
+/** @throws ConfigError that names the variable of a file that cannot be read. */
+export const readCertificateFile = async (file: FileName, path: string): Promise<Buffer> => {
+  const found = await read(file, path);
+  if (found instanceof ConfigError) throw found;
+  return found;
 };
 
 /** @throws ConfigError that names all that cannot be read. */

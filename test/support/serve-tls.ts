@@ -18,5 +18,5 @@ export const serveTls = async (databaseUrl: string, env: Readonly<Record<string,
     await writeFile(files.TLS_KEY_FILE, key);
   };
   await certify("server");
-  return { server: await serve(databaseUrl, { ...files, ...env }, log), ca: authority.cert, certify };
+  return { server: await serve(databaseUrl, { ...files, ...env }, log), files, ca: authority.cert, certify };
 };
