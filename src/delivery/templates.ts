@@ -25,6 +25,11 @@ export interface Templates {
   render(purpose: PurposeCode, variables: Variables): Readonly<Record<Part, string>>;
 }
 
+const utf8 = new TextDecoder("utf-8", { fatal: true });
+
+/** @throws TypeError of bytes that are no UTF-8: every message would be damaged. */
+const readTemplate = (file: string) => utf8.decode(readFileSync(file, { flag: WITHOUT_WAITING }));
+
 const namesCode = (template: string) =>
   mustache.parse(template).some(([kind, name]) => (kind === "name" || kind === "&") && name === "code");
 
@@ -48,12 +53,16 @@ export const loadTemplates = ({ templatesDir, locale }: Config["delivery"]): Tem
   for (const name of otpPurpose.options.flatMap((purpose) => PARTS.map((part) => [purpose, part] as const))) {
     const file = `${locale}/${name.join(".")}.mustache`;
     try {
-      const template = readFileSync(join(templatesDir ?? OWN_DIR, file), { encoding: "utf8", flag: WITHOUT_WAITING });
+      const template = readTemplate(join(templatesDir ?? OWN_DIR, file));
       const fault = faultOf(template, name[1]);
       if (fault !== undefined) faults.push(`${variable}: ${file} ${fault}`);
       texts.set(name.join("."), template);
     } catch (error) {
-      faults.push(`${variable}: ${file} cannot be read (${(error as NodeJS.ErrnoException).code ?? "error"})`);
+      const why =
+        error instanceof TypeError
+          ? "is no UTF-8"
+          : `cannot be read (${(error as NodeJS.ErrnoException).code ?? "error"})`;
+      faults.push(`${variable}: ${file} ${why}`);
     }
   }
   if (faults.length > 0) throw new ConfigError(faults);

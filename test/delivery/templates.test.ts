@@ -77,6 +77,15 @@ test("what is missing, no template, or without the code is named, all at once", 
   ]);
 });
 
+test("what is no UTF-8 is named, for its messages would be damaged", async () => {
+  const folder = await copied();
+  await writeFile(join(folder, "en/login.subject.mustache"), "Ihr Schl\u00fcssel", "latin1");
+  await writeFile(join(folder, "en/login.text.mustache"), "\uFEFF{{code}}");
+  expect(faultsOf({ MESSAGE_TEMPLATES_DIR: folder })).toEqual([
+    "MESSAGE_TEMPLATES_DIR: en/login.subject.mustache is no UTF-8",
+  ]);
+});
+
 test("a locale that has no texts is named", () => {
   expect(faultsOf({ MESSAGE_LOCALE: "tlh" })).toContain(
     "MESSAGE_LOCALE: tlh/login.text.mustache cannot be read (ENOENT)",
