@@ -10,15 +10,20 @@ import { temporaryFolder } from "./support/temporary-folder.ts";
 
 const MAIN = fileURLToPath(new URL("../src/main.ts", import.meta.url));
 
-/** A start that can write nothing into a file, as on a full disk. */
-const startWithoutRoom = (dataDir: string, variables: Readonly<Record<string, string>> = {}) =>
+const OUTBOX = new URL("../src/delivery/outbox.ts", import.meta.url).href;
+
+/** A process of Node that can write nothing into a file, as on a full disk. */
+const runWithoutRoom = (args: readonly string[], dataDir: string, variables: Readonly<Record<string, string>> = {}) =>
   new Promise<{ code: unknown; stderr: string }>((resolve) => {
-    const command = ["-c", `trap '' XFSZ; ulimit -f 0; exec "$0" "$1"`, process.execPath, MAIN];
+    const command = ["-c", `trap '' XFSZ; ulimit -f 0; exec "$0" "$@"`, process.execPath, ...args];
     const env = { ...CHILD_ENV, NODE_COMPILE_CACHE: undefined, DATA_DIR: dataDir, ...variables };
     execFile("/bin/sh", command, { cwd: dataDir, env, timeout: 20_000 }, (error, _stdout, stderr) => {
       resolve({ code: error?.code, stderr });
     });
   });
+
+const startWithoutRoom = (dataDir: string, variables?: Readonly<Record<string, string>>) =>
+  runWithoutRoom([MAIN], dataDir, variables);
 
 const told = (fault: string) => ({ code: 78, stderr: `the configuration is not usable:\n  ${fault}\n` });
 
@@ -43,4 +48,15 @@ test("peppers that cannot be read are named", async () => {
   const file = join(dataDir, "secret.peppers");
   await mkdir(file);
   expect(await startWithoutRoom(dataDir)).toEqual(told(`${file} cannot be read: EISDIR`));
+});
+
+test("a message that has no room in the outbox leaves nothing of it there, however often it is tried", async () => {
+  const folder = await temporaryFolder();
+  const script = `
+    import { createOutbox } from ${JSON.stringify(OUTBOX)};
+    await createOutbox(".")({ otpId: "1", channel: "sms", purpose: "login", to: "+1", short: "012345" });`;
+  const { code, stderr } = await runWithoutRoom(["--input-type=module", "--eval", script], folder);
+  expect(code).toBe(1);
+  expect(stderr).toContain("EFBIG");
+  expect(await readdir(folder)).toEqual([]);
 });

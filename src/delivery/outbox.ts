@@ -1,4 +1,4 @@
-import { mkdir, rename, writeFile } from "node:fs/promises";
+import { mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Send } from "./message.ts";
 
@@ -12,6 +12,12 @@ export const createOutbox =
     const file = `${time}-${otpId}.json`;
     const unfinished = join(dir, `.${file}`);
     await mkdir(dir, { recursive: true, mode: 0o700 });
-    await writeFile(unfinished, `${JSON.stringify(content, undefined, 2)}\n`, { mode: 0o600 });
-    await rename(unfinished, join(dir, file));
+    try {
+      await writeFile(unfinished, `${JSON.stringify(content, undefined, 2)}\n`, { mode: 0o600 });
+      await rename(unfinished, join(dir, file));
+    } catch (error) {
+      // What a full disk took of it: the message is tried again under another name.
+      await rm(unfinished, { force: true }).catch(() => undefined);
+      throw error;
+    }
   };
