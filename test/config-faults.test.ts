@@ -1,5 +1,6 @@
-import { execFile } from "node:child_process";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, mkdtemp, open, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -253,6 +254,17 @@ describe("the process", () => {
     await writeFile(join(folder, ".env"), "DATABASE_URL=postgresql://127.0.0.1:1/auth\n");
     const { code, stderr } = await start(variables);
     expect({ code, stderr }).toEqual({ code: 78, stderr: `the configuration is not usable:\n  ${fault}\n` });
+  });
+
+  test.runIf(process.platform === "linux")("ends with 78 also where nobody can be told why", async () => {
+    const full = await open("/dev/full", "w");
+    const child = spawn(process.execPath, [MAIN], {
+      cwd: folder,
+      env: { ...CHILD_ENV, GRPC_PORT: "fifty" },
+      stdio: ["ignore", "ignore", full.fd],
+    });
+    expect(await once(child, "exit")).toEqual([78, null]);
+    await full.close();
   });
 
   test("ends with 78 where files are pipes that nobody writes to, and does not wait for that", async () => {

@@ -21,6 +21,8 @@ const sentence = (error: unknown): string => {
  * Instead of what a library does, which is to throw.
  */
 export const watchStdout = (): void => {
+  // Of a stderr that takes nothing nobody can be told, and the exit code is still to say what went wrong.
+  process.stderr.on("error", () => undefined);
   process.stdout.removeAllListeners("error").on("error", ({ code }: NodeJS.ErrnoException) => {
     if (code === "EPIPE") return;
     process.stderr.write(`stdout cannot be written to: ${code}\n`);
