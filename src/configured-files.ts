@@ -23,7 +23,9 @@ export const openConfiguredFiles = async (config: Config, jwtKeysFile: string, l
   const { tls, accessTokens, delivery, database } = config;
   const templates = await opened(() => loadTemplates(delivery));
   const certificates = await opened(() => tls && watchCertificates(tls, { pollMs: tls.pollMs, log }));
-  const keys = await opened(() => watchSigningKeys({ file: jwtKeysFile, pollMs: accessTokens.pollMs, log }));
+  // The variable, or the file that development keeps where that is not set.
+  const name = accessTokens.keysFile === undefined ? jwtKeysFile : "JWT_KEYS_FILE";
+  const keys = await opened(() => watchSigningKeys({ file: jwtKeysFile, name, pollMs: accessTokens.pollMs, log }));
   // Connections are opened later, and again after failures; a start without the file of authorities is none.
   await opened(() => verifiedTls(database));
   if (!templates || !keys || faults.length > 0) {

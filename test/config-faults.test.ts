@@ -256,6 +256,13 @@ describe("the process", () => {
     expect({ code, stderr }).toEqual({ code: 78, stderr: `the configuration is not usable:\n  ${fault}\n` });
   });
 
+  test("ends with 78 where development's own keys are broken, and blames no variable that nobody has set", async () => {
+    const file = join(folder, "jwt-keys.json");
+    await writeFile(file, "{");
+    const { code, stderr } = await start({ DATABASE_URL: "postgresql://127.0.0.1:1/auth", DATA_DIR: folder });
+    expect({ code, stderr }).toEqual({ code: 78, stderr: `the configuration is not usable:\n  ${file} is not JSON\n` });
+  });
+
   test.runIf(process.platform === "linux")("ends with 78 also where nobody can be told why", async () => {
     const full = await open("/dev/full", "w");
     const child = spawn(process.execPath, [MAIN], {

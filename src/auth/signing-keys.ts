@@ -45,6 +45,8 @@ interface SigningKey {
 
 interface SigningKeysOptions {
   readonly file: string;
+  /** How a fault calls the file: by default as the variable that names it. */
+  readonly name?: string;
   readonly pollMs: number;
   readonly log: Log;
 }
@@ -128,12 +130,12 @@ const keySetOf = async (text: string): Promise<KeySet> => {
   };
 };
 
-const readAtStart = async (file: string): Promise<KeySet> => {
+const readAtStart = async (file: string, name: string): Promise<KeySet> => {
   try {
     return await keySetOf(await readText(file));
   } catch (error) {
     if (!(error instanceof KeyFileError)) throw error;
-    throw new ConfigError([`JWT_KEYS_FILE ${error.message}`]);
+    throw new ConfigError([`${name} ${error.message}`]);
   }
 };
 
@@ -141,8 +143,13 @@ const readAtStart = async (file: string): Promise<KeySet> => {
  * Reads the keys, and again every `pollMs`: a file that is bad, or half written, keeps the former keys.
  * @throws ConfigError where they cannot be read at the start.
  */
-export const watchSigningKeys = async ({ file, pollMs, log }: SigningKeysOptions): Promise<SigningKeys> => {
-  let keys = await readAtStart(file);
+export const watchSigningKeys = async ({
+  file,
+  name = "JWT_KEYS_FILE",
+  pollMs,
+  log,
+}: SigningKeysOptions): Promise<SigningKeys> => {
+  let keys = await readAtStart(file, name);
   let told: string | undefined;
 
   const poll = async () => {
