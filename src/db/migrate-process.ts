@@ -25,9 +25,9 @@ const outOfReach = ({ hostname, port }: URL, why: string | undefined, cause: unk
 
 const reach = async (url: URL): Promise<void> => {
   const { hostname, port } = url;
-  // Without a host the URL names a socket file, which answers at once or never.
-  if (!hostname) return;
-  const host = hostname.replace(/^\[|\]$/g, "");
+  const host = decodeURIComponent(hostname).replace(/^\[|\]$/g, "");
+  // Without a host, or with a folder, the URL names a socket file, which answers at once or never.
+  if (!host || host.startsWith("/")) return;
   const socket = connect({ host, port: Number(port || 5432) });
   try {
     await once(socket, "connect", { signal: AbortSignal.timeout(CONNECT_MS) });

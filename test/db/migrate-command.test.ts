@@ -118,6 +118,11 @@ test("a host that does not answer is named without the password", async () => {
   });
 });
 
+test.each(["/auth?host=%2Fnone", "somebody@%2Fnone/auth"])("a socket is looked for in its folder: %s", async (url) => {
+  const { code, stderr } = await runMigrate(`postgresql://${url}`);
+  expect({ code, stderr }).toEqual({ code: 1, stderr: "cannot migrate: connect ENOENT /none/.s.PGSQL.5432\n" });
+});
+
 test("a database that takes the connection and says nothing is not waited for", { timeout: 30_000 }, async () => {
   const { port } = await startSilentServer();
   expect(await runMigrate(`postgresql://somebody:not-the-password@127.0.0.1:${port}/auth`)).toEqual({
