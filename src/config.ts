@@ -26,11 +26,16 @@ export const parsePeppers = (text: string, file: string): readonly Pepper[] => {
 /** Of what a URL may say of TLS to others: nothing reads it, and the connection would be less safe than it looks. */
 const UNREAD = ["ssl", "sslrootcert", "sslcert", "sslkey"] as const;
 
+/** Of these the migrations' driver heeds the one behind the `?`, and the service the other: each would have its own database. */
+const ENDPOINT = ["host", "port", "user", "password"] as const;
+
 const urlFaults = ({ DATABASE_URL: url, DATABASE_TLS: tls }: Environment): string[] => {
   if (url === undefined) return [];
-  const { searchParams } = new URL(url);
+  const { hostname, searchParams } = new URL(url);
   const modes = searchParams.getAll("sslmode");
   const unread = UNREAD.filter((name) => searchParams.has(name));
+  // A socket's folder may stand there alone, which all heed.
+  const misplaced = ENDPOINT.filter((name) => searchParams.has(name) && (name !== "host" || hostname !== ""));
   const isMode = (mode: string) => ["disable", "no-verify", "require"].includes(mode);
   return [
     ...(tls === "url" && !modes.every(isMode)
@@ -39,6 +44,7 @@ const urlFaults = ({ DATABASE_URL: url, DATABASE_TLS: tls }: Environment): strin
     // Of two the driver heeds the last, and the migrations another.
     ...(modes.length > 1 ? ["DATABASE_URL: sslmode stands there twice"] : []),
     ...unread.map((name) => `DATABASE_URL: ${name} is not read; set sslmode, or DATABASE_TLS=verify`),
+    ...misplaced.map((name) => `DATABASE_URL: ${name} must stand before the database's name, not behind a ?`),
   ];
 };
 

@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { type Config, parseConfig } from "../src/config.ts";
 import { addressText } from "../src/config-values.ts";
 import { environment } from "../src/environment.ts";
-import { PEPPER, faultyNames } from "./support/config.ts";
+import { PEPPER, faultsOf, faultyNames } from "./support/config.ts";
 
 const DAY_MS = 86_400_000;
 const PRODUCTION = {
@@ -180,4 +180,13 @@ describe("production", () => {
     expect(parseConfig(PRODUCTION).shutdown.delayMs).toBe(5_000);
     expect(parseConfig({ ...PRODUCTION, SHUTDOWN_DELAY: "0s" }).shutdown.delayMs).toBe(0);
   });
+});
+
+test.each([
+  ["user:hunter2@db/app?host=other&port=1&user=hunter2&password=hunter2", ["host", "port", "user", "password"]],
+  ["/app?host=%2Frun%2Fpostgresql", []],
+])("DATABASE_URL: a migration and the service have the same database: %s", (rest, names) => {
+  expect(faultsOf({ DATABASE_URL: `postgresql://${rest}` })).toEqual(
+    names.map((name) => `DATABASE_URL: ${name} must stand before the database's name, not behind a ?`),
+  );
 });
