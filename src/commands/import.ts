@@ -207,8 +207,9 @@ await runCommand(async (config, args) => {
   const asked = askedBy(args);
   if (!asked) return void process.stdout.write(HELP);
   const { file, tenantId } = asked;
-  const stopping = stopBySignals();
+  // Before signals are listened to: of a pipe that nobody writes to this waits without an end, as would a process that exits.
   await using people = await openFile(file, "r");
+  const stopping = stopBySignals();
   const tally = createTally();
   await callOwnServer(config, async (transport) => {
     const bounds = { people: BATCH_SIZE, messageBytes: config.messageMaxBytes };

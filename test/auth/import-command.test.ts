@@ -68,6 +68,19 @@ const fedFile = async () => {
   return pipe;
 };
 
+test("a pipe that nobody writes to is waited for until a signal comes", async () => {
+  const { child, finished } = startImport(
+    [await fedFile(), "--tenant", randomUUID()],
+    { grpcPort: NOBODY_LISTENS },
+    {},
+  );
+  // Nothing tells that the opening has begun.
+  await sleep(2_000);
+  child.kill("SIGTERM");
+  await finished;
+  expect(child.signalCode).toBe("SIGTERM");
+});
+
 const metricsOf = async ({ httpPort }: TestService) => (await fetch(`http://127.0.0.1:${httpPort}/metrics`)).text();
 
 test("what is refused while the file is still read is told in one line too", async () => {
