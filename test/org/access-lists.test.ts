@@ -123,7 +123,7 @@ describe.each(transports)("%s", (transport) => {
     const { nodeId } = node;
     const written = new AbortController();
     const write = async () => {
-      for (let round = 0; round < 40; round++) {
+      for (let round = 0; round < 10; round++) {
         await org.deactivateNode({ tenantId, nodeId });
         await org.activateNode({ tenantId, nodeId });
         await org.moveNode({ tenantId, nodeId });
