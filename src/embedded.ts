@@ -1,5 +1,4 @@
 import { existsSync } from "node:fs";
-import { rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { migrate, migrationUrl } from "./commands/migrate.ts";
 import type { Config } from "./config.ts";
@@ -9,6 +8,7 @@ import { openDatabase } from "./db/pool.ts";
 import type { Log } from "./log.ts";
 import { bootstrapRoot, recoverRoot } from "./service-identity/bootstrap.ts";
 import { createMacs } from "./macs.ts";
+import { writeWhole } from "./whole-file.ts";
 
 /** Where the root service's secret stands in development, mode 0600. */
 export const rootSecretFile = ({ dataDir }: Config): string => join(dataDir, "root.secret");
@@ -18,15 +18,10 @@ export interface PreparedDatabase extends EmbeddedPostgres {
   readonly rootSecret: string | undefined;
 }
 
-// Renamed when it is whole; a file of its own, since the mode counts only for one that is created.
 const keepRootSecret = async (file: string, secret: string) => {
-  const draft = `${file}.draft`;
   try {
-    await rm(draft, { force: true });
-    await writeFile(draft, `${secret}\n`, { mode: 0o600, flag: "wx" });
-    await rename(draft, file);
+    await writeWhole(file, `${secret}\n`);
   } catch (error) {
-    await rm(draft, { force: true });
     throw new Error(`${file} cannot be written: ${(error as NodeJS.ErrnoException).code}`, { cause: error });
   }
 };
