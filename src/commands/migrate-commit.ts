@@ -4,6 +4,7 @@ import { cp, mkdtemp, readFile, readdir, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startEmbeddedPostgres } from "../db/embedded-postgres.ts";
+import { reportFailure } from "./run.ts";
 
 const FOLDER = "migrations";
 const COMMITTED = join(FOLDER, "committed");
@@ -64,9 +65,6 @@ const run = async (name: string | undefined): Promise<number> => {
   }
 };
 
-try {
+await reportFailure(async () => {
   process.exitCode = await run(process.argv[2]);
-} catch (error) {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = 1;
-}
+});

@@ -30,20 +30,26 @@ export const watchStdout = (): void => {
   });
 };
 
-/**
- * Runs a command with the configuration and its arguments; what goes wrong is one message on stderr and an exit code.
- * @param accepts the arguments that it takes: all others are refused, and nothing done.
- */
-export const runCommand = async <Accepts extends ParseArgsConfig>(
-  command: (config: Config, args: ReturnType<typeof parseArgs<Accepts>>) => Promise<void>,
-  accepts?: Accepts,
-): Promise<void> => {
+/** Does a command's work; what goes wrong is one message on stderr and an exit code. */
+export const reportFailure = async (work: () => Promise<void>): Promise<void> => {
   watchStdout();
   try {
-    const args = parseArgs(accepts as Accepts);
-    await command(loadConfig(), args);
+    await work();
   } catch (error) {
     process.stderr.write(`${sentence(error)}\n`);
     process.exitCode = error instanceof ConfigError ? EXIT_CONFIG : 1;
   }
 };
+
+/**
+ * Runs a command with the configuration and its arguments, and reports its failure.
+ * @param accepts the arguments that it takes: all others are refused, and nothing done.
+ */
+export const runCommand = <Accepts extends ParseArgsConfig>(
+  command: (config: Config, args: ReturnType<typeof parseArgs<Accepts>>) => Promise<void>,
+  accepts?: Accepts,
+): Promise<void> =>
+  reportFailure(async () => {
+    const args = parseArgs(accepts as Accepts);
+    await command(loadConfig(), args);
+  });
