@@ -8,7 +8,7 @@ import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { administer } from "../support/admin.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
-import { frame } from "../support/frames.ts";
+import { HTTP2_PREFACE, frame } from "../support/frames.ts";
 import { isOpen } from "../support/ports.ts";
 import { PATHS, beginGrpc, freshToken, openGrpc, sendGrpc, serveRaw } from "../support/raw-grpc.ts";
 import { serveTls } from "../support/serve-tls.ts";
@@ -43,11 +43,7 @@ test("what has not ended GRPC_CONNECTION_AGE_GRACE after its connection's age is
 });
 
 /** What a client of HTTP/2 says first, and that it begins no more. */
-const GOODBYE = Buffer.concat([
-  Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-  Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]),
-  Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
-]);
+const GOODBYE = Buffer.concat([HTTP2_PREFACE, Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])]);
 
 /** Whether nobody is there any more: only what is sent tells. Asked rarely, since who speaks is waited for longer. */
 const expectCutOff = (peer: Socket) => {

@@ -5,17 +5,11 @@ import { connect as connectTls } from "node:tls";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { type TestDatabase, createRootedDatabase } from "../support/database.ts";
-import { frame } from "../support/frames.ts";
+import { HTTP2_PREFACE, frame } from "../support/frames.ts";
 import { PATHS, freshToken } from "../support/raw-grpc.ts";
 import { serveTls } from "../support/serve-tls.ts";
 import { clientsOf } from "../support/service.ts";
 import { serve } from "../support/serve.ts";
-
-/** What a client of HTTP/2 says first: that it is one, and no settings. */
-const PREFACE = Buffer.concat([
-  Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-  Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]),
-]);
 
 let database: TestDatabase;
 let plain: RunningServer;
@@ -94,7 +88,7 @@ test("HTTP/2 on the HTTP port: a peer that does not close an idle connection is 
   const peer = connectTls(to);
   onTestFinished(() => void peer.destroy());
   peer.on("error", () => undefined).resume();
-  peer.write(PREFACE);
+  peer.write(HTTP2_PREFACE);
   await once(peer, "end");
   // What is sent to nobody is what tells.
   const isCutOff = () => {

@@ -4,13 +4,8 @@ import { connect as connectTls } from "node:tls";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import type { RunningServer } from "../../src/server.ts";
 import { type TestDatabase, createDatabase } from "../support/database.ts";
+import { HTTP2_PREFACE } from "../support/frames.ts";
 import { serveTls } from "../support/serve-tls.ts";
-
-/** What a client of HTTP/2 says first. */
-const HELLO = Buffer.concat([
-  Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-  Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]),
-]);
 
 let database: TestDatabase;
 let server: RunningServer;
@@ -31,7 +26,7 @@ describe.each([
   test("is ended where its peer does not say that he is there", async () => {
     const peer = connectTls({ port: port(), host: "localhost", ca, ALPNProtocols: ["h2"] });
     onTestFinished(() => void peer.destroy());
-    peer.write(HELLO);
+    peer.write(HTTP2_PREFACE);
     await once(peer.resume(), "end");
   });
 

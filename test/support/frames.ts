@@ -5,3 +5,9 @@ export const frame = (message: Uint8Array | string, flags = 0): Buffer<ArrayBuff
   head.writeUInt32BE(data.length, 1);
   return Buffer.concat([head, data]);
 };
+
+/** What a client of HTTP/2 says first: that it is one, and no settings. */
+export const HTTP2_PREFACE = Buffer.concat([
+  Buffer.from("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+  Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0]),
+]);
