@@ -1,5 +1,4 @@
 import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { migrate, migrationUrl } from "./commands/migrate.ts";
 import type { Config } from "./config.ts";
 import type { Pepper } from "./config-values.ts";
@@ -8,23 +7,12 @@ import { openDatabase } from "./db/pool.ts";
 import type { Log } from "./log.ts";
 import { bootstrapRoot, recoverRoot } from "./service-identity/bootstrap.ts";
 import { createMacs } from "./macs.ts";
-import { writeWhole } from "./whole-file.ts";
-
-/** Where the root service's secret stands in development, mode 0600. */
-export const rootSecretFile = ({ dataDir }: Config): string => join(dataDir, "root.secret");
+import { keepRootSecret, rootSecretFile } from "./root-secret.ts";
 
 export interface PreparedDatabase extends EmbeddedPostgres {
   /** The root service's secret, where it was made just now. */
   readonly rootSecret: string | undefined;
 }
-
-const keepRootSecret = async (file: string, secret: string) => {
-  try {
-    await writeWhole(file, `${secret}\n`);
-  } catch (error) {
-    throw new Error(`${file} cannot be written: ${(error as NodeJS.ErrnoException).code}`, { cause: error });
-  }
-};
 
 const bootstrap = async (config: Config, url: string, peppers: readonly Pepper[], log: Log) => {
   const db = openDatabase({ url, settings: config.database, log });

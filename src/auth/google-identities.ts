@@ -7,8 +7,9 @@ import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { Refusal, refusal } from "../rpc/refusal.ts";
 import type { GoogleAccount } from "./google.ts";
-import { type IdentityRow, identityMessage, identityRow, subjectKey } from "./identities.ts";
+import { type IdentityRow, identityMessage, identityRow } from "./identities.ts";
 import type { AuthParts } from "./parts.ts";
+import { subjectKey } from "./provider-subjects.ts";
 import { type UserRow, changeableUser, lockUser, userEvent } from "./users.ts";
 
 /** Whose the account is in the tenant, which the key begins with. */

@@ -6,6 +6,7 @@ import type { Waiting } from "../rpc/call.ts";
 import { type Refusal, refusal } from "../rpc/refusal.ts";
 import { normalEmail } from "./contacts.ts";
 import { createGoogleKeys } from "./google-keys.ts";
+import { GOOGLE_SUBJECT } from "./provider-subjects.ts";
 
 /** What Google says of a person. */
 export interface GoogleAccount {
@@ -30,9 +31,6 @@ const ISSUERS = ["https://accounts.google.com", "accounts.google.com"];
 const CLOCK_TOLERANCE_S = 5;
 // Google's tokens live an hour. Where one claims to live longer, it is none that Google gives to people.
 const AGE_MAX_S = 86_400;
-
-/** Never more than 255 characters of ASCII (OpenID Connect Core, section 2). */
-export const GOOGLE_SUBJECT = /^[\x20-\x7e]{1,255}$/;
 
 const claimsOfAccount = z.object({
   sub: z.string().regex(GOOGLE_SUBJECT),

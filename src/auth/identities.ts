@@ -10,6 +10,7 @@ import type { Call } from "../rpc/call.ts";
 import type { Handlers } from "../rpc/methods.ts";
 import { refusal } from "../rpc/refusal.ts";
 import type { AuthParts } from "./parts.ts";
+import { subjectOf } from "./provider-subjects.ts";
 import { type UserRow, lockUser, selectUser, userEvent, userNotFound } from "./users.ts";
 
 export const identityRow = z.object({
@@ -77,14 +78,6 @@ export const unlinkProviders = async (tx: Tx, call: Call, user: UserRow): Promis
 };
 
 const PROVIDERS = { password: IdentityProvider.PASSWORD, google: IdentityProvider.GOOGLE } as const;
-
-/** What the column holds: a subject is unique in its tenant, and the column in the database. */
-export const subjectKey = (tenantId: string, subject: string): string => `${tenantId.toLowerCase()}:${subject}`;
-
-const subjectOf = (tenantId: string, key: string) => {
-  const prefix = subjectKey(tenantId, "");
-  return key.startsWith(prefix) ? key.slice(prefix.length) : key;
-};
 
 export const identityMessage = (tenantId: string, row: IdentityRow): MessageInitShape<typeof IdentitySchema> => ({
   identityId: row.ident_id,

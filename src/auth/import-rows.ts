@@ -3,9 +3,8 @@ import { v7 as uuidv7 } from "uuid";
 import { type ImportUsersRequest_User, UserState } from "../gen/auth/v1/auth_pb.ts";
 import type { Reason } from "../rpc/refusal.ts";
 import { DESCRIPTIONS, normalEmail, normalPhone } from "./contacts.ts";
-import { GOOGLE_SUBJECT } from "./google.ts";
-import { subjectKey } from "./identities.ts";
 import { isSupportedHash } from "./password-hashes.ts";
+import { GOOGLE_SUBJECT, subjectKey } from "./provider-subjects.ts";
 
 /** What a row and a user are compared by; null is none. A password never is. */
 interface Content {

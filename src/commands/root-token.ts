@@ -1,8 +1,8 @@
 import { readFile } from "node:fs/promises";
 import { type Transport, createClient } from "@connectrpc/connect";
 import type { Config } from "../config.ts";
-import { rootSecretFile } from "../embedded.ts";
 import { ServiceIdentityService } from "../gen/service_identity/v1/service_identity_pb.ts";
+import { rootSecretFile } from "../root-secret.ts";
 
 const readSecret = async (config: Config): Promise<string> => {
   const file = rootSecretFile(config);
