@@ -12,20 +12,27 @@ export interface RunAs {
 const idOf = (flag: "-u" | "-g"): number => Number(execFileSync("id", [flag, "postgres"], { stdio: "pipe" }));
 const postgresIds = () => ({ uid: idOf("-u"), gid: idOf("-g") });
 
-/**
- * Root's choice is the owner of a cluster that is there: the user who started it before, or another container's `postgres`.
- * Where there is none it is the user `postgres`, which is made if it is missing.
- */
-export const runAs = (cluster: string): RunAs => {
-  if (process.getuid?.() !== 0) return {};
-  const present = statSync(cluster, { throwIfNoEntry: false });
-  if (present) return { uid: present.uid, gid: present.gid };
+const madePostgresIds = () => {
   try {
     return postgresIds();
   } catch {
     execFileSync("useradd", ["--system", "--user-group", "--no-create-home", "postgres"], { stdio: "pipe" });
     return postgresIds();
   }
+};
+
+/**
+ * Root's choice is the owner of a cluster that is there: the user who started it before, or another container's `postgres`.
+ * Where there is none it is the user `postgres`, which is made if it is missing. To that one a cluster is given which is
+ * root's: no PostgreSQL ran on it as it is, a copy or a restore has lost its owner.
+ */
+export const runAs = (cluster: string): RunAs => {
+  if (process.getuid?.() !== 0) return {};
+  const present = statSync(cluster, { throwIfNoEntry: false });
+  if (present && present.uid !== 0) return { uid: present.uid, gid: present.gid };
+  const { uid, gid } = madePostgresIds();
+  if (present) execFileSync("chown", ["-Rh", `${uid}:${gid}`, cluster], { stdio: "pipe" });
+  return { uid, gid };
 };
 
 /** Whether a process has this id, whoever's it is. */

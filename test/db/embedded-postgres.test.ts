@@ -134,13 +134,24 @@ test("it is reached on 127.0.0.1 by its password alone, and others pass through 
   expect((await stat(join(dataDir, "postgres"))).mode & 0o777).toBe(0o711);
 });
 
-test.runIf(process.getuid?.() === 0)("root runs it as the owner of what is there, whoever that is", async () => {
+test.runIf(process.getuid?.() === 0)("root runs it as the owner of what is there, but not as root", async () => {
   const dataDir = await closedFolder();
+  const cluster = join(dataDir, "postgres", "cluster");
   const first = await start(dataDir);
+  const { uid: postgres } = await stat(cluster);
   await administer(first.url, sql.unsafe`CREATE TABLE kept (kept_id INT)`);
   await first.stop();
-  execFileSync("chown", ["-R", "12345:12345", join(dataDir, "postgres", "cluster")]);
-  expect(await tables((await start(dataDir)).url)).toEqual(["table kept"]);
+  for (const [given, runs] of [
+    [12345, 12345],
+    // As a copy has it that keeps no owners.
+    [0, postgres],
+  ] as const) {
+    execFileSync("chown", ["-R", `${given}:${given}`, cluster]);
+    const next = await start(dataDir);
+    expect(await tables(next.url)).toEqual(["table kept"]);
+    expect((await stat(cluster)).uid).toBe(runs);
+    await next.stop();
+  }
 });
 
 test("a PostgreSQL that cannot start says why", async () => {
