@@ -62,11 +62,21 @@ const isUrl = (text: string): boolean => {
   return URL.canParse(text);
 };
 
-export const postgresUrl = z.string().refine(
-  // Behind a # nobody reads on: one in a password would name another host, or none.
-  (text) => /^postgres(ql)?:\/\/[^#]*$/.test(text) && isUrl(text),
-  "must be a postgresql:// URL, with %25 for a % of its password, %23 for a # and %2F for a /",
-);
+/** How a URL says the folder of a socket together with a user or a port. */
+export const SOCKET_URL = "postgresql://app@%2Frun%2Fpostgresql:5432/app";
+
+export const postgresUrl = z
+  .string()
+  // libpq takes it, which finds the folder behind the ?.
+  .refine((text) => !/^postgres(ql)?:\/\/([^/?#]*@(:\d*)?|:\d+)([/?]|$)/.test(text), {
+    message: `must name a host before the database; a socket's folder so: ${SOCKET_URL}`,
+    abort: true,
+  })
+  .refine(
+    // Behind a # nobody reads on: one in a password would name another host, or none.
+    (text) => /^postgres(ql)?:\/\/[^#]*$/.test(text) && isUrl(text),
+    "must be a postgresql:// URL, with %25 for a % of its password, %23 for a # and %2F for a /",
+  );
 /** A name or an address to listen on; IPv6 with or without its brackets. */
 export const host = z.string().transform((text) => text.replace(/^\[(.+)\]$/, "$1"));
 /** Values separated by commas, without those that are empty. */

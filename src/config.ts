@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
-import { HASH_COST_MAX, peppers, type Pepper } from "./config-values.ts";
+import { HASH_COST_MAX, SOCKET_URL, peppers, type Pepper } from "./config-values.ts";
 import { type Environment, environment } from "./environment.ts";
 
 /** What is wrong with the environment: every fault at once, each by the variable's name and never with its value. */
@@ -36,6 +36,7 @@ const urlFaults = ({ DATABASE_URL: url, DATABASE_TLS: tls }: Environment): strin
   const unread = UNREAD.filter((name) => searchParams.has(name));
   // A socket's folder may stand there alone, which all heed.
   const misplaced = ENDPOINT.filter((name) => searchParams.has(name) && (name !== "host" || hostname !== ""));
+  const place = `before the database's name, not behind a ?${hostname === "" ? `; a socket's folder then too: ${SOCKET_URL}` : ""}`;
   const isMode = (mode: string) => ["disable", "no-verify", "require"].includes(mode);
   return [
     ...(tls === "url" && !modes.every(isMode)
@@ -44,7 +45,7 @@ const urlFaults = ({ DATABASE_URL: url, DATABASE_TLS: tls }: Environment): strin
     // Of two the driver heeds the last, and the migrations another.
     ...(modes.length > 1 ? ["DATABASE_URL: sslmode stands there twice"] : []),
     ...unread.map((name) => `DATABASE_URL: ${name} is not read; set sslmode, or DATABASE_TLS=verify`),
-    ...misplaced.map((name) => `DATABASE_URL: ${name} must stand before the database's name, not behind a ?`),
+    ...misplaced.map((name) => `DATABASE_URL: ${name} must stand ${place}`),
   ];
 };
 

@@ -185,8 +185,20 @@ describe("production", () => {
 test.each([
   ["user:hunter2@db/app?host=other&port=1&user=hunter2&password=hunter2", ["host", "port", "user", "password"]],
   ["/app?host=%2Frun%2Fpostgresql", []],
+  ["app@%2Frun%2Fpostgresql:5432/app", []],
 ])("DATABASE_URL: a migration and the service have the same database: %s", (rest, names) => {
   expect(faultsOf({ DATABASE_URL: `postgresql://${rest}` })).toEqual(
     names.map((name) => `DATABASE_URL: ${name} must stand before the database's name, not behind a ?`),
   );
+});
+
+test.each([
+  "/app?host=/run/postgresql&user=app",
+  "app:hunter2@/app?host=/run/postgresql",
+  ":5433/app",
+  "app@:5433/app",
+])("DATABASE_URL: a user or a port beside a socket's folder is told where that stands: %s", (rest) => {
+  const faults = faultsOf({ DATABASE_URL: `postgresql://${rest}` });
+  expect(faults).toEqual([expect.stringMatching(/^DATABASE_URL: .*a socket's folder.* postgresql:\/\/app@%2F/)]);
+  expect(faults.join()).not.toContain("hunter2");
 });
