@@ -1,10 +1,11 @@
 import { generateKeyPairSync, randomBytes, randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
-import { link, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { link, mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Config, ConfigError, parsePeppers } from "./config.ts";
 import type { Pepper } from "./config-values.ts";
 import type { Log } from "./log.ts";
+import { readConfigured } from "./without-waiting.ts";
 
 const PEPPERS = "secret.peppers";
 const JWT_KEYS = "jwt-keys.json";
@@ -44,7 +45,7 @@ const makeOnce = async (dataDir: string, name: string, text: string): Promise<bo
 
 const readPeppers = async (file: string): Promise<string> => {
   try {
-    return (await readFile(file, "utf8")).trim();
+    return String(await readConfigured(file)).trim();
   } catch (error) {
     throw new ConfigError([`${file} cannot be read: ${(error as NodeJS.ErrnoException).code}`]);
   }

@@ -1,5 +1,4 @@
 import { createPrivateKey } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type CryptoKey, importJWK } from "jose";
 import { z } from "zod";
@@ -8,7 +7,7 @@ import type { AuthService } from "../gen/auth/v1/auth_pb.ts";
 import type { Log } from "../log.ts";
 import { startPolling } from "../polling.ts";
 import type { Handlers } from "../rpc/methods.ts";
-import { WITHOUT_WAITING } from "../without-waiting.ts";
+import { readConfigured } from "../without-waiting.ts";
 
 /** The one algorithm of access tokens (RFC 8037). */
 export const ALGORITHM = "EdDSA";
@@ -82,7 +81,7 @@ class KeyFileError extends Error {}
 
 const readText = async (file: string): Promise<string> => {
   try {
-    return await readFile(file, { encoding: "utf8", flag: WITHOUT_WAITING });
+    return String(await readConfigured(file));
   } catch (error) {
     throw new KeyFileError(`cannot be read: ${(error as NodeJS.ErrnoException).code ?? "unknown error"}`);
   }

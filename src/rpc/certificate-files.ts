@@ -1,8 +1,7 @@
 import { createPrivateKey, X509Certificate, type KeyObject } from "node:crypto";
-import { readFile } from "node:fs/promises";
 import { createSecureContext, type SecureContextOptions } from "node:tls";
 import { ConfigError } from "../config.ts";
-import { WITHOUT_WAITING } from "../without-waiting.ts";
+import { readConfigured } from "../without-waiting.ts";
 
 export interface CertificateFiles {
   readonly certFile: string;
@@ -36,7 +35,7 @@ const fault = (file: FileName, what: string) => new ConfigError([`${VARIABLES[fi
 
 const read = async (file: FileName, path: string): Promise<Buffer | ConfigError> => {
   try {
-    return await readFile(path, { flag: WITHOUT_WAITING });
+    return await readConfigured(path);
   } catch (error) {
     return fault(file, `cannot be read: ${(error as NodeJS.ErrnoException).code ?? "unknown error"}`);
   }

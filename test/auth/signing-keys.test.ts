@@ -1,6 +1,8 @@
-import { mkdtemp, readFile, readdir, rm, stat, symlink, unlink, writeFile } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { mkdtemp, open, readFile, readdir, readlink, rm, stat, symlink, unlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import { decodeProtectedHeader } from "jose";
 import { afterAll, expect, test } from "vitest";
 import { type SigningKeys, watchSigningKeys } from "../../src/auth/signing-keys.ts";
@@ -98,6 +100,28 @@ test("a file that is not there is a ConfigError at the start, and keeps the form
   await reread(keys);
   const lost = "signing keys not renewed: the former stay in use";
   expect(lines.map(({ message }) => message)).toEqual([lost, "signing keys renewed", lost]);
+});
+
+/** How often this process has the file open. */
+const openings = async (file: string) => {
+  const links = (await readdir("/proc/self/fd")).map((fd) => readlink(`/proc/self/fd/${fd}`).catch(() => ""));
+  return (await Promise.all(links)).filter((link) => link === file).length;
+};
+
+test.runIf(process.platform === "linux")("a pipe is read to its end, however late its writer writes", async () => {
+  const { file } = await createKeysFile();
+  await rm(file);
+  await promisify(execFile)("mkfifo", [file]);
+  // As bash has it of `<(vault read …)`: who is to write is there, and nothing is written yet.
+  const writer = await open(file, "r+");
+  const starting = watch({ file });
+  const [first, second] = [makeJwk(), makeJwk()];
+  const text = JSON.stringify({ keys: [first, second] });
+  await Promise.race([starting, expect.poll(() => openings(file)).toBe(2)]);
+  await writer.writeFile(text.slice(0, 100));
+  await writer.writeFile(text.slice(100));
+  await writer.close();
+  expect(kidsOf((await starting).keys)).toEqual([first.kid, second.kid]);
 });
 
 test("keys that are closed are polled no more", async () => {
