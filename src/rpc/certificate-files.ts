@@ -16,10 +16,17 @@ export interface CertificateBytes {
   readonly ca?: Buffer;
 }
 
-/** What serves at once, and the certificate itself, for the log. */
+/** A certificate, and the variable that names its file. */
+export interface NamedCertificate {
+  readonly variable: string;
+  readonly certificate: X509Certificate;
+}
+
+/** What serves at once, and for the log the certificate itself, and all that the files hold. */
 interface CheckedCertificates {
   readonly context: SecureContextOptions;
   readonly leaf: X509Certificate;
+  readonly all: readonly NamedCertificate[];
 }
 
 // A message names the variable alone: of the file it says nothing, and a key may stand where its file should be named.
@@ -116,8 +123,9 @@ const CIPHERS = [
  * @throws ConfigError that names the variable at fault.
  */
 export const checkCertificates = ({ cert, key, ca }: CertificateBytes): CheckedCertificates => {
-  const [leaf] = parseCertificates("certFile", cert);
-  if (ca) parseCertificates("clientCaFile", ca);
+  const chain = parseCertificates("certFile", cert);
+  const authorities = ca ? parseCertificates("clientCaFile", ca) : [];
+  const [leaf] = chain;
 
   let privateKey: KeyObject;
   try {
@@ -136,5 +144,6 @@ export const checkCertificates = ({ cert, key, ca }: CertificateBytes): CheckedC
   } catch {
     throw fault("certFile", "is refused by OpenSSL");
   }
-  return { context, leaf };
+  const named = (file: FileName) => (certificate: X509Certificate) => ({ variable: VARIABLES[file], certificate });
+  return { context, leaf, all: [...chain.map(named("certFile")), ...authorities.map(named("clientCaFile"))] };
 };

@@ -1,4 +1,4 @@
-import { hash } from "node:crypto";
+import { type X509Certificate, hash } from "node:crypto";
 import type { SecureServerOptions } from "node:http2";
 import type { SecureContextOptions } from "node:tls";
 import { ServerCredentials } from "@grpc/grpc-js";
@@ -11,6 +11,7 @@ import {
   sameBytes,
   type CertificateBytes,
   type CertificateFiles,
+  type NamedCertificate,
 } from "./certificate-files.ts";
 
 /** Of a Log what is used here. */
@@ -45,6 +46,21 @@ class RenewableCredentials extends ServerCredentials {
   }
 }
 
+/** Says of each certificate once that its time is over, or yet to come: peers who look turn away, and tell nobody here. */
+const createDateWarnings = (log: CertificateLog) => {
+  const told = new WeakSet<X509Certificate>();
+  return (all: readonly NamedCertificate[]) => {
+    const now = new Date();
+    for (const { variable, certificate } of all) {
+      const { subject, validFrom, validTo, validFromDate, validToDate } = certificate;
+      const fault = now > validToDate ? "has expired" : now < validFromDate && "is not valid yet";
+      if (!fault || told.has(certificate)) continue;
+      told.add(certificate);
+      log.warn({ variable, subject, validFrom, validTo }, `a certificate ${fault}`);
+    }
+  };
+};
+
 /**
  * Reads the certificates, and again every `pollMs`.
  * @throws ConfigError if they cannot serve at the start.
@@ -54,7 +70,9 @@ export const watchCertificates = async (
   { pollMs, log }: { readonly pollMs: number; readonly log: CertificateLog },
 ): Promise<Certificates> => {
   let bytes = await readCertificates(files);
-  let { context } = checkCertificates(bytes);
+  let { context, all } = checkCertificates(bytes);
+  const warnOfDates = createDateWarnings(log);
+  warnOfDates(all);
   const listeners = new Set<(context: SecureContextOptions) => void>();
   const handshake = {
     handshakeTimeout: HANDSHAKE_MS,
@@ -67,11 +85,11 @@ export const watchCertificates = async (
     try {
       found = await readSettled(files, bytes);
       if (!sameBytes(found, bytes)) {
-        const { context: renewed, leaf } = checkCertificates(found);
-        for (const listener of listeners) listener(renewed);
-        context = renewed;
+        const renewed = checkCertificates(found);
+        for (const listener of listeners) listener(renewed.context);
+        ({ context, all } = renewed);
         bytes = found;
-        const { subject, validTo, fingerprint256 } = leaf;
+        const { subject, validTo, fingerprint256 } = renewed.leaf;
         log.info({ subject, validTo, fingerprint256 }, "certificates renewed");
       }
       told = undefined;
@@ -82,6 +100,7 @@ export const watchCertificates = async (
       if (told !== content) log.warn({ reason }, "certificates not renewed: the former stay in use");
       told = content;
     }
+    warnOfDates(all);
   };
 
   const polling = startPolling(poll, pollMs);

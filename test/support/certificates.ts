@@ -1,4 +1,4 @@
-import { generate } from "selfsigned";
+import { type SelfsignedOptions, generate } from "selfsigned";
 
 export type Identity = { cert: string; key: string };
 
@@ -17,9 +17,14 @@ export async function makeAuthority(name: string, keyType: "ec" | "rsa" = "ec"):
 }
 
 /** Fit for a server on localhost as for a client. */
-export async function makeIdentity(name: string, ca: Identity): Promise<Identity> {
+export async function makeIdentity(
+  name: string,
+  ca: Identity,
+  dates: Pick<SelfsignedOptions, "notBeforeDate" | "notAfterDate"> = {},
+): Promise<Identity> {
   const { cert, private: key } = await generate([{ name: "commonName", value: name }], {
     ...algorithm,
+    ...dates,
     ca,
     extensions: [
       { name: "basicConstraints", cA: false },
