@@ -1,3 +1,5 @@
+import { fstatSync, statSync, writeFileSync } from "node:fs";
+import { devNull } from "node:os";
 import type { Config } from "../config.ts";
 import { createLog } from "../log.ts";
 import { verifiedTls } from "../db/connections.ts";
@@ -7,10 +9,27 @@ import { bootstrapRoot, recoverRoot } from "../service-identity/bootstrap.ts";
 import { createMacs } from "../macs.ts";
 import { runCommand } from "./run.ts";
 
+// A stdout that is closed Node replaces by the null device, which takes everything.
+const leadsNowhere = (fd: number) => fstatSync(fd).rdev === statSync(devNull).rdev;
+
+/** At once, and not by a stream, which passes over a reader who has left. */
+const print = (secret: string) => {
+  try {
+    writeFileSync(process.stdout.fd, `${secret}\n`);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new Error(
+      `stdout cannot be written to: ${code}; the secret is lost, \`npm run bootstrap -- --recover\` makes another`,
+      { cause: error },
+    );
+  }
+};
+
 const run = async (config: Config, recover: boolean) => {
   const { url } = config.database;
   if (!url)
     throw new Error("DATABASE_URL is not set; on the embedded database `npm start` makes the root service itself");
+  if (leadsNowhere(process.stdout.fd)) throw new Error("stdout is closed, or leads nowhere: the secret would be lost");
   // What opens connections would take a file of no use for a database out of reach.
   verifiedTls(config.database);
   const log = createLog(config.logLevel, process.stderr);
@@ -26,7 +45,7 @@ const run = async (config: Config, recover: boolean) => {
       );
     }
     process.stderr.write(`the root service's ${recover ? "new " : ""}secret, shown this once:\n`);
-    process.stdout.write(`${secret}\n`);
+    print(secret);
   } finally {
     await db.end();
   }

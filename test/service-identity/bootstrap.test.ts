@@ -1,7 +1,14 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { open } from "node:fs/promises";
 import { join } from "node:path";
+import type { Readable } from "node:stream";
+import { text } from "node:stream/consumers";
+import { fileURLToPath } from "node:url";
 import { sql } from "slonik";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { z } from "zod";
+import { CHILD_ENV } from "../support/child-env.ts";
 import { createDatabase, createEmptyDatabase } from "../support/database.ts";
 import { runCommand } from "../support/run-command.ts";
 import { type TestService, launchService } from "../support/service.ts";
@@ -19,6 +26,7 @@ afterAll(async () => {
   await database.drop();
 });
 
+const COMMAND = fileURLToPath(new URL("../../src/commands/bootstrap.ts", import.meta.url));
 const PRODUCTION = { NODE_ENV: "production", SECRET_PEPPERS, JWT_KEYS_FILE: "not-read-by-commands.json" };
 
 const bootstrapOn = (databaseUrl: string, ...args: readonly string[]) =>
@@ -60,6 +68,30 @@ test("an argument that it does not know ends it before it does anything", async 
     expect(stderr).toContain(argument);
   }
   expect((await bootstrap("--recover")).stderr).toContain("no root service yet");
+});
+
+test.runIf(process.platform === "linux")("a secret that nobody can have got is told to be lost", async () => {
+  const fresh = await createDatabase();
+  onTestFinished(() => fresh.drop());
+  const run = async (stdout: "ignore" | "pipe" | number, ...args: readonly string[]) => {
+    const env = { ...CHILD_ENV, ...PRODUCTION, DATABASE_URL: fresh.url };
+    const child = spawn(process.execPath, [COMMAND, ...args], { env, cwd: "/", stdio: ["ignore", stdout, "pipe"] });
+    // A reader who has left.
+    child.stdout?.destroy();
+    const [stderr] = await Promise.all([text(child.stderr as Readable), once(child, "exit")]);
+    return { code: child.exitCode, stderr };
+  };
+  const lost = (why: string) =>
+    `stdout cannot be written to: ${why}; the secret is lost, \`npm run bootstrap -- --recover\` makes another\n`;
+  const full = await open("/dev/full", "w");
+  expect(await run("ignore")).toEqual({
+    code: 1,
+    stderr: "stdout is closed, or leads nowhere: the secret would be lost\n",
+  });
+  const first = await run(full.fd);
+  await full.close();
+  expect(first).toEqual({ code: 1, stderr: expect.stringContaining(lost("ENOSPC")) as string });
+  expect(await run("pipe", "--recover")).toEqual({ code: 1, stderr: expect.stringContaining(lost("EPIPE")) as string });
 });
 
 test("a pepper that it makes is told, for only a server with the same accepts the secret", async () => {
