@@ -1,4 +1,5 @@
 import { type FileHandle, open } from "node:fs/promises";
+import { resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { parseArgs } from "node:util";
 import { type CallOptions, type Client, Code, ConnectError, type Transport, createClient } from "@connectrpc/connect";
@@ -162,12 +163,17 @@ const ACCEPTS = {
   options: { tenant: { type: "string" }, help: { type: "boolean" } },
 } as const;
 
+/** What a process has open, by which name soever: no folder of anybody's, in which a report could stand. */
+const OPEN_ALREADY = /^\/dev\/std|^\/(dev|proc\/\w+)\/fd\//;
+
 const askedBy = ({ values, positionals }: ReturnType<typeof parseArgs<typeof ACCEPTS>>) => {
   const [file, ...others] = positionals;
   if (values.help) return undefined;
   if (file === undefined || others.length > 0 || values.tenant === undefined) {
     throw new Error("which file, and into which tenant? npm run import -- <people.ndjson> --tenant <id>");
   }
+  if (OPEN_ALREADY.test(resolve(file)))
+    throw new Error(`beside ${file} no report can stand: name a file, or a named pipe`);
   return { file, tenantId: values.tenant };
 };
 
