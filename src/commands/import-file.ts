@@ -92,7 +92,8 @@ async function* linesOf(file: FileHandle): AsyncGenerator<RawLine> {
     [begun, bytes] = [[], 0];
     return line;
   };
-  for await (const chunk of file.createReadStream() as AsyncIterable<Buffer>) {
+  // Whoever opened it still asks what has become of it, and closes it.
+  for await (const chunk of file.createReadStream({ autoClose: false }) as AsyncIterable<Buffer>) {
     let start = 0;
     for (let feed = chunk.indexOf(LINE_FEED); feed !== -1; feed = chunk.indexOf(LINE_FEED, start)) {
       add(chunk.subarray(start, feed));

@@ -189,6 +189,15 @@ const openFile = async (path: string, flags: string) => {
   }
 };
 
+/** Whether it still is what it was: of what grows or is cut off while it is read nobody knows how much was read. */
+const watchChange = async (file: FileHandle) => {
+  const former = await file.stat();
+  return async () => {
+    const { size, mtimeMs } = await file.stat();
+    return former.isFile() && (size !== former.size || mtimeMs !== former.mtimeMs);
+  };
+};
+
 const tokenOf = async (config: Config, transport: Transport): Promise<string> => {
   if (config.serviceToken !== undefined) return config.serviceToken;
   if (config.production) throw new Error("SERVICE_TOKEN is not set: in production it needs one");
@@ -215,6 +224,7 @@ await runCommand(async (config, args) => {
   const { file, tenantId } = asked;
   // Before signals are listened to: of a pipe that nobody writes to this waits without an end, as would a process that exits.
   await using people = await openFile(file, "r");
+  const hasChanged = await watchChange(people);
   const stopping = stopBySignals();
   const tally = createTally();
   await callOwnServer(config, async (transport) => {
@@ -226,5 +236,7 @@ await runCommand(async (config, args) => {
     await importFile({ auth, tenantId, options, bounds, stopping }, people, reportInto(report, path), tally);
   });
   process.stdout.write(`${stopping.aborted ? "stopped: " : ""}${tally.summary()}; each line: ${file}.report\n`);
-  if (tally.refused() > 0 || stopping.aborted) process.exitCode = 1;
+  const changed = await hasChanged();
+  if (changed) process.stderr.write(`${file} has changed while it was read: run it again\n`);
+  if (tally.refused() > 0 || stopping.aborted || changed) process.exitCode = 1;
 }, ACCEPTS);

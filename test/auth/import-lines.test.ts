@@ -1,9 +1,13 @@
+import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { createWriteStream, existsSync, readFileSync } from "node:fs";
-import { readFile, stat, writeFile } from "node:fs/promises";
+import { open, readFile, stat, truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
 import { expect, test } from "vitest";
-import { importer, reportOf, runImport, startImport, writeLines } from "../support/import-command.ts";
+import { importer, people, reportOf, runImport, startImport, writeLines } from "../support/import-command.ts";
 import { launchService, startService } from "../support/service.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 test("a line ends at a line feed alone, and what is no UTF-8, or too large by itself, is refused by its line", async () => {
   const server = await launchService("grpc", { env: { MESSAGE_MAX_BYTES: "2048" } });
@@ -131,4 +135,24 @@ test("what the server would refuse without a word is told by its field", async (
     "google_subject",
     "state",
   ]);
+});
+
+test("a file that changes while it is read is no success, for people may be missing", async () => {
+  const server = await startService("grpc");
+  const tenantId = await server.addTenant();
+  const file = await writeLines(people(2));
+  const DATA_DIR = await temporaryFolder();
+  const secret = join(DATA_DIR, "root.secret");
+  await promisify(execFile)("mkfifo", [secret]);
+  const { finished } = startImport([file, "--tenant", tenantId], server, { DATA_DIR });
+  // It opens once somebody reads it, which is after the people's file was opened.
+  const told = await open(secret, "w");
+  await truncate(file, (await readFile(file, "utf8")).indexOf("\n") + 1);
+  await told.writeFile(`${server.rootSecret}\n`);
+  await told.close();
+  expect(await finished).toEqual({
+    code: 1,
+    stdout: `1 created, 0 unchanged, 0 refused; each line: ${file}.report\n`,
+    stderr: `${file} has changed while it was read: run it again\n`,
+  });
 });
