@@ -1,15 +1,17 @@
-import { readFile, readdir, stat } from "node:fs/promises";
+import { readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import type { Log } from "../../src/log.ts";
 import { ARRIVAL, createQueue } from "../support/deliveries.ts";
+import { loggedLines } from "../support/logged-lines.ts";
 import { startTwilio } from "../support/twilio-server.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const files = (folder: string) => readdir(folder).catch(() => []);
 
-const launch = async (env: Readonly<Record<string, string>> = {}) => {
+const launch = async (env: Readonly<Record<string, string>> = {}, log?: Log) => {
   const [queue, dataDir] = await Promise.all([createQueue(), temporaryFolder()]);
-  await queue.launch({ DATA_DIR: dataDir, ...env });
+  await queue.launch({ DATA_DIR: dataDir, ...env }, log);
   return { queue, folder: join(dataDir, "outbox") };
 };
 
@@ -66,4 +68,18 @@ test.each(["sms", "whatsapp"] as const)("without a provider a message by %s is i
     to: "+49301234567",
     text: `${code} is your sign-in code for Café Nord. Valid for 5 min. Tell nobody.`,
   });
+});
+
+test("a folder that takes no file is named in the log, and tried again", async () => {
+  const logged = loggedLines();
+  const { queue, folder } = await launch({}, logged.log);
+  await writeFile(folder, "no folder");
+  const { otpId } = await queue.add();
+  const failure = { msg: "a message was not sent", otp_id: otpId, failure: "outbox EEXIST", dead: false };
+  await expect.poll(() => logged.all, ARRIVAL).toContainEqual(expect.objectContaining(failure));
+  await rm(folder);
+  await expect.poll(async () => (await queue.jobs())[0]?.locked_by, ARRIVAL).toBeNull();
+  await queue.hurry();
+  await expect.poll(() => queue.jobs(), ARRIVAL).toEqual([]);
+  expect(await files(folder)).toHaveLength(1);
 });
