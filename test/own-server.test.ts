@@ -1,4 +1,5 @@
 import { writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import { createSecureServer } from "node:http2";
 import { join } from "node:path";
 import { Code, type Transport, createClient } from "@connectrpc/connect";
@@ -67,4 +68,16 @@ test.each(["token", "demo"])("%s ends with the server's address where a server s
   const env = { GRPC_HOST: "127.0.0.1", GRPC_PORT: String(port), DATA_DIR: folder, CALL_TIMEOUT: "1ms" };
   const stderr = `the server at http://127.0.0.1:${port} did not answer in time: [deadline_exceeded] the operation timed out\n`;
   expect(await runCommand(command, [], env)).toEqual({ code: 1, stdout: "", stderr });
+});
+
+test("a server of another protocol is told of in one line", async () => {
+  const server = createServer((_, response) => void response.end("hello"));
+  onTestFinished(() => void server.close());
+  const port = await listenOn(server);
+  const env = { GRPC_HOST: "127.0.0.1", GRPC_PORT: String(port) };
+  expect(await runCommand("health-check", [], env)).toEqual({
+    code: 1,
+    stdout: "",
+    stderr: `no gRPC is spoken at http://127.0.0.1:${port}\n`,
+  });
 });

@@ -31,8 +31,19 @@ const tlsOptions = async ({ tls }: Config, anybody: boolean): Promise<SecureClie
   return tls.clientCaFile ? { ...trust, cert, key: await readCertificateFile("keyFile", tls.keyFile) } : trust;
 };
 
-const isNobodyThere = (error: unknown) =>
-  error instanceof ConnectError && (error.cause as NodeJS.ErrnoException | undefined)?.code === "ECONNREFUSED";
+const ignore = () => undefined;
+
+/** Of a session that breaks the manager lets go before that says why: nobody would hear it, which ends a process. */
+class Sessions extends Http2SessionManager {
+  override async request(...args: Parameters<Http2SessionManager["request"]>) {
+    const stream = await super.request(...args);
+    if (!stream.session?.listeners("error").includes(ignore)) stream.session?.on("error", ignore);
+    return stream;
+  }
+}
+
+const causeOf = (error: unknown): string | undefined =>
+  error instanceof ConnectError ? (error.cause as NodeJS.ErrnoException | undefined)?.code : undefined;
 
 const isLate = (error: unknown): error is ConnectError =>
   error instanceof ConnectError && error.code === Code.DeadlineExceeded;
@@ -53,14 +64,15 @@ export const callOwnServer = async <T>(
   { interceptors = [], anybody = false }: CallOptions = {},
 ): Promise<T> => {
   const baseUrl = addressOf(config);
-  const sessionManager = new Http2SessionManager(baseUrl, {}, await tlsOptions(config, anybody));
+  const sessionManager = new Sessions(baseUrl, {}, await tlsOptions(config, anybody));
   try {
     const defaultTimeoutMs = config.callTimeoutMs + ANSWER_MS;
     return await call(createGrpcTransport({ baseUrl, sessionManager, interceptors, defaultTimeoutMs }));
   } catch (error) {
     if (isLate(error))
       throw new Error(`the server at ${baseUrl} did not answer in time: ${error.message}`, { cause: error });
-    if (!isNobodyThere(error)) throw error;
+    if (causeOf(error) === "ERR_HTTP2_ERROR") throw new Error(`no gRPC is spoken at ${baseUrl}`, { cause: error });
+    if (causeOf(error) !== "ECONNREFUSED") throw error;
     throw new Error(`nobody listens at ${baseUrl}: is the server running, with this configuration?`, { cause: error });
   } finally {
     // An open connection would keep this process for seconds.
