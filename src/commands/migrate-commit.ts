@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { cp, mkdtemp, readFile, readdir, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startEmbeddedPostgres } from "../db/embedded-postgres.ts";
@@ -39,8 +39,13 @@ const take = async (copy: string, known: readonly string[], sql: string): Promis
   if ((await readdir(COMMITTED)).length !== known.length || (await readFile(CURRENT, "utf8")) !== sql)
     throw new Error("migrations changed meanwhile: nothing is committed, run it again");
   const added = (await readdir(join(copy, COMMITTED))).filter((file) => !known.includes(file));
-  for (const file of added) await writeFile(join(COMMITTED, file), await readFile(join(copy, COMMITTED, file)));
-  await writeFile(CURRENT, "");
+  try {
+    for (const file of added) await writeFile(join(COMMITTED, file), await readFile(join(copy, COMMITTED, file)));
+    await writeFile(CURRENT, "");
+  } catch (error) {
+    for (const file of added) await rm(join(COMMITTED, file), { force: true });
+    throw new Error(`nothing is committed: ${(error as Error).message}`, { cause: error });
+  }
 };
 
 /** `npm run migrate:commit -- <name>`: on a PostgreSQL that stands just for this, where all migrations are tried. */

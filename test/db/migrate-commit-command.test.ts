@@ -1,6 +1,6 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { cp, readFile, readdir, stat, writeFile } from "node:fs/promises";
+import { chmod, cp, readFile, readdir, stat, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { beforeEach, expect, onTestFinished, test, vi } from "vitest";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -85,6 +85,26 @@ test("what does not run waits on, and is not committed", async () => {
   const sql = "ALTER TABLE nowhere ADD COLUMN note_text TEXT;";
   const { status, added, current } = await run(sql, "nowhere");
   expect({ status, added, current }).toEqual({ status: 1, added: [], current: sql });
+});
+
+/** Root may write to all but what is immutable, which not each file system has. @returns whether it is closed now. */
+const closeToWriters = async (file: string): Promise<boolean> => {
+  await chmod(file, 0o444);
+  if (process.getuid?.() !== 0) return true;
+  onTestFinished(() => void spawnSync("chattr", ["-i", file]));
+  return spawnSync("chattr", ["+i", file]).status === 0;
+};
+
+test("where current.sql cannot be emptied nothing is committed", async ({ skip }) => {
+  const sql = "SELECT 1;";
+  await writeFile(join(folder, CURRENT), sql);
+  if (!(await closeToWriters(join(folder, CURRENT)))) skip();
+  const before = await readdir(join(folder, "migrations/committed"));
+  const { status, stderr } = spawnSync(process.execPath, [COMMAND, "nothing"], { cwd: folder, encoding: "utf8" });
+  expect(status).toBe(1);
+  expect(stderr).toMatch(/^nothing is committed: E\w+: .*current\.sql'\n$/m);
+  expect(await readdir(join(folder, "migrations/committed"))).toEqual(before);
+  expect(await readFile(join(folder, CURRENT), "utf8")).toBe(sql);
 });
 
 test("away from the migrations it says in one line what it looked for", async () => {
