@@ -20,15 +20,17 @@ const CONNECT_MS = 10_000;
 
 const NO_ANSWER = `no answer within ${CONNECT_MS} ms`;
 
-const outOfReach = ({ hostname, port }: URL, why: string | undefined, cause: unknown) =>
-  new Error(`the database at ${hostname}:${port || 5432} is out of reach: ${why}`, { cause });
+// As node-postgres has it, and so the service.
+const portOf = ({ port }: URL) => Number(port || process.env["PGPORT"] || 5432);
+
+const outOfReach = (url: URL, why: string | undefined, cause: unknown) =>
+  new Error(`the database at ${url.hostname}:${portOf(url)} is out of reach: ${why}`, { cause });
 
 const reach = async (url: URL): Promise<void> => {
-  const { hostname, port } = url;
-  const host = decodeURIComponent(hostname).replace(/^\[|\]$/g, "");
+  const host = decodeURIComponent(url.hostname).replace(/^\[|\]$/g, "");
   // Without a host, or with a folder, the URL names a socket file, which answers at once or never.
   if (!host || host.startsWith("/")) return;
-  const socket = connect({ host, port: Number(port || 5432) });
+  const socket = connect({ host, port: portOf(url) });
   try {
     await once(socket, "connect", { signal: AbortSignal.timeout(CONNECT_MS) });
   } catch (error) {

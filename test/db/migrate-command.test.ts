@@ -64,8 +64,11 @@ test("a database that cannot hold every text is refused before anything is done"
   });
 });
 
-test("PGSSLMODE is no more heeded than by the server", async () => {
-  expect(await runMigrate(await emptyDatabase(), { PGSSLMODE: "require" })).toMatchObject({ code: 0, stderr: "" });
+test("PGSSLMODE is no more heeded than by the server, and PGPORT no less", async () => {
+  const url = new URL(await emptyDatabase());
+  const variables = { PGSSLMODE: "require", PGPORT: url.port };
+  url.port = "";
+  expect(await runMigrate(url.toString(), variables)).toMatchObject({ code: 0, stderr: "" });
 });
 
 test("TLS that must verify refuses a server without it", async () => {
