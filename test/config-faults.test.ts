@@ -288,7 +288,7 @@ describe("the process", () => {
     const faults = [
       "TLS_CERT_FILE holds no complete PEM certificate",
       "JWT_KEYS_FILE is not JSON",
-      "DATABASE_TLS_CA_FILE holds no complete PEM certificate",
+      "DATABASE_TLS_CA_FILE must be a file, and no pipe",
     ];
     expect({ code, stderr }).toEqual({
       code: 78,

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import type { ConnectionOptions } from "node:tls";
 import {
   type DatabasePool,
@@ -73,8 +73,11 @@ export const connectionUri = (url: string, { tls, pgBouncer }: Config["database"
 
 const readBytes = (file: string): Buffer => {
   try {
+    // What is read again for each connection: a pipe would be empty by then.
+    if (statSync(file).isFIFO()) throw new ConfigError(["DATABASE_TLS_CA_FILE must be a file, and no pipe"]);
     return readFileSync(file, { flag: WITHOUT_WAITING });
   } catch (error) {
+    if (error instanceof ConfigError) throw error;
     const { code } = error as NodeJS.ErrnoException;
     throw new ConfigError([`DATABASE_TLS_CA_FILE cannot be read: ${code}`]);
   }
