@@ -20,36 +20,32 @@ const CONNECT_MS = 10_000;
 
 const NO_ANSWER = `no answer within ${CONNECT_MS} ms`;
 
-// As node-postgres has it, and so the service.
-const portOf = ({ port }: URL) => Number(port || process.env["PGPORT"] || 5432);
+/** By the client's own reading of the URL, which is the service's too: node-postgres heeds PGPORT. */
+const outOfReach = (url: URL, { host, port }: Client, why: string | undefined, cause: unknown) =>
+  new Error(`the database at ${url.hostname || host}:${port} is out of reach: ${why}`, { cause });
 
-const outOfReach = (url: URL, why: string | undefined, cause: unknown) =>
-  new Error(`the database at ${url.hostname}:${portOf(url)} is out of reach: ${why}`, { cause });
-
-const reach = async (url: URL): Promise<void> => {
-  const host = decodeURIComponent(url.hostname).replace(/^\[|\]$/g, "");
-  // Without a host, or with a folder, the URL names a socket file, which answers at once or never.
-  if (!host || host.startsWith("/")) return;
-  const socket = connect({ host, port: portOf(url) });
+const reach = async (url: URL, client: Client): Promise<void> => {
+  const { host, port } = client;
+  // A folder's socket file answers at once or never.
+  if (host.startsWith("/")) return;
+  const socket = connect({ host, port });
   try {
     await once(socket, "connect", { signal: AbortSignal.timeout(CONNECT_MS) });
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    throw outOfReach(url, code === "ABORT_ERR" ? NO_ANSWER : code, error);
+    throw outOfReach(url, client, code === "ABORT_ERR" ? NO_ANSWER : code, error);
   } finally {
     socket.destroy();
   }
 };
 
 /** @throws where the database cannot hold whatever a caller may send: its calls would fail one by one. */
-const holdsEveryText = async (connectionString: string): Promise<void> => {
-  // It may also take the connection and say nothing.
-  const client = new Client({ connectionString, connectionTimeoutMillis: CONNECT_MS, query_timeout: CONNECT_MS });
+const holdsEveryText = async (url: URL, client: Client): Promise<void> => {
   try {
     await client.connect();
   } catch (error) {
     if ((error as Error).message !== "timeout expired") throw error;
-    throw outOfReach(new URL(connectionString), NO_ANSWER, error);
+    throw outOfReach(url, client, NO_ANSWER, error);
   }
   try {
     const { rows } = await client.query<{ server_encoding: string }>("SHOW server_encoding");
@@ -98,8 +94,10 @@ process.once("disconnect", () => process.exit());
 
 const [url] = (await once(process, "message")) as [string];
 try {
-  await reach(new URL(url));
-  await holdsEveryText(url);
+  // It may also take the connection and say nothing.
+  const client = new Client({ connectionString: url, connectionTimeoutMillis: CONNECT_MS, query_timeout: CONNECT_MS });
+  await reach(new URL(url), client);
+  await holdsEveryText(new URL(url), client);
   await migrate({
     connectionString: url,
     // Used to recreate databases, which applying migrations never does; named, so that no variable of the environment is.
