@@ -23,6 +23,7 @@ export const loginHandlers = (parts: AuthParts) =>
         client,
         password,
         select: selectByContact(tenantId, contact, originOf(parts, tenantId, client)),
+        isNamed: (user) => (contact.kind === "email" ? user.email_addr : user.phone_e164) === contact.text,
         identifier: () => `${contact.kind}:${contact.text}`,
         check: (named) => void activeTenant(tenantId, named),
         replacement: async (_, { outdated }) => (outdated ? passwords.hash(call, password) : undefined),

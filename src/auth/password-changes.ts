@@ -71,6 +71,7 @@ export const passwordChangeHandlers = (parts: AuthParts) => {
         client,
         password: currentPassword,
         select: selectById(tenantId, userId, originOf(parts, tenantId, client)),
+        isNamed: () => true,
         identifier: (named) => identifierOf(userId, named),
         replacement: async (named) =>
           passwords.hash(call, await checkNewPassword(newPassword, NEW_PASSWORD, ownOf(named))),

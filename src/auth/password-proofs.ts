@@ -86,8 +86,10 @@ interface Claim<T> {
   readonly tenantId: string;
   readonly client: Client;
   readonly password: string;
-  /** Which user. It is read again where the hash changed while the password was verified. */
+  /** Which user. It is read again where the hash changed while the password was verified, or the user is it no more. */
   readonly select: ReturnType<typeof selectById>;
+  /** Whether that is still the user: a contact may pass to somebody else. */
+  isNamed(user: UserRow): boolean;
   /** Under which name tries are counted. */
   identifier(named: NamedRow | undefined): string;
   /** Refuses what has nothing to do with the password. */
@@ -114,6 +116,7 @@ const prove = async <T>(
   // read before the lock.
   const user = await tx.maybeOne(lockUser(tenantId, userId));
   if (user?.user_state_code !== "active") return refusal("INVALID_CREDENTIALS");
+  if (!claim.isNamed(user)) return CHANGED;
   const present = await tx.maybeOne(selectHash(userId));
   if (present?.password_hash_text !== verified.password_hash_text) return CHANGED;
   if (replacement !== undefined) await tx.one(upsertPasswordHash(userId, replacement));

@@ -3,6 +3,7 @@ import { sql } from "slonik";
 import { expect, test } from "vitest";
 import { z } from "zod";
 import { overBoth, raceFor } from "../support/both-transports.ts";
+import { heldUp } from "../support/held-up.ts";
 import { untilSomebodyWaits } from "../support/lock-waiters.ts";
 import { OTHER_PASSWORD, PASSWORD, liveSessionIds, startCheapService, storedHash } from "../support/passwords.ts";
 import { expectRefusal } from "../support/refusals.ts";
@@ -112,4 +113,20 @@ test("in a tenant that is suspended while a login is under way, no session opens
   });
   await answered;
   expect(await liveSessionIds(server, userId)).toEqual([]);
+});
+
+test("a contact that the user lets go of while a login is under way signs nobody in", async () => {
+  const server = await start();
+  const person = (await plantPeople(server, 1))[0]!;
+  const { userId } = person;
+  const moved = { ...person, email: uniqueEmail() };
+  const login = heldUp(
+    server,
+    lockUser(person),
+    () => logIn(server, person),
+    (tx) => tx.query(sql.unsafe`UPDATE users SET email_addr = ${moved.email} WHERE user_id = ${userId}::uuid`),
+  );
+  await expectRefusal(login, "INVALID_CREDENTIALS");
+  expect(await liveSessionIds(server, userId)).toEqual([]);
+  expect((await logIn(server, moved)).user?.userId).toBe(userId);
 });
