@@ -93,11 +93,20 @@ const REVOKE_ROWS = 1_000;
 const markService = (serviceId: string) => sql.type(svcIdRow)`
   UPDATE services SET sessions_ended_utc = clock_timestamp() WHERE svc_id = ${serviceId}::uuid RETURNING svc_id`;
 
-/** One that a rotation has ended, or will end, has no mark: its sessions go on. It may have while this waited for it. */
+/**
+ * One that a rotation has ended, or will end, has no mark: its sessions go on. It may have while this waited for it. Where
+ * none does, there is nothing to end.
+ */
 const markSecret = (serviceId: string, secretId: string) => sql.type(secretIdRow)`
-  UPDATE service_secrets SET revoked_utc = least(revoked_utc, statement_timestamp()), sessions_ended_utc = clock_timestamp()
-  WHERE svc_id = ${serviceId}::uuid AND secret_id = ${secretId}::uuid AND sessions_ended_utc IS NULL
-  RETURNING secret_id`;
+  UPDATE service_secrets x
+  SET revoked_utc = least(revoked_utc, statement_timestamp()), sessions_ended_utc = clock_timestamp()
+  WHERE x.svc_id = ${serviceId}::uuid AND x.secret_id = ${secretId}::uuid AND x.sessions_ended_utc IS NULL
+    AND (x.revoked_utc IS NULL OR x.revoked_utc > statement_timestamp() OR EXISTS (
+      SELECT FROM service_sessions y
+      WHERE y.svc_id = x.svc_id AND y.secret_id = x.secret_id
+        AND y.revoked_utc IS NULL AND y.expiry_utc > statement_timestamp()
+    ))
+  RETURNING x.secret_id`;
 
 /** Those that a mark on their secret has ended keep its time. now() is from before the wait for the service's row. */
 const revokeSomeSessions = (serviceId: string, secretId: string | null) => sql.type(svcSessionIdRow)`
@@ -119,7 +128,7 @@ export const endServiceSessions = async (tx: Tx, serviceId: string): Promise<voi
 
 /**
  * Ends a secret, and the sessions that it opened; the service's row is locked.
- * @returns whether these had not been ended before.
+ * @returns whether there was anything to end.
  */
 export const endSecret = async (tx: Tx, serviceId: string, secretId: string): Promise<boolean> => {
   const marked = await tx.maybeOne(markSecret(serviceId, secretId));

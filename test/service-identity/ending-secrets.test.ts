@@ -87,6 +87,21 @@ describe.each(transports)("%s", (transport) => {
     expect(await revokeTime()).toEqual(ended);
   });
 
+  test.each([
+    ["writes no event where a rotation has ended it and what it opened", false, 0],
+    ["writes one where a rotation has ended it and a session of it lives on", true, 1],
+  ])("revoking a secret %s", async (_, livesOn, revoked) => {
+    const service = await startService(transport);
+    const { services, addService } = service;
+    const { serviceId, secretId, token } = await addService([]);
+    await services.rotateServiceSecret({ serviceId });
+    if (!livesOn) await services.revokeServiceSession({ selector: { case: "serviceToken", value: token } });
+    await services.revokeServiceSecret({ serviceId, secretId });
+    await services.revokeServiceSecret({ serviceId, secretId });
+    const actions = await actionsOf(service, serviceId);
+    expect(actions.filter((action) => action === "service.secret.revoke")).toHaveLength(revoked);
+  });
+
   test("an overlap is as long as it was asked for, however long the rotation waited for its service", async () => {
     const server = await startService(transport);
     const { serviceId, secretId } = await server.addService([]);
