@@ -2469,6 +2469,14 @@ export const TokenReasonSchema: GenEnum<TokenReason> = /*@__PURE__*/
  * when to try again: when the window of `THROTTLE_WINDOW` (by default 10 minutes) ends, and up to five windows later where
  * one network filled several in a row.
  *
+ * In a window a tenant takes so many tries by default: 10 of one identifier from one network (the IPv4 /24 or IPv6 /64
+ * of `client.ip`), 30 of one identifier, 100 from one network, 5000 in all. From a network that the identifier's user
+ * logged in from within `KNOWN_NETWORK_LIFE` (by default 90 days) only the first bound holds, and the others count
+ * nothing; without `client.ip` no network is counted. Sign-ins (LoginWithPassword, LoginWithGoogle, ChangePassword),
+ * codes that are shown (LoginWithOtp, VerifyContact, ResetPassword) and requests for codes are counted apart. A sign-in
+ * or a code counts while it is under way, and stays counted where its RPC says so; all else is given back. What is
+ * refused as RATE_LIMITED counts nowhere.
+ *
  * A caller that belongs to a tenant acts in that tenant alone: to name another is TENANT_MISMATCH. What exists in
  * another tenant than the one named, or than the caller's where none is named, is answered as if it did not exist.
  *
@@ -2615,6 +2623,8 @@ export const AuthService: GenService<{
   /**
    * Changes the password for a user who knows the present one, and ends every session but the one to be kept.
    *
+   * INVALID_CREDENTIALS stays counted as a sign-in by the user's e-mail address, or by its phone number where it has none.
+   *
    * Permission: `auth.login`. Errors: INVALID_CREDENTIALS (wrong password, unknown or inactive user, user without a
    * password: one answer after one duration), PASSWORD_TOO_WEAK, RATE_LIMITED. Not idempotent: a repeat no longer knows
    * the present password.
@@ -2669,6 +2679,8 @@ export const AuthService: GenService<{
   /**
    * Signs a user in by a password: opens a session.
    *
+   * INVALID_CREDENTIALS stays counted as a sign-in by the identifier that was named, whether or not a user has it.
+   *
    * Permission: `auth.login`. Errors: INVALID_CREDENTIALS (wrong password, unknown or inactive user, user without a
    * password: one answer after one duration), TENANT_NOT_FOUND, TENANT_SUSPENDED, RATE_LIMITED. Not idempotent: every
    * call opens a session.
@@ -2685,6 +2697,9 @@ export const AuthService: GenService<{
    * account signs in its user. Else Google must be authoritative for the account's e-mail address (verified, and of
    * gmail.com or with an `hd` claim): the user who has it verified is linked and signed in, and where no user has it
    * one is created if the request says so.
+   *
+   * INVALID_CREDENTIALS and LINK_REQUIRED stay counted as a sign-in by the account, ID_TOKEN_INVALID as one by no
+   * identifier.
    *
    * Permission: `auth.login`. Errors: ID_TOKEN_INVALID, INVALID_CREDENTIALS (no user is found and none created, or the
    * user is inactive), LINK_REQUIRED (the user with the e-mail address has not verified it: sign in otherwise, then
@@ -2706,10 +2721,12 @@ export const AuthService: GenService<{
    * contact that it went to, also one that is taken back, and the user's deactivation; a new password ends those of
    * OTP_PURPOSE_RESET_PASSWORD.
    *
+   * It stays counted, for its destination, where it was answered.
+   *
    * Permission: `auth.login`. Errors: TENANT_NOT_FOUND, TENANT_SUSPENDED, CHANNEL_UNAVAILABLE, RATE_LIMITED (within
    * `OTP_REQUEST_INTERVAL`, by default 60 seconds, of the last request for the destination and purpose, above
-   * `OTP_REQUESTS_PER_HOUR`, by default 5, in an hour for the destination, or too many from one address or in the
-   * tenant). Not idempotent: every call makes a code.
+   * `OTP_REQUESTS_PER_HOUR`, by default 5, in an hour for the destination, or too many in a window). Not
+   * idempotent: every call makes a code.
    *
    * @generated from rpc auth.v1.AuthService.RequestOtp
    */
@@ -2723,6 +2740,9 @@ export const AuthService: GenService<{
    * it was not verified before, a password set earlier is removed and all earlier sessions end: whoever made them had
    * not proven the contact. Where no contact of the user was verified before, accounts of identity providers that were
    * linked earlier are unlinked too.
+   *
+   * INVALID_CODE stays counted as a code shown for the destination that it was requested for, spent or not; for no
+   * identifier where it is unknown.
    *
    * Permission: `auth.login`. Errors: INVALID_CODE (wrong, spent, expired or unknown code, or of another purpose: one
    * answer), RATE_LIMITED, TENANT_SUSPENDED. Not idempotent: a code is spent once.
@@ -2738,6 +2758,8 @@ export const AuthService: GenService<{
    * Marks an e-mail address or phone number verified by a code of purpose OTP_PURPOSE_VERIFY_EMAIL or
    * OTP_PURPOSE_VERIFY_PHONE.
    *
+   * INVALID_CODE stays counted as in LoginWithOtp.
+   *
    * Permission: `auth.login`. Errors: INVALID_CODE (wrong, spent, expired or unknown code, or of another purpose: one
    * answer), RATE_LIMITED. Not idempotent: a code is spent once.
    *
@@ -2752,6 +2774,8 @@ export const AuthService: GenService<{
    * Sets a new password by a code of purpose OTP_PURPOSE_RESET_PASSWORD, ends all the user's sessions and marks the
    * destination verified. Where no contact of the user was verified before, accounts of identity providers that were
    * linked earlier are unlinked.
+   *
+   * INVALID_CODE stays counted as in LoginWithOtp.
    *
    * Permission: `auth.login`. Errors: INVALID_CODE (wrong, spent, expired or unknown code, or of another purpose: one
    * answer), RATE_LIMITED, PASSWORD_TOO_WEAK (it counts as an attempt and leaves the code unspent). Not idempotent: a
