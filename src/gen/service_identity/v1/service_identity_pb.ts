@@ -1295,7 +1295,7 @@ export const ServiceIdentityService: GenService<{
     output: typeof RotateServiceSecretResponseSchema;
   },
   /**
-   * Revokes one secret at once and ends the sessions that it opened.
+   * Revokes one secret at once and ends the sessions that it opened, also of one that a rotation has ended.
    *
    * Permission: `service.write`. Errors: SERVICE_NOT_FOUND, SERVICE_SECRET_NOT_FOUND, PERMISSION_ESCALATION. Idempotent.
    *
@@ -1349,7 +1349,7 @@ export const ServiceIdentityService: GenService<{
     output: typeof RevokeServicePermissionsResponseSchema;
   },
   /**
-   * Signs a service in: opens a session and answers its token.
+   * Signs a service in: opens a session and answers its token. No throttle counts it: a secret is not to be guessed.
    *
    * Anonymous. Errors: INVALID_REQUEST, SERVICE_CREDENTIALS_INVALID (unknown key, wrong or revoked secret, disabled
    * service: one answer), TENANT_SUSPENDED (the service's tenant, once the secret is proven), PERMISSION_ESCALATION (more
