@@ -39,6 +39,7 @@ const triedRow = z.object({
   window_end_text: z.string().nullable(),
   full_for_ms: z.number(),
 });
+type TriedRow = z.output<typeof triedRow>;
 
 /**
  * Counts a try in all of its buckets, or in none.
@@ -138,6 +139,28 @@ const takeBack = (keys: readonly string[], windowEnds: readonly string[]) => sql
   WHERE t.throttle_key_hash = ANY (ARRAY(SELECT l.throttle_key_hash FROM locked l))
   RETURNING t.throttle_key_hash`;
 
+const isCounted = (rows: readonly TriedRow[]) => rows.every((row) => row.window_end_text !== null);
+
+const giveBack = async (db: Database, rows: readonly TriedRow[]): Promise<void> => {
+  const windowEnds = rows.flatMap((row) => row.window_end_text ?? []);
+  // Also where the caller has gone meanwhile: who succeeded has made no try that failed.
+  await read(db, detached(), (connection) => connection.any(takeBack(column(rows, "throttle_key_hash"), windowEnds)));
+};
+
+const nothing = () => undefined;
+
+const runCount = async (db: Database, waiting: Waiting, buckets: readonly Bucket[]): Promise<readonly TriedRow[]> => {
+  const sent: { answer?: Promise<readonly TriedRow[]> } = {};
+  try {
+    return await read(db, waiting, (connection) => (sent.answer = connection.any(countTry(buckets))));
+  } catch (error) {
+    // Whose caller goes away meanwhile is counted all the same, by a statement that nobody waits for. The window forgets
+    // what this cannot give back.
+    void sent.answer?.then((rows) => (isCounted(rows) ? giveBack(db, rows) : undefined)).catch(nothing);
+    throw error;
+  }
+};
+
 /** When to try again where a bucket is full of tries under way, in milliseconds: any moment may give one back. */
 const SOON_MS = 1_000;
 
@@ -153,21 +176,16 @@ export const countInBuckets = async (
   isUnderWay: (key: string) => boolean,
 ): Promise<Counted> => {
   for (let round = 1; round <= ROUNDS; round++) {
-    const rows = await read(db, waiting, (connection) => connection.any(countTry(buckets)));
+    const rows = await runCount(db, waiting, buckets);
     const waits = rows.map(({ throttle_key_hash: key, refused_for_ms: ms }) =>
       Math.ceil(Math.min(ms ?? 0, isUnderWay(key) ? SOON_MS : Infinity)),
     );
     const retryAfterMs = Math.max(...waits);
     if (retryAfterMs > 0) throw new Refusal("RATE_LIMITED", {}, { retryAfterMs });
-    const keys = column(rows, "throttle_key_hash");
-    const windowEnds = rows.flatMap((row) => row.window_end_text ?? []);
-    if (windowEnds.length < rows.length) continue;
+    if (!isCounted(rows)) continue;
     return {
       fullForMs: (key) => Math.ceil(rows.find((row) => row.throttle_key_hash === key)?.full_for_ms ?? 0),
-      async giveBack() {
-        // Also where the caller has gone meanwhile: who succeeded has made no try that failed.
-        await read(db, detached(), (connection) => connection.any(takeBack(keys, windowEnds)));
-      },
+      giveBack: () => giveBack(db, rows),
     };
   }
   throw refusal("CONFLICT");

@@ -4,6 +4,8 @@ import { z } from "zod";
 import { createThrottles } from "../../src/auth/throttles.ts";
 import { createLog } from "../../src/log.ts";
 import { detached } from "../../src/rpc/call.ts";
+import { holdLock } from "../support/held-up.ts";
+import { cancellable } from "../support/open-database.ts";
 import {
   LOWERED,
   type Replicas,
@@ -20,10 +22,11 @@ import {
 const MINUTE_MS = 60_000;
 
 let pool: DatabasePool;
+let url: string;
 let replicas: Replicas["replicas"];
 let throttlesOf: Replicas["throttlesOf"];
 beforeAll(async () => {
-  ({ pool, replicas, throttlesOf } = await openReplicas());
+  ({ pool, url, replicas, throttlesOf } = await openReplicas());
 });
 
 const totalHits = async () =>
@@ -158,6 +161,25 @@ test("who is refused for the sake of tries under way comes again soon, and for f
   await begun[2]!.succeed();
   expect(await count(throttles, attempt)).toBeUndefined();
   expect(await count(throttles, attempt)).toBeGreaterThan(9 * MINUTE_MS);
+});
+
+test("a try whose caller goes away while it is being counted is given back", async () => {
+  const throttles = throttlesOf(LOWERED);
+  const attempt = tryOf(newTenant(), "ann@example.com", "192.0.2.1");
+  await count(throttles, attempt);
+  const before = await totalHits();
+  const lock = await holdLock(url, sql.unsafe`SELECT FROM throttles FOR NO KEY UPDATE`);
+  const caller = cancellable();
+  const left = throttles.count(caller, attempt);
+  await expect.poll(lock.waiters).toBe(1);
+  caller.cancel();
+  await expect(left).rejects.toMatchObject({ reason: "CANCELLED" });
+  // It waits for the same rows behind the other.
+  const next = count(throttles, attempt);
+  await expect.poll(lock.waiters).toBe(2);
+  await lock.release();
+  expect(await next).toBeUndefined();
+  await expect.poll(totalHits).toBe(before + 4);
 });
 
 test("a try whose work throws is given back, and its error is the answer", async () => {

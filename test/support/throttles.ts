@@ -38,7 +38,7 @@ export const openReplicas = async () => {
   });
   const throttlesOf = (env: Readonly<Record<string, string>> = {}, replica = 0): Throttles =>
     createThrottles({ db: replicas[replica]!, macs, config: configOf(env), log: createLog("silent") });
-  return { pool, replicas, throttlesOf };
+  return { pool, url: database.url, replicas, throttlesOf };
 };
 
 export type Replicas = Awaited<ReturnType<typeof openReplicas>>;
