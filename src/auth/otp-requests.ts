@@ -111,8 +111,8 @@ export const otpRequestHandlers = (parts: AuthParts) => {
           }),
         );
         if (!inserted) return refusal("TENANT_SUSPENDED", { tenant_id: tenantId });
-        mayBeSent = true;
         await enqueueCode(tx, otpId, channel);
+        mayBeSent = true;
         return inserted;
       });
       const row = await work.catch((error: unknown) => {

@@ -90,16 +90,19 @@ test("of 60 requests at once over two replicas from one address exactly as many 
   expect(settled.filter(({ status }) => status === "fulfilled")).toHaveLength(7);
 });
 
-test("a request that fails before there is a code may be repeated at once", async () => {
+test.each([
+  ["its user", (userId: string) => sql.unsafe`SELECT FROM users WHERE user_id = ${userId} FOR UPDATE`],
+  ["its place in the queue", () => sql.unsafe`LOCK TABLE graphile_worker._private_tasks IN SHARE MODE`],
+])("a request that fails before there is a code, waiting for %s, may be repeated at once", async (_, lock) => {
   const server = await startForCodes("grpc");
   const tenantId = await server.addTenant();
   const { userId, email } = await addUser(server, { tenantId });
   const request = { tenantId, channel: EMAIL, destination: email!, purpose: LOGIN };
   await server.pool.transaction(async (tx) => {
-    await tx.query(sql.unsafe`SELECT FROM users WHERE user_id = ${userId} FOR UPDATE`);
+    await tx.query(lock(userId));
     const late = server.auth.requestOtp(request, { timeoutMs: 1_000 });
     await expect(late).rejects.toMatchObject({ code: Code.DeadlineExceeded });
-    // The caller's clock may be ahead: let go of before the server has given up, the row would let it make a code.
+    // The caller's clock may be ahead: let go of before the server has given up, the lock would let it make a code.
     await expect.poll(() => lockWaiters(tx)).toBe(0);
   });
   await vi.waitFor(() => server.auth.requestOtp(request), { timeout: 5_000, interval: 200 });
