@@ -1,6 +1,7 @@
 import { constants, type ServerHttp2Stream } from "node:http2";
 import { type Metadata, type ServerInterceptor, status } from "@grpc/grpc-js";
 import { type LookedAt, lookNowAndThen } from "../timers.ts";
+import { giveUpUntaken } from "./untaken-answers.ts";
 
 /** The status of a call, by gRPC's number. */
 export interface Status {
@@ -202,9 +203,8 @@ class Arrival implements GrpcArrival, Listener {
   }
 
   expire(): void {
-    const { stream } = this.call;
-    // From here on it must go on. A timer for each answer costs more than a look at those that were not taken.
-    if (this.#isAnswered) stream.setTimeout(this.#limitMs, () => stream.close(constants.NGHTTP2_CANCEL));
+    // Timers for each answer cost more than a look at those that were not taken.
+    if (this.#isAnswered) giveUpUntaken(this.call.stream, this.#limitMs);
     else if (this.#taker) this.#taker.expire();
     else this.settle(LATE);
   }

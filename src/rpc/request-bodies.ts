@@ -2,6 +2,7 @@ import { constants } from "node:http2";
 import { createContextKey } from "@connectrpc/connect";
 import { TIMER_MAX_MS } from "../config-values.ts";
 import type { HttpRequest, HttpResponse } from "./http.ts";
+import { giveUpUntaken } from "./untaken-answers.ts";
 
 /** After CALL_TIMEOUT, for the answer that says so to be read. */
 const GRACE_MS = 1_000;
@@ -81,11 +82,7 @@ const letGo = (request: HttpRequest, response: HttpResponse): void => {
  */
 const boundAnswer = (response: HttpResponse, limitMs: number): void => {
   const giveUp = () => {
-    if ("stream" in response) {
-      const { stream } = response;
-      stream.setTimeout(limitMs, () => stream.close(constants.NGHTTP2_CANCEL));
-      return;
-    }
+    if ("stream" in response) return giveUpUntaken(response.stream, limitMs);
     response.setTimeout(limitMs, () => response.destroy());
     // It is the connection's own, whose next answer, asked for meanwhile, may be a stream in which nothing happens.
     response.prependOnceListener("finish", () => response.socket?.setTimeout(0));
