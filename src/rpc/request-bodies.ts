@@ -46,6 +46,8 @@ export const bodyOf = (request: HttpRequest): Body => {
 
 /** A message that comes for longer than a call lasts is cut off. */
 const boundBody = (request: HttpRequest, timeoutMs: number): void => {
+  // There is none to come, and nobody who would read its end.
+  if ("stream" in request && request.stream.endAfterHeaders) return;
   const cutOff = () => {
     // A connection of HTTP/1.1 serves others by now, where the message is there.
     if (!request.complete) ("stream" in request ? request.stream : request).destroy();

@@ -42,7 +42,10 @@ test("gRPC: so it is where its connection is busy with other calls", async () =>
   expect(answer).toMatchObject({ status: undefined, rst: constants.NGHTTP2_CANCEL });
 });
 
-test("HTTP/2: so it is there", async () => {
+test.each([
+  ["a call", { ":method": "POST", ":path": AUTHENTICATE, "content-type": "application/json" }, "{}"],
+  ["what has no message", { ":path": "/metrics" }, undefined],
+])("HTTP/2: so it is with that to %s", async (_, headers, message) => {
   const database = await createDatabase();
   const { server, ca } = await serveTls(database.url, { CALL_TIMEOUT: "300ms" });
   const session = connect(`https://localhost:${server.httpPort}`, { ca, settings: { initialWindowSize: 0 } });
@@ -51,10 +54,8 @@ test("HTTP/2: so it is there", async () => {
     await server.stop();
     await database.drop();
   });
-  const untaken = session
-    .request({ ":method": "POST", ":path": AUTHENTICATE, "content-type": "application/json" })
-    .on("error", () => undefined);
-  untaken.end("{}");
+  const untaken = session.request(headers).on("error", () => undefined);
+  if (message !== undefined) untaken.end(message);
   const call = async () => {
     const head = session.request({ ":method": "HEAD", ":path": "/healthz" }).resume();
     await once(head, "close");
