@@ -133,6 +133,8 @@ class Arrival implements GrpcArrival, Listener {
     this.#waiting = waiting;
     this.since = gate ? Infinity : performance.now();
     call.sendStatus = (answer) => this.#answer(blamed(answer));
+    // Health answers by itself. What a stream sends may be all for hours.
+    if (call.handler.type === "unary") call.sendMessage = (message, sent) => this.#send(message, sent);
     boundMessages(call);
     if (!gate) return;
     call.maxReceiveMessageSize = gate.maxBytes;
@@ -177,11 +179,15 @@ class Arrival implements GrpcArrival, Listener {
     if (!this.#taker?.refuse(answer)) this.settle(answer);
   }
 
-  answer(message: Buffer): void {
+  #send(message: Buffer, sent: () => void): void {
     this.since = performance.now();
     this.#isAnswered = true;
     this.#waiting.add(this);
-    this.call.sendMessage(message, () => this.settle(OK));
+    this.#plain.sendMessage.call(this.call, message, sent);
+  }
+
+  answer(message: Buffer): void {
+    this.#send(message, () => this.settle(OK));
   }
 
   settle(answer: Status): void {

@@ -9,10 +9,11 @@ import { PATHS, freshToken, openGrpc, sendGrpc, serveRaw } from "../support/raw-
 import { serveTls } from "../support/serve-tls.ts";
 import { timersOf } from "../support/timers.ts";
 
-const { LIST, HEALTH_WATCH, AUTHENTICATE } = PATHS;
+const { LIST, CHECK, HEALTH_WATCH, AUTHENTICATE } = PATHS;
 
 test.each([
   ["with a call that has no deadline, after CALL_TIMEOUT", LIST, "300ms", {}],
+  ["with a health check that has no deadline, after CALL_TIMEOUT", CHECK, "300ms", {}],
   ["with a call, after its caller's deadline", LIST, "10m", { "grpc-timeout": "500m" }],
   ["with a stream, after its caller's deadline", HEALTH_WATCH, "10m", { "grpc-timeout": "500m" }],
 ])("gRPC: an answer of which nobody takes anything is given up %s", async (_, path, CALL_TIMEOUT, deadline) => {
