@@ -50,7 +50,9 @@ const boundBody = (request: HttpRequest, timeoutMs: number): void => {
   if ("stream" in request && request.stream.endAfterHeaders) return;
   const cutOff = () => {
     // A connection of HTTP/1.1 serves others by now, where the message is there.
-    if (!request.complete) ("stream" in request ? request.stream : request).destroy();
+    if (request.complete) return;
+    if ("stream" in request) request.stream.close(constants.NGHTTP2_CANCEL);
+    else request.destroy();
   };
   const late = setTimeout(cutOff, Math.min(timeoutMs + GRACE_MS, TIMER_MAX_MS));
   request.once("end", () => clearTimeout(late)).once("close", () => clearTimeout(late));

@@ -134,6 +134,23 @@ test("so it is with HTTP/2, whose connection serves on", async () => {
   expect(session.remoteSettings.maxConcurrentStreams).toBeLessThan(10_000);
 });
 
+test("HTTP/2: a call whose message does not come before its caller's deadline is cut off with an error", async () => {
+  const { server, ca } = await serveTls(database.url, CALL_TIMEOUT);
+  onTestFinished(() => server.stop());
+  const session = connect(`https://localhost:${server.httpPort}`, { ca });
+  onTestFinished(() => session.destroy());
+  const headers = {
+    ":method": "POST",
+    ":path": PATH,
+    "content-type": "application/json",
+    "connect-timeout-ms": "60000",
+  };
+  const slow = session.request(headers);
+  slow.write("{");
+  await once(slow, "close");
+  expect(slow.rstCode).toBe(constants.NGHTTP2_CANCEL);
+});
+
 test("HTTP/2: an answer of which nobody takes anything is given up, and its connection serves on", async () => {
   const { server, ca } = await serveTls(database.url, CALL_TIMEOUT);
   onTestFinished(() => server.stop());
