@@ -27,6 +27,8 @@ const windows: fc.Arbitrary<PlantedWindow> = fc.constantFrom(
 );
 
 const at = fc.nat(1_000);
+// More than a decision looks at one by one.
+const times = fc.integer({ min: 0, max: 9 }).map((n) => (n === 0 ? 70 : 1));
 const mostly = fc.integer({ min: 0, max: 9 }).map((n) => n > 0);
 const pick = <T>(list: readonly T[], n: number): T => list[n % list.length] as T;
 
@@ -38,7 +40,7 @@ const worlds = fc
     deep: fc.boolean(),
     nodes: fc.array(fc.record({ parent: at, root: fc.boolean(), active: mostly }), { minLength: 1, maxLength: 14 }),
     roles: fc.array(fc.subarray(capabilities), { minLength: 1, maxLength: 3 }),
-    assignments: fc.array(fc.record({ user: at, node: at, role: at, window: windows }), { maxLength: 12 }),
+    assignments: fc.array(fc.record({ user: at, node: at, role: at, window: windows, times }), { maxLength: 12 }),
     grants: fc.array(
       fc.record({ user: at, node: at, scope: fc.constantFrom("read" as const, "analyze" as const), window: windows }),
       { maxLength: 8 },
@@ -67,7 +69,9 @@ const worlds = fc
       nodes,
       capabilities: [],
       roles,
-      assignments: shape.assignments.map((one) => ({ ...holder(one), roleId: pick(roles, one.role).id })),
+      assignments: shape.assignments.flatMap((one) =>
+        Array.from({ length: one.times }, () => ({ ...holder(one), roleId: pick(roles, one.role).id })),
+      ),
       grants: shape.grants.map((one) => ({ ...holder(one), scope: one.scope })),
     };
   });
