@@ -1,6 +1,8 @@
 import { randomUUID } from "node:crypto";
 import { beforeAll, expect, test } from "vitest";
 import { selectDecisions } from "../../src/org/access.ts";
+import { leastAfter } from "../../src/org/access-pages.ts";
+import { selectNodesByCapability } from "../../src/org/accessible-nodes.ts";
 import { DecisionReason } from "../../src/gen/org/v1/org_pb.ts";
 import { plantUnchecked } from "../support/admin.ts";
 import { plantWorld } from "../support/org-world.ts";
@@ -9,11 +11,13 @@ import { uniqueCapability } from "../support/roles.ts";
 import { type TestService, startService } from "../support/service.ts";
 
 const MUCH = 3_000;
+/** As many as a list reads of what gives it something, before it looks through the nodes instead. */
+const MORE = 5_000;
 const LEAVES = 50;
 
 const tenantId = randomUUID();
 const ids = (count: number) => Array.from({ length: count }, () => randomUUID());
-const users = { few: randomUUID(), many: randomUUID() };
+const users = { few: randomUUID(), many: randomUUID(), elsewhere: randomUUID() };
 const [root = "", middle = "", beside = ""] = ids(3);
 const leaves = ids(LEAVES);
 
@@ -50,23 +54,25 @@ beforeAll(async () => {
         ...others.flatMap((role, n) => [
           held(users.few, n % 2 === 0 ? root : middle, others[n % 3]!, soon),
           held(users.many, root, role, soon),
+          held(users.elsewhere, root, others[0]!, soon),
         ]),
         ...[users.few, users.many].flatMap((user) => [
           held(user, root, last.role, always),
           held(user, root, ended.role, over),
           held(user, beside, aside.role, always),
         ]),
+        ...Array.from({ length: MORE }, () => held(users.elsewhere, beside, last.role, always)),
       ],
     });
   });
 });
 
-const nodesBy = ({ capability }: typeof last) => {
-  if (capability === last.capability) return [root, middle, beside, ...leaves];
-  return capability === aside.capability ? [beside] : [];
+const nodesBy = ({ capability }: typeof last, user: keyof typeof users) => {
+  if (capability === last.capability) return user === "elsewhere" ? [beside] : [root, middle, beside, ...leaves];
+  return capability === aside.capability && user !== "elsewhere" ? [beside] : [];
 };
 
-const NAMES = ["few", "many"] as const;
+const NAMES = ["few", "many", "elsewhere"] as const;
 
 test.each(NAMES)(
   "what %s has on one line without the capability, however much, costs a check nothing",
@@ -76,7 +82,7 @@ test.each(NAMES)(
         const check = { userId: users[user], nodeId, capability: one.capability.key };
         return {
           check,
-          reason: nodesBy(one).includes(nodeId) ? DecisionReason.GRANTED : DecisionReason.NO_GRANT,
+          reason: nodesBy(one, user).includes(nodeId) ? DecisionReason.GRANTED : DecisionReason.NO_GRANT,
         };
       }),
     );
@@ -88,3 +94,17 @@ test.each(NAMES)(
     expect(blocksReadOf(await planOf(server.pool, statement))).toBeLessThan(checks.length * 300);
   },
 );
+
+test.each(NAMES)("what %s has on one line without the capability costs a list of nodes nothing", async (user) => {
+  for (const one of ABLE) {
+    const access = { case: "capability" as const, value: one.capability.key };
+    const request = { tenantId, userId: users[user], access, pageSize: 1_000 };
+    const { nodes, nextPageToken } = await server.org.listAccessibleNodes(request);
+    expect(nodes.map(({ nodeId }) => nodeId)).toEqual(nodesBy(one, user).sort());
+    expect(nextPageToken).toBe("");
+    const page = { tenantId, userId: users[user], access: access.value, from: leastAfter(undefined), limit: 51 };
+    const blocks = blocksReadOf(await planOf(server.pool, selectNodesByCapability(page)));
+    // Each of the tree's nodes once as by a check, beside what gives something.
+    expect(blocks).toBeLessThan(MORE + LEAVES * 300);
+  }
+});
