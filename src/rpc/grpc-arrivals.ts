@@ -133,10 +133,12 @@ class Arrival implements GrpcArrival, Listener {
     this.#waiting = waiting;
     this.since = gate ? Infinity : performance.now();
     call.sendStatus = (answer) => this.#answer(blamed(answer));
-    // Health answers by itself. What a stream sends may be all for hours.
-    if (call.handler.type === "unary") call.sendMessage = (message, sent) => this.#send(message, sent);
     boundMessages(call);
-    if (!gate) return;
+    if (!gate) {
+      // Health answers by itself. What a stream sends may be all for hours.
+      if (call.handler.type === "unary") call.sendMessage = (message, sent) => this.#send(message, sent);
+      return;
+    }
     call.maxReceiveMessageSize = gate.maxBytes;
     call.decoder.maxReadMessageLength = gate.maxBytes;
     call.start = (listener) => this.#start(listener);
