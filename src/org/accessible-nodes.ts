@@ -230,11 +230,15 @@ export const selectNodesByScope = ({ tenantId, userId, access, from, limit }: As
     ) w
     WHERE EXISTS (
       SELECT FROM org_node_paths p CROSS JOIN LATERAL (
-        SELECT g.grant_id FROM visibility_grants g
-        WHERE g.user_id = ${userId}::uuid AND g.org_node_id = p.ancestor_org_node_id
+        (SELECT g.grant_id FROM visibility_grants g
+        WHERE ${access} = 'read' AND g.user_id = ${userId}::uuid AND g.org_node_id = p.ancestor_org_node_id
           AND g.start_utc <= now() AND g.lasts_utc > now()
-          AND (g.access_scope_code = 'analyze' OR ${access} = 'read')
-        LIMIT 1
+        LIMIT 1)
+        UNION ALL
+        (SELECT g.grant_id FROM visibility_grants g
+        WHERE ${access} = 'analyze' AND g.user_id = ${userId}::uuid AND g.org_node_id = p.ancestor_org_node_id
+          AND g.access_scope_code = 'analyze' AND g.start_utc <= now() AND g.lasts_utc > now()
+        LIMIT 1)
       ) granted
       WHERE p.descendant_org_node_id = w.org_node_id
     ) AND NOT EXISTS (

@@ -66,7 +66,10 @@ describe("where one user has something nearly everywhere, and most users somethi
     });
     const statements: [QuerySqlToken, RegExp][] = [
       [selectDecisions(pairs.map((pair) => ({ ...pair, capability }))), /^idx_assign_(user_node|node_user)$/],
-      [selectVisibilities(pairs.map((pair) => ({ ...pair, scope: "read" }))), /^idx_vis_(user_node|node_user)$/],
+      ...(["read", "analyze"] as const).map((scope): [QuerySqlToken, RegExp] => [
+        selectVisibilities(pairs.map((pair) => ({ ...pair, scope }))),
+        /^idx_vis_(user_node|node_user|user_analyze)$/,
+      ]),
     ];
     for (const [statement, covering] of statements) {
       const plan = await planOf(server.pool, statement);
