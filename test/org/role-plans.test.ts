@@ -7,7 +7,7 @@ import { indexesOf, planOf, scannedOf } from "../support/plans.ts";
 import { type TestService, startService } from "../support/service.ts";
 import { plantUnchecked } from "../support/admin.ts";
 
-/** A tenant with 1,001 of 2,001 roles, one of which a quarter of 20,000 assignments and of 20,000 invitations names. */
+/** A tenant with 251 of 2,001 roles, one of which a quarter of 20,000 assignments and of 20,000 invitations names. */
 const plant = async (server: TestService) => {
   const [tenantId, roleId, capabilityId] = [await server.addTenant(), randomUUID(), randomUUID()];
   await plantUnchecked(server, async (tx) => {
@@ -18,7 +18,7 @@ const plant = async (server: TestService) => {
     await tx.query(sql.unsafe`
       INSERT INTO roles (role_id, tenant_id, role_label)
       SELECT ${roleId}::uuid, ${tenantId}::uuid, 'plan' UNION ALL
-      SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN ${tenantId}::uuid ELSE ${randomUUID()}::uuid END, 'role ' || n
+      SELECT gen_random_uuid(), CASE WHEN n % 8 = 0 THEN ${tenantId}::uuid ELSE ${randomUUID()}::uuid END, 'role ' || n
       FROM generate_series(1, 2000) AS n`);
     await tx.query(sql.unsafe`
       INSERT INTO role_capabilities (role_id, cap_id)
