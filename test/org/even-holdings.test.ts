@@ -24,7 +24,10 @@ test("where each user and node has one holding yet, they are looked up by both a
   const pairs = Array.from({ length: 128 }, (_, n) => ({ tenantId, userId: users[n]!, nodeId: nodes[n * 20]! }));
   const statements: [QuerySqlToken, RegExp][] = [
     [selectDecisions(pairs.map((pair) => ({ ...pair, capability }))), /^idx_assign_(user_node|node_user)$/],
-    [selectVisibilities(pairs.map((pair) => ({ ...pair, scope: "read" as const }))), /^idx_vis_(user_node|node_user)$/],
+    ...(["read", "analyze"] as const).map((scope): [QuerySqlToken, RegExp] => [
+      selectVisibilities(pairs.map((pair) => ({ ...pair, scope }))),
+      /^idx_vis_(user_node|node_user|user_analyze)$/,
+    ]),
   ];
   for (const [statement, byBoth] of statements) {
     const holdings = indexesOf(await planOf(server.pool, statement)).filter((name) => /^idx_(assign|vis)_/.test(name));
